@@ -1,0 +1,13 @@
+"""Exact gradient flow of small models from tiny initialisations."""
+
+from . import models as models, objectives as objectives, solvers as solvers
+from .parameters import (
+    Frozen as Frozen,
+    Hadamard as Hadamard,
+    Parameter as Parameter,
+    Scaled as Scaled,
+    rescale as rescale,
+    to_factors as to_factors,
+)
+from .simulate import Status as Status, simulate as simulate
+from .trajectory import Trajectory as Trajectory

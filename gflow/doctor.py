@@ -1,0 +1,145 @@
+"""What `gflow doctor` says of the machine: versions, devices, precision, a sentinel.
+
+A toolchain that computes wrong numbers shows in no solver status. This is the place that
+looks for it.
+"""
+
+import enum
+import platform
+import sys
+from importlib import metadata
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax")
+
+#: (package, version) → what is wrong with it.
+KNOWN_BAD = {
+    (package, "0.10.2"): "miscompiles some vmapped float64 reductions on CPU (jax issue 39103)"
+    for package in ("jax", "jaxlib")
+}
+
+
+class Status(enum.StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+class Check(NamedTuple):
+    """One finding, in a sentence that says what to do where there is something to do."""
+
+    name: str
+    status: Status
+    sentence: str
+
+
+def sentinel(*, jit: bool = True) -> Float[Array, "16385"]:
+    """i² for i = 0 … 16384 in float64, by a vmapped reduction that jax 0.10.2 gets wrong.
+
+    Row (i, 0, 0) ↦ Σ(I₃ · row)². Every entry is exact in float64; jax 0.10.2 on CPU returns
+    267911424 in place of 268435456 as the last one under `jit`. The numbers are float64
+    whatever the caller's `jax_enable_x64` is.
+
+    **Source:** jax issue 39103.
+    """
+    with jax.enable_x64(True):
+        rows = jnp.zeros((16385, 3), jnp.float64).at[:, 0].set(jnp.arange(16385.0))
+        squared_norm = jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))
+        return (jax.jit(squared_norm) if jit else squared_norm)(rows)
+
+
+def _version(package: str) -> Check:
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return Check(package, Status.BAD, f"not installed: pip install {package}.")
+    if fault := KNOWN_BAD.get((package, version)):
+        remedy = f'pip install "{package}!={version}"'
+        return Check(package, Status.BAD, f"{version} {fault}: {remedy}.")
+    return Check(package, Status.OK, version)
+
+
+def _devices(devices: list[jax.Device]) -> Check:
+    kinds = sorted({device.device_kind for device in devices})
+    found = f"{len(devices)} × {', '.join(kinds)} (platform {devices[0].platform})"
+    return Check("devices", Status.OK, found)
+
+
+def _precision() -> Check:
+    if jax.config.read("jax_enable_x64"):
+        return Check("precision", Status.OK, "float64 is on.")
+    return Check(
+        "precision",
+        Status.WARNING,
+        "float64 is off, as JAX has it by default: call "
+        'jax.config.update("jax_enable_x64", True) before anything else, or set JAX_ENABLE_X64=1.',
+    )
+
+
+def _exponents(platform: str) -> Check:
+    if platform == "tpu":
+        return Check(
+            "exponents",
+            Status.WARNING,
+            "TPUs emulate float64 with float32's range of exponents: raw coordinates below "
+            "1e-30 are refused there. Use Hadamard or Factored weights, or run on CPU or GPU.",
+        )
+    return Check("exponents", Status.OK, "float64 has its full range, down to 1e-308.")
+
+
+def _compilation() -> Check:
+    try:
+        squares = np.asarray(sentinel())
+    except Exception as error:
+        return Check("compilation", Status.BAD, f"float64 does not run on this device: {error}")
+    wrong = np.flatnonzero(squares != np.arange(16385.0) ** 2)
+    if wrong.size:
+        i = wrong[-1]
+        return Check(
+            "compilation",
+            Status.BAD,
+            f"This jaxlib computes wrong numbers: {i}² came out as {squares[i]:.0f}, not {i**2}. "
+            'Trust no result of it; pip install "jax!=0.10.2" "jaxlib!=0.10.2", or another '
+            "version if it is not that one.",
+        )
+    return Check("compilation", Status.OK, "A vmapped float64 reduction compiles correctly.")
+
+
+def report() -> list[Check]:
+    """All findings: versions, devices, precision, and a sentinel against miscompilation.
+
+    ```python
+    from gflow import doctor
+    all(check.status != "bad" for check in doctor.report())
+    ```
+    """
+    checks = [Check("python", Status.OK, platform.python_version()), *map(_version, PACKAGES)]
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        remedy = "Set JAX_PLATFORMS=cpu, or install the jaxlib of your accelerator."
+        return [*checks, Check("devices", Status.BAD, f"JAX finds none: {error} {remedy}")]
+    return [
+        *checks,
+        _devices(devices),
+        _precision(),
+        _exponents(devices[0].platform),
+        _compilation(),
+    ]
+
+
+def main() -> int:
+    """Print the report; the exit code is 1 when anything in it is bad."""
+    checks = report()
+    for check in checks:
+        print(f"{check.status:8} {check.name:12} {check.sentence}")
+    return int(any(check.status is Status.BAD for check in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

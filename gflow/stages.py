@@ -1,0 +1,132 @@
+"""Plateaus and transitions of a finished run, and what switched at each of them."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+from scipy import signal
+
+from .crossings import Index, Quantity, first_crossing
+from .observables import log_abs_weight
+
+#: A transition is a peak of the descent −dL/dt that stands this factor above the
+#: plateaus on both sides.
+DIP = 30.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeasuredStage:
+    """A transition and the plateau after it.
+
+    `t`, `tau`, `error`: when the largest newly active weight crosses half its plateau
+    value (without one: when the loss is midway), with its error bar in flow time.
+    `step`: recorded step on the plateau after it.
+    """
+
+    t: float
+    tau: float
+    error: float
+    activated: list[tuple[str, Index]]
+    deactivated: list[tuple[str, Index]]
+    value: dict[str, np.ndarray]
+    loss: float
+    rank: dict[str, np.ndarray]
+    step: int
+    model: PyTree = dataclasses.field(repr=False, default=None)
+
+
+def plateau_steps(descent: np.ndarray) -> list[int]:
+    """Recorded steps resting on a plateau: before, between and after the transitions.
+
+    The loss falls at a rate that varies over hundreds of orders of magnitude; on its
+    logarithm a transition is a peak and a plateau the valley between two.
+    """
+    tiny = np.finfo(float).tiny
+    height = np.log(np.maximum(descent, tiny))
+    padded = np.concatenate([[height.min() - 1e3], height, [height.min() - 1e3]])
+    peaks = signal.find_peaks(padded, prominence=np.log(DIP))[0] - 1
+    peaks = [int(p) for p in peaks if p < len(height) - 1]
+    edges = [0, *peaks, len(height) - 1]
+    steps = [0]
+    for a, b in zip(edges[1:-1], edges[2:], strict=True):
+        steps.append(a + int(np.argmin(height[a : b + 1])))
+    return steps
+
+
+def find_stages(trajectory: Any) -> list[MeasuredStage]:
+    """The stages of a run, in order of time."""
+    steps = plateau_steps(trajectory.descent)
+    stages = []
+    for before, after in zip(steps[:-1], steps[1:], strict=True):
+        on, off = [], []
+        was_active, is_active = (
+            active_weights(trajectory, before),
+            active_weights(trajectory, after),
+        )
+        for name in trajectory.leaves:
+            was, now = was_active[name], is_active[name]
+            on += [(name, _index(i)) for i in np.argwhere(now & ~was)]
+            off += [(name, _index(i)) for i in np.argwhere(was & ~now)]
+        crossing = _time_of(trajectory, on, before, after)
+        scale = -trajectory.log_alpha
+        stages.append(
+            MeasuredStage(
+                t=crossing.t,
+                tau=crossing.t / scale if scale > 0 else float("nan"),
+                error=crossing.error,
+                activated=on,
+                deactivated=off,
+                value={n: leaf["value"][after] for n, leaf in trajectory.leaves.items()},
+                loss=float(trajectory.loss[after]),
+                rank={n: np.sum(active, axis=-1) for n, active in is_active.items()},
+                step=after,
+                model=_model(trajectory, after),
+            )
+        )
+    return stages
+
+
+def _index(row: np.ndarray) -> Index:
+    return tuple(int(i) for i in row)
+
+
+def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
+    """Which weights carry the plateau at a recorded step.
+
+    A weight is active when it has left the initial scale (|θ| > √α) and is nearer to
+    rest than to zero: |g|/max|g(0)| < |θ|/max|θ|. The second condition tells a weight on
+    its way to zero, which may stay above √α for the whole plateau, from one that rests.
+    """
+    leaves = trajectory.leaves
+    force_scale = max(np.max(np.abs(leaf["force"][0])) for leaf in leaves.values())
+    largest = max(np.max(np.abs(leaf["value"][step])) for leaf in leaves.values())
+    active = {}
+    for name, leaf in leaves.items():
+        size = log_abs_weight(leaf)
+        start = 0.5 * float(np.max(size[0]))
+        threshold = 0.5 * trajectory.log_alpha if trajectory.log_alpha < 0 else start
+        rest = np.abs(leaf["force"][step]) * largest < np.abs(leaf["value"][step]) * force_scale
+        active[name] = (size[step] > threshold) & rest
+    return active
+
+
+def _time_of(trajectory, activated, before, after):
+    if activated:
+        values = {(n, i): float(trajectory.leaves[n]["value"][(after, *i)]) for n, i in activated}
+        (name, index), value = max(values.items(), key=lambda kv: abs(kv[1]))
+        quantity = Quantity(name, index, float(np.sign(value)))
+        crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
+        if crossing is not None:
+            return crossing
+    quantity = Quantity(sign=-1.0)
+    middle = -0.5 * (trajectory.loss[before] + trajectory.loss[after])
+    crossing = first_crossing(trajectory, quantity, float(middle), before, after + 1)
+    assert crossing is not None, "the loss of a gradient flow falls across a transition"
+    return crossing
+
+
+def _model(trajectory: Any, step: int) -> PyTree:
+    if trajectory.like is None:
+        return None
+    return trajectory._model_at(trajectory.leaves, step, float(trajectory.t[step]))

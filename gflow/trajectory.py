@@ -1,0 +1,293 @@
+"""The result of a run: labelled observables, states, error bars, provenance."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, PyTree
+
+from . import storage
+from .flow import Flow, leaf_name, trained_leaves
+from .observables import diagonal_rank, log_abs_weight
+from .parameters import Hadamard, Trainable, is_parameter
+from .stages import MeasuredStage, find_stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolver:
+    """Re-solves between two recorded times with one step of the run's own solver."""
+
+    flow: Flow
+    step: Callable[[Flow, float, float], dict[str, Any]]
+
+    def __call__(self, leaves: dict[str, Any], t: float, span: float) -> dict[str, Any]:
+        """The record at flow time t + span, from the leaves recorded at t."""
+        flow = self.flow.at(jax.tree.map(jnp.asarray, leaves))
+        return jax.tree.map(np.asarray, self.step(flow, t, span))
+
+
+@dataclasses.dataclass(eq=False)
+class Trajectory:
+    """One integrated gradient flow.
+
+    - `t`, `tau`: flow time and t/log(1/α); `loss`: data loss at these times.
+    - `observables[name]`: by leaf name the effective weight, `name.log_abs` its log|θ|,
+      `name.rank` the number of active entries along the last axis; and the user's own.
+    - `error[name]`: error bar of `loss` and of each observable, by step halving.
+    - `status`, `successful`, `method`, `statistics`: how it was computed.
+    - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.
+    """
+
+    t: np.ndarray
+    loss: np.ndarray
+    observables: dict[str, np.ndarray]
+    error: dict[str, np.ndarray]
+    leaves: dict[str, dict[str, np.ndarray]]
+    descent: np.ndarray
+    log_alpha: float
+    status: str
+    successful: bool
+    method: str
+    statistics: dict[str, Any]
+    log_alpha_conflict: str = ""
+    refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
+    like: PyTree = dataclasses.field(default=None, repr=False)
+    resolver: Resolver | None = dataclasses.field(default=None, repr=False)
+
+    @classmethod
+    def from_records(
+        cls, *, model, t, records, refined, log_alpha, log_alpha_conflict, status, method,
+        statistics, resolver,
+    ) -> "Trajectory":  # fmt: skip
+        """Assemble from the first record and the stacked records of each round."""
+        main = _concatenate(records)
+        companion = None if refined is None else _concatenate(refined)
+        leaves = main["leaves"]
+        observables = _leaf_observables(leaves, trained_leaves(model), log_alpha)
+        observables.update(main["observables"])
+        error: dict[str, np.ndarray] = {}
+        if companion is not None:
+            second = _leaf_observables(companion["leaves"], trained_leaves(model), log_alpha)
+            second.update(companion["observables"])
+            error["loss"] = _bar(main["loss"], companion["loss"])
+            error.update({k: _bar(v, second[k]) for k, v in observables.items()})
+        return cls(
+            t=t,
+            loss=main["loss"],
+            observables=observables,
+            error=error,
+            leaves=leaves,
+            descent=main["descent"],
+            log_alpha=log_alpha,
+            status=status.value,
+            successful=status.name in ("reached", "converged"),
+            method=method,
+            statistics=statistics,
+            log_alpha_conflict=log_alpha_conflict,
+            refined=companion,
+            like=model,
+            resolver=resolver,
+        )
+
+    @property
+    def scale(self) -> float:
+        """Λ = log(1/α). **Raises** ValueError where it is not a positive number."""
+        if not self.log_alpha < 0:
+            raise ValueError(f"τ = t/log(1/α) needs 0 < α < 1, but {self.log_alpha_conflict}")
+        return -self.log_alpha
+
+    @property
+    def tau(self) -> np.ndarray:
+        """τ = t/log(1/α)."""
+        return self.t / self.scale
+
+    @property
+    def final(self) -> PyTree:
+        """The model at the end; a run continued from it keeps the origin of time."""
+        return self._model_at(self.leaves, -1, float(self.t[-1]))
+
+    def model(self, at: float | None = None, *, t: float | None = None) -> PyTree:
+        """The model at τ = `at` (or at flow time `t`), re-solved to the run's accuracy."""
+        if (at is None) == (t is None):
+            raise ValueError("Give either at=τ or t=flow time.")
+        time = float(t) if t is not None else float(at) * self.scale  # type: ignore[arg-type]
+        record = self.record_at(time)
+        return self._model_at(record["leaves"], None, time)
+
+    def _model_at(self, leaves: dict[str, Any], index: int | None, time: float) -> PyTree:
+        if self.like is None:
+            raise ValueError(
+                "This trajectory was loaded without its model. Use "
+                "Trajectory.load(path, like=model) with the model it was started from."
+            )
+
+        def change(path, node):
+            name = leaf_name(path)
+            if name not in leaves:
+                return node
+            record = {k: x if index is None else x[index] for k, x in leaves[name].items()}
+            if isinstance(node, Trainable):
+                return node.moved(record, time)
+            return jnp.asarray(record["array"])
+
+        return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)
+
+    def record_at(self, time: float, companion: bool = False) -> dict[str, Any]:
+        """Everything recorded, at any flow time within the run."""
+        if not self.t[0] <= time <= self.t[-1]:
+            raise ValueError(
+                f"t = {time:.8g} is outside the run, which covers {self.t[0]:.8g} to "
+                f"{self.t[-1]:.8g} (status: {self.status})."
+            )
+        if self.resolver is None:
+            raise ValueError(
+                "Between recorded times a trajectory needs its flow, which a file does not "
+                "hold. Simulate again, or use the recorded .t and .observables."
+            )
+        leaves = self.leaves
+        if companion:
+            assert self.refined is not None
+            leaves = self.refined["leaves"]
+        i = int(np.searchsorted(self.t, time, side="right")) - 1
+        here = jax.tree.map(lambda x: x[i], leaves)
+        return self.resolver(here, float(self.t[i]), time - float(self.t[i]))
+
+    def with_times(self, times: ArrayLike) -> "Trajectory":
+        """The same run, recorded at further flow times as well."""
+        wanted = np.setdiff1d(np.asarray(times, float).ravel(), self.t)
+        main = [self.record_at(x) for x in wanted]
+        if not main:
+            return self
+        order = np.argsort(np.concatenate([self.t, wanted]), kind="stable")
+
+        def merge(old: np.ndarray, extra: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate([old, np.stack(extra)])[order]
+
+        def pick(records, *path):
+            out = records
+            for key in path:
+                out = [r[key] for r in out]
+            return out
+
+        leaves = {
+            n: {k: merge(x, pick(main, "leaves", n, k)) for k, x in leaf.items()}
+            for n, leaf in self.leaves.items()
+        }
+        user = [n for n in self.observables if n in main[0]["observables"]]
+        observables = _leaf_observables(leaves, trained_leaves(self.like), self.log_alpha)
+        for n in user:
+            observables[n] = merge(self.observables[n], pick(main, "observables", n))
+        fields: dict[str, Any] = {}
+        if self.refined is not None:
+            second = [self.record_at(x, companion=True) for x in wanted]
+            refined = {
+                "loss": merge(self.refined["loss"], pick(second, "loss")),
+                "leaves": {
+                    n: {k: merge(x, pick(second, "leaves", n, k)) for k, x in leaf.items()}
+                    for n, leaf in self.refined["leaves"].items()
+                },
+                "observables": {
+                    n: merge(self.refined["observables"][n], pick(second, "observables", n))
+                    for n in user
+                },
+            }
+            loss = merge(self.loss, pick(main, "loss"))
+            other = _leaf_observables(refined["leaves"], trained_leaves(self.like), self.log_alpha)
+            other.update(refined["observables"])
+            fields["refined"] = refined
+            fields["error"] = {"loss": _bar(loss, refined["loss"])} | {
+                k: _bar(v, other[k]) for k, v in observables.items()
+            }
+        return dataclasses.replace(
+            self,
+            t=np.concatenate([self.t, wanted])[order],
+            loss=merge(self.loss, pick(main, "loss")),
+            descent=merge(self.descent, pick(main, "descent")),
+            leaves=leaves,
+            observables=observables,
+            **fields,
+        )
+
+    def stages(self) -> list[MeasuredStage]:
+        """Transitions between plateaus of the loss, found in the record."""
+        return find_stages(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write to NetCDF: observables, error bars, states, settings, stages."""
+        storage.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, like: PyTree = None) -> "Trajectory":
+        """Read a saved run; `like` is its starting model, needed for `.final`."""
+        return cls(**storage.load(path), like=like)
+
+    def to_xarray(self):
+        """An `xarray.Dataset` over `t` (with `tau` where defined)."""
+        return storage.to_dataset(self)
+
+    def __str__(self) -> str:
+        span = f"t = {self.t[0]:.6g} … {self.t[-1]:.6g}"
+        if self.log_alpha < 0:
+            span += f"  (τ = {self.tau[0]:.4g} … {self.tau[-1]:.4g}, log α = {self.log_alpha:.6g})"
+        counts = ", ".join(
+            f"{v:.3g} {k}" if isinstance(v, float) else f"{v} {k}"
+            for k, v in self.statistics.items()
+        )
+        return (
+            f"Trajectory: {span}\n  loss {self.loss[0]:.6g} → {self.loss[-1]:.6g}\n"
+            f"  {self.method}; {counts}\n  {self.status}"
+        )
+
+
+def _bar(main: np.ndarray, companion: np.ndarray) -> np.ndarray:
+    """Twice the change under step halving: an error bar for any order ≥ 1."""
+    with np.errstate(invalid="ignore"):
+        difference = np.where(main == companion, 0.0, main - companion)
+    return 2.0 * np.abs(difference)
+
+
+def _concatenate(records: list[dict[str, Any]]) -> dict[str, Any]:
+    first, *rest = records
+    rows = [jax.tree.map(lambda x: np.asarray(x)[None], first), *rest]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
+
+
+def _leaf_observables(
+    leaves: dict[str, Any], model_leaves: dict[str, Any], log_alpha: float
+) -> dict[str, np.ndarray]:
+    out = {}
+    for name, record in leaves.items():
+        out[name] = record["value"]
+        if isinstance(model_leaves[name], Trainable):
+            out[f"{name}.log_abs"] = log_abs_weight(record)
+            if log_alpha < 0 and record["value"].ndim > 1:
+                out[f"{name}.rank"] = diagonal_rank(out[f"{name}.log_abs"], log_alpha)
+    return out
+
+
+def log_alpha_of(model: PyTree, given: float | None = None) -> tuple[float, str]:
+    """log α of a model and, where it has none below 0, the sentence that says why."""
+    if given is not None:
+        value = float(given)
+        if not math.isfinite(value):
+            raise ValueError(f"log_alpha = {given} must be finite: the natural logarithm of α.")
+        return value, f"log_alpha = {value:g} was given, so α ≥ 1."
+    leaves = {n: x for n, x in trained_leaves(model).items() if isinstance(x, Hadamard)}
+    known = {n: float(x.log_alpha) for n, x in leaves.items() if np.isfinite(x.log_alpha)}
+    values = set(known.values())
+    if len(values) == 1 and len(known) == len(leaves):
+        value = values.pop()
+        return value, f"log_alpha = {value:g} on every leaf, so α ≥ 1."
+    if not leaves:
+        why = "the model has no Hadamard leaf that carries log_alpha. Pass log_alpha=."
+    elif not known:
+        why = f"leaves {list(leaves)} were built without log_alpha. Pass log_alpha=."
+    else:
+        listed = ", ".join(f"{n}: {known[n]:g}" if n in known else f"{n}: unknown" for n in leaves)
+        why = f"the leaves disagree on log_alpha ({listed}). Pass log_alpha=."
+    return math.nan, why
