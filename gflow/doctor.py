@@ -41,9 +41,9 @@ class Check(NamedTuple):
 def sentinel(*, jit: bool = True) -> Float[Array, "16385"]:
     """i² for i = 0 … 16384 in float64, by a vmapped reduction that jax 0.10.2 gets wrong.
 
-    Row (i, 0, 0) ↦ Σ(I₃ · row)². Every entry is exact in float64; jax 0.10.2 on CPU returns
-    267911424 in place of 268435456 as the last one under `jit`. The numbers are float64
-    whatever the caller's `jax_enable_x64` is.
+    Row (i, 0, 0) ↦ Σ(I₃ · row)². Every entry is exact in float64; under `jit` on CPU jax
+    0.10.2 makes the last one, 268435456, too small by up to a percent. The numbers are
+    float64 whatever the caller's `jax_enable_x64` is.
 
     **Source:** jax issue 39103.
     """

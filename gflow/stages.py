@@ -94,9 +94,10 @@ def _index(row: np.ndarray) -> Index:
 def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
     """Which weights carry the plateau at a recorded step.
 
-    A weight is active when it has left the initial scale (|θ| > √α) and is nearer to
-    rest than to zero: |g|/max|g(0)| < |θ|/max|θ|. The second condition tells a weight on
-    its way to zero, which may stay above √α for the whole plateau, from one that rests.
+    A weight is active when it has left the initial scale (|θ| > √α), is nearer to rest
+    than to zero, |g|/max|g(0)| < |θ|/max|θ|, and matters, |θ| > 10⁻³ max|θ|. The last two
+    tell a weight on its way to zero, which may stay above √α long after, from one that
+    rests.
     """
     leaves = trajectory.leaves
     force_scale = max(np.max(np.abs(leaf["force"][0])) for leaf in leaves.values())
@@ -107,7 +108,8 @@ def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
         start = 0.5 * float(np.max(size[0]))
         threshold = 0.5 * trajectory.log_alpha if trajectory.log_alpha < 0 else start
         rest = np.abs(leaf["force"][step]) * largest < np.abs(leaf["value"][step]) * force_scale
-        active[name] = (size[step] > threshold) & rest
+        matters = np.abs(leaf["value"][step]) > 1e-3 * largest
+        active[name] = (size[step] > threshold) & rest & matters
     return active
 
 

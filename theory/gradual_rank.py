@@ -1,0 +1,400 @@
+r"""Gradual rank increase: the saddle path of any model with Hadamard weights, with times.
+
+Boix-Adsera, Littwin, Abbe, Bengio, Susskind 2023 (2306.07042), for θ = u⊙v from
+u, v = O(α); for a convex quadratic loss Pesme & Flammarion 2023 (2304.00488). Exponents
+other than 1 at the start: generalised thresholds (2607.12332).
+
+Write |s| = α^e·e^β at a reference time, one pair (e, β) for each factor s and d of each
+weight. On a plateau of force g the factor of side σ = ±1 grows at rate σg − λ, so the
+next to become O(1) is the one with the smallest e/(σg − λ), and
+
+    T ← T + e/rate,   C ← C + (x_m − β)/rate,
+
+where x_m is the tail of the orbit that connects the two saddles: log|s| ≃ x_m + rate·s
+as s → −∞, with s = 0 at the level that defines the time. Every other factor gains
+rate·ΔT in exponent, and in β rate·ΔC plus what it gains on the orbit beyond its
+plateau velocities. The terms C are matched asymptotics of this project: at finite α the
+transition is at T·Λ + C up to a power of α.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from gflow.flow import Decay, Objective, build_flow, trained_leaves
+from gflow.parameters import Constant, Hadamard
+from gflow.trajectory import log_alpha_of
+
+from .orbits import (
+    DegenerateOrbit,
+    Landscape,
+    Orbit,
+    connect,
+    force_jacobian,
+    loss_and_force,
+    losses,
+)
+from .prediction import Coordinate, Prediction, Stage, Start
+
+SOURCE = "Boix-Adsera et al. 2023 (2306.07042)"
+VALIDITY = (
+    "α → 0 with the O(1) factors fixed; each winner unique (see margin), each saddle a strict "
+    "minimum on its support (see curvature). At finite α times are exact up to a power of α."
+)
+
+#: A force this much below the largest initial one counts as zero.
+FORCE_FLOOR = 1e-10
+#: Candidates whose times agree to this relative accuracy are tied.
+TIE = 1e-9
+#: log of the square root of the size at which a winner enters its orbit: |ψ| = e^{-50}/4.
+_ENTRY = -25.0
+
+
+def predict(
+    model: PyTree,
+    objective: Objective,
+    *,
+    log_alpha: float | None = None,
+    decay: Decay = 0.0,
+    max_stages: int = 1000,
+) -> Prediction:
+    r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
+
+    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` (freeze others with
+    `gflow.Frozen`). `objective`: differentiable, model ↦ scalar. `log_alpha`: for leaves
+    that do not carry one. `decay`: constant λ, or {leaf: λ}.
+
+    **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
+    the times and curves at a finite α.
+
+    **Raises:** ValueError for leaves of another kind, |u| = |v| exactly, Λ ≤ 0 or
+    unknown, an accidental tie, an objective unbounded below, a degenerate saddle.
+
+    **Regime:** α → 0, unique winners, strict minima on the support. Copies with equal
+    gradient (heads while attention is uniform) switch together with predicted shares.
+
+    ```python
+    pred = theory.gradual_rank.predict(model, objective)
+    print(pred); pred.at(-74.0).tau
+    ```
+    """
+    return _Path(model, objective, log_alpha, decay).follow(max_stages)
+
+
+class _Path:
+    """The state of the limit algorithm: exponents and log-sizes of every factor."""
+
+    def __init__(self, model, objective, log_alpha, decay):
+        leaves = trained_leaves(model)
+        other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard)]
+        if other:
+            raise ValueError(
+                f"The limit algorithm needs Hadamard leaves; {other} are trained in another "
+                "form. Freeze them (gflow.Frozen) or make them gflow.Hadamard."
+            )
+        scale, conflict = log_alpha_of(model, log_alpha)
+        if not scale < 0:
+            raise ValueError(f"A prediction needs 0 < α < 1, but {conflict}")
+        flow = build_flow(model, objective, decay=decay)
+        if any(callable(rate) for rate in flow.decay):
+            raise ValueError("The limit algorithm needs a constant decay; λ(t) was given.")
+        self.landscape = Landscape(flow)
+        self.names, self.shapes = flow.names, [leaves[n].shape for n in flow.names]
+        sizes = [int(np.prod(s)) for s in self.shapes]
+        rates = [r.value if isinstance(r, Constant) else 0.0 for r in flow.decay]
+        self.decay = np.repeat([float(r) for r in rates], sizes)
+        self.side = np.array([1.0, -1.0])[:, None]  # rows: factor s, factor d
+        self.exponent, self.size = _scales([leaves[n] for n in flow.names], scale)
+        self.p = self.exponent.shape[1]
+        elapsed = max(float(leaf.elapsed) for leaf in leaves.values())
+        self.tau, self.offset = elapsed / -scale, 0.0
+        self.alive = self._initial_support()
+        self.theta = np.zeros(self.p)
+        self.groups: list[list[int]] = []
+
+    def _initial_support(self) -> np.ndarray:
+        """Signed support of a non-zero start: 0, +1 or −1 for each weight."""
+        if np.any(self.exponent < -1e-12):
+            bad = int(np.argwhere(np.any(self.exponent < -1e-12, axis=0))[0, 0])
+            raise ValueError(
+                f"{_name(self, bad)} has a negative exponent: it grows as α → 0. Exponents "
+                "are ≥ 0, with 0 for the large factor of an active weight."
+            )
+        active = np.abs(self.exponent) <= 1e-12
+        if np.any(active.all(axis=0)):
+            bad = int(np.argwhere(active.all(axis=0))[0, 0])
+            raise ValueError(
+                f"{_name(self, bad)} has exponents (0, 0), so u² − v² does not go to zero with "
+                "α. An active start has exponents (0, 2), or (2, 0) for a negative weight."
+            )
+        return np.where(active[0], 1, np.where(active[1], -1, 0))
+
+    def follow(self, max_stages: int) -> Prediction:
+        initial = np.where(
+            self.alive != 0, self.alive * 0.25 * np.exp(2.0 * self._living(self.size)), 0.0
+        )
+        _, force = loss_and_force(self.landscape, jnp.asarray(initial))
+        self.force_scale = float(np.max(np.abs(force)))
+        if not self.force_scale > 0:
+            raise ValueError(
+                "No weight feels a force at the start, so nothing ever escapes from it. In an "
+                "attention model make sure that value–output weights see a gradient at zero."
+            )
+        if np.any(self.alive != 0):
+            self._settle()
+        self.loss, self.force = self._evaluate(self.theta)
+        start = Start(self.tau, self._by_leaf(self.theta), self.loss, self._rank(self.theta))
+        stages: list[Stage] = []
+        orbits: list[Orbit] = []
+        while len(stages) < max_stages:
+            step = self._next_stage(len(stages) + 1)
+            if step is None:
+                break
+            stages.append(step[0])
+            orbits.append(step[1])
+        return Prediction(
+            start, stages, SOURCE, VALIDITY, _Composite(self.landscape, start, orbits, self)
+        )
+
+    def _living(self, table: np.ndarray) -> np.ndarray:
+        """Row of the active side, for every weight (row s for dormant ones)."""
+        return np.where(self.alive < 0, table[1], table[0])
+
+    def _evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, force = loss_and_force(self.landscape, jnp.asarray(theta))
+        return float(loss), np.asarray(force)
+
+    def _settle(self) -> None:
+        """From an active start to the saddle below it, before anything else escapes."""
+        x = np.where(self.alive != 0, self._living(self.size), 0.0)
+        orbit = self._connect(self.alive != 0, x, "from the start")
+        self._carry(orbit, np.zeros_like(self.exponent), 0.0, 0.0, np.zeros(self.p))
+
+    def _rates(self) -> np.ndarray:
+        """Growth rate of both factors of every weight; 0 for those at rest."""
+        force = np.where(np.abs(self.force) > FORCE_FLOOR * self.force_scale, self.force, 0.0)
+        rates = self.side * force - self.decay
+        resting = np.stack([self.alive > 0, self.alive < 0])
+        return np.where(resting, 0.0, rates)
+
+    def _next_stage(self, number: int) -> tuple[Stage, Orbit] | None:
+        rates = self._rates()
+        growing = rates > FORCE_FLOOR * self.force_scale
+        growing &= (self.alive == 0)[None]
+        if not growing.any():
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wait = np.where(growing, self.exponent / rates, np.inf)
+        best = float(np.min(wait))
+        tied = np.argwhere(wait <= best * (1 + TIE) + 1e-300)
+        side, group = np.where(tied[:, 0] == 0, 1, -1), tied[:, 1]
+        if len(tied) > 1:
+            self._check_copies(group, side, rates[tied[:, 0], tied[:, 1]])
+        others = wait.copy()
+        others[tied[:, 0], tied[:, 1]] = np.inf
+        margin = float(np.min(others)) - best
+
+        row = tied[0, 0]
+        rate = float(rates[row, group[0]])
+        log_share = self.size[tied[:, 0], group]  # squares of the factors: 2·log
+        top = int(np.argmax(log_share))
+        before_alive = self.alive.copy()
+        self.alive = self.alive.copy()
+        self.alive[group] = side
+        x = np.where(before_alive != 0, 0.5 * _log4(self.theta), 0.0)
+        x[group] = _ENTRY + log_share - log_share[top]
+        before = np.where(before_alive != 0, 0.0, self.force)
+        before[group] = rate
+        orbit = self._connect(self.alive != 0, x, f"stage {number}")
+
+        leader = int(group[top])
+        level, crossing = self._level(orbit, leader)
+        orbit = orbit.shifted(crossing)
+        entry = float(orbit.x[0, leader]) - rate * float(orbit.s[0])
+        delta_offset = (entry - log_share[top]) / rate
+        if len(group) > 1:
+            self.groups.append(sorted(int(i) for i in group))
+        self._carry(orbit, rates, best, delta_offset, before)
+
+        was, now = before_alive != 0, self.alive != 0
+        share = np.exp(2.0 * (log_share - log_share[top]))
+        shares = {_coordinate(self, i): w for i, w in zip(group, share / share.sum(), strict=True)}
+        stage = Stage(
+            tau=self.tau,
+            offset=self.offset,
+            activated=[_coordinate(self, i) for i in np.flatnonzero(now & ~was)],
+            deactivated=[_coordinate(self, i) for i in np.flatnonzero(was & ~now)],
+            value=self._by_leaf(self.theta),
+            loss=self.loss,
+            rank=self._rank(self.theta),
+            margin=margin,
+            level=level,
+            curvature=self._curvature(),
+            rate=rate,
+            shares=shares if len(group) > 1 else {},
+        )
+        return stage, orbit
+
+    def _connect(self, support: np.ndarray, x: np.ndarray, where: str) -> Orbit:
+        try:
+            return connect(
+                self.landscape,
+                support,
+                np.where(self.alive < 0, -1.0, 1.0),
+                np.where(support, self.decay, 0.0),
+                x,
+                self.force_scale,
+            )
+        except DegenerateOrbit as error:
+            raise ValueError(f"At {where}, {error}.") from None
+
+    def _level(self, orbit: Orbit, leader: int) -> tuple[tuple[Any, float], float]:
+        """Half the winner's plateau value; midway in the loss if the winner vanishes."""
+        if orbit.rest[leader]:
+            value = 0.5 * float(orbit.theta[leader])
+            target = 0.5 * math.log(4.0 * abs(value))
+            return (
+                (_coordinate(self, leader), value),
+                orbit.crossing(lambda x: float(x[leader]), target),
+            )
+        after = float(loss_and_force(self.landscape, jnp.asarray(orbit.theta))[0])
+        middle = 0.5 * (self.loss + after)
+
+        def height(x: np.ndarray) -> float:
+            theta = orbit.fast.weights(jnp.asarray(x))
+            return -float(loss_and_force(self.landscape, theta)[0])
+
+        return ("loss", middle), orbit.crossing(height, -middle)
+
+    def _carry(self, orbit, rates, delta_tau, delta_offset, before) -> None:
+        """Exponents and log-sizes through the plateau and the orbit, then the new saddle."""
+        gain = orbit.gain(before)
+        living_row = np.where(self.alive < 0, 1, 0)
+        own = np.zeros_like(self.size, dtype=bool)
+        own[living_row, np.arange(self.p)] = self.alive != 0
+        # on the support the orbit carries side·∫g − ∫λ, elsewhere ∫g
+        force_gain = np.where(self.alive < 0, -gain, gain)
+        self.exponent = self.exponent - rates * delta_tau
+        self.size = self.size + rates * delta_offset + self.side * force_gain
+        self.tau += delta_tau
+        self.offset += delta_offset
+        self.theta = orbit.theta
+        self.alive = np.where(orbit.rest, self.alive, 0)
+        resting = np.stack([self.alive > 0, self.alive < 0])
+        self.exponent = np.where(own, 0.0, self.exponent)
+        self.size = np.where(resting, 0.5 * _log4(self.theta), self.size)
+        self.loss, self.force = self._evaluate(self.theta)
+
+    def _check_copies(self, group: np.ndarray, side: np.ndarray, rates: np.ndarray) -> None:
+        """Equal times are no accident only between copies: equal rows of the Hessian."""
+        jacobian = np.asarray(force_jacobian(self.landscape, jnp.asarray(self.theta)))
+        support = np.union1d(np.flatnonzero(self.alive != 0), group)
+        rows = jacobian[np.ix_(group, support)]
+        scale = max(float(np.max(np.abs(rows))), 1e-300)
+        copies = (
+            np.all(side == side[0])
+            and np.ptp(rates) <= 1e-9 * abs(rates[0])
+            and float(np.max(np.abs(rows - rows[0]))) <= 1e-9 * scale
+        )
+        if not copies:
+            names = ", ".join(_name(self, int(i)) for i in group)
+            raise ValueError(
+                f"An accidental tie: {names} would switch at the same τ without being copies of "
+                "each other, and which comes first is not decided by the limit α → 0. Perturb "
+                "the data, or give the leaves unequal exponents (Hadamard.from_scales)."
+            )
+
+    def _curvature(self) -> float:
+        """Smallest eigenvalue of ∇²L on the support, exchange of copies taken out."""
+        rest = np.flatnonzero(self.alive != 0)
+        if rest.size == 0:
+            return math.nan
+        jacobian = np.asarray(force_jacobian(self.landscape, jnp.asarray(self.theta)))
+        hessian = -jacobian[np.ix_(rest, rest)]
+        hessian = 0.5 * (hessian + hessian.T)
+        values, vectors = np.linalg.eigh(hessian)
+        exchange = np.zeros_like(values)
+        for group in self.groups:
+            inside = np.isin(rest, group)
+            part = vectors[inside] - vectors[inside].mean(axis=0) if inside.any() else 0.0
+            exchange += np.sum(np.square(part), axis=0) if inside.any() else 0.0
+        flat = (np.abs(values) < 1e-9 * np.max(np.abs(values))) & (exchange > 0.99)
+        return float(np.min(values[~flat])) if np.any(~flat) else math.nan
+
+    def _by_leaf(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        cuts = np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1]
+        parts = np.split(theta, cuts, axis=-1)
+        return {
+            n: part.reshape(*theta.shape[:-1], *s)
+            for n, part, s in zip(self.names, parts, self.shapes, strict=True)
+        }
+
+    def _rank(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        return {n: np.sum(v != 0, axis=-1) for n, v in self._by_leaf(theta).items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Composite:
+    """Curves at finite α: each orbit at its own time, the saddles between subtracted."""
+
+    landscape: Landscape
+    start: Start
+    orbits: list[Orbit]
+    path: _Path
+
+    def __call__(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
+        first = np.concatenate([v.ravel() for v in self.start.value.values()])
+        theta = np.tile(first, (len(t), 1))
+        loss = np.full(len(t), self.start.loss)
+        before, loss_before = first, self.start.loss
+        for orbit, time in zip(self.orbits, times, strict=True):
+            psi = orbit.weights(t - time)
+            theta = theta + psi - before
+            loss = loss + np.asarray(losses(self.landscape, jnp.asarray(psi))) - loss_before
+            before = orbit.theta
+            loss_before = float(loss_and_force(self.landscape, jnp.asarray(before))[0])
+        return loss, self.path._by_leaf(theta)
+
+
+def _scales(leaves: list[Hadamard], log_alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents and log-factors, rows s and d, with respect to the model's α."""
+    exponent, size = [[], []], [[], []]
+    for leaf in leaves:
+        own = float(leaf.log_alpha)
+        for row, (e, a) in enumerate(
+            [(leaf.exponent_s, leaf.log_factor_s), (leaf.exponent_d, leaf.log_factor_d)]
+        ):
+            e, a = np.asarray(e).ravel(), np.asarray(a).ravel()
+            if math.isfinite(own):
+                exponent[row].append(e * (own / log_alpha))
+                size[row].append(a)
+            else:
+                exponent[row].append(e)
+                size[row].append(a - e * log_alpha)
+    return (
+        np.stack([np.concatenate(rows) for rows in exponent]),
+        np.stack([np.concatenate(rows) for rows in size]),
+    )
+
+
+def _log4(theta: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(4.0 * np.abs(theta))
+
+
+def _coordinate(path: _Path, flat: int) -> Coordinate:
+    for name, shape in zip(path.names, path.shapes, strict=True):
+        size = int(np.prod(shape))
+        if flat < size:
+            return name, tuple(int(i) for i in np.unravel_index(flat, shape))
+        flat -= size
+    raise IndexError(flat)
+
+
+def _name(path: _Path, flat: int) -> str:
+    name, index = _coordinate(path, flat)
+    return f"{name}[{', '.join(map(str, index))}]"

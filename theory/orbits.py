@@ -1,0 +1,306 @@
+r"""Connecting orbits between saddles, for the limit α → 0.
+
+On the support of a saddle and the weights that join it the flow of ψ = side·e^{2x}/4
+is x' = side·g(ψ) − λ; every other weight is zero and only its force is integrated,
+x' = g(ψ). All of them together are one autonomous system in p coordinates, stiff after
+the transition, followed until the support rests or leaves for zero.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Bool, Float
+from scipy import optimize
+
+from gflow.flow import Flow
+from gflow.integrate import RememberedStep
+from gflow.solvers import Rodas5P
+
+_STEPS = 128
+_ROUNDS = 400
+_TOLERANCE = 1e-12
+#: A weight this many e-folds (of its square root) below the others counts as zero.
+_VANISHED = 18.0
+
+
+class Landscape(eqx.Module):
+    """The objective as a function of the flat vector of all effective weights."""
+
+    flow: Flow
+
+    def unflatten(self, theta: Float[Array, " p"]) -> dict[str, Array]:
+        shapes = [c.log.shape for c in self.flow.coordinates]  # type: ignore[attr-defined]
+        cuts = np.cumsum([int(np.prod(s)) for s in shapes])[:-1].tolist()
+        parts = jnp.split(theta, cuts)
+        return {
+            n: part.reshape(s) for n, part, s in zip(self.flow.names, parts, shapes, strict=True)
+        }
+
+    def loss(self, theta: Float[Array, " p"]) -> Float[Array, ""]:
+        return self.flow.loss(self.unflatten(theta))
+
+    def force(self, theta: Float[Array, " p"]) -> Float[Array, " p"]:
+        """g = −∇L."""
+        return -jax.grad(self.loss)(theta)
+
+
+@eqx.filter_jit
+def loss_and_force(landscape: Landscape, theta: Float[Array, " p"]) -> tuple[Array, Array]:
+    loss, gradient = jax.value_and_grad(landscape.loss)(theta)
+    return loss, -gradient
+
+
+@eqx.filter_jit
+def losses(landscape: Landscape, thetas: Float[Array, "n p"]) -> Float[Array, " n"]:
+    return jax.lax.map(landscape.loss, thetas, batch_size=64)
+
+
+@eqx.filter_jit
+def force_jacobian(landscape: Landscape, theta: Float[Array, " p"]) -> Float[Array, "p p"]:
+    """∂g/∂θ = −∇²L."""
+    return jax.jacfwd(landscape.force)(theta)
+
+
+class Fast(eqx.Module):
+    """The fast system on a support: which weights live, on which side, with what decay."""
+
+    landscape: Landscape
+    support: Bool[Array, " p"]
+    side: Float[Array, " p"]
+    decay: Float[Array, " p"]
+
+    def weights(self, x: Float[Array, " p"]) -> Float[Array, " p"]:
+        alive = jnp.where(self.support, x, -jnp.inf)
+        return self.side * 0.25 * jnp.exp(2.0 * alive)
+
+    def velocity(self, x: Float[Array, " p"]) -> Float[Array, " p"]:
+        g = self.landscape.force(self.weights(x))
+        return jnp.where(self.support, self.side * g - self.decay, g)
+
+
+def _velocity(t, x, fast):
+    return fast.velocity(x)
+
+
+@eqx.filter_jit
+def _advance(fast: Fast, x: Float[Array, " p"], step: Float[Array, ""]):
+    controller = diffrax.PIDController(rtol=0.0, atol=_TOLERANCE, norm=optx.max_norm, factormin=0.1)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_velocity),
+        Rodas5P(),
+        t0=jnp.zeros_like(step),
+        t1=jnp.full_like(step, 1e30),
+        dt0=step,
+        y0=x,
+        args=fast,
+        stepsize_controller=RememberedStep(controller),
+        saveat=diffrax.SaveAt(steps=True, controller_state=True),
+        max_steps=_STEPS,
+        throw=False,
+    )
+    count = solution.stats["num_accepted_steps"]
+    keep = jnp.arange(_STEPS) < count
+    states = jnp.where(keep[:, None], solution.ys, x[None])
+    velocities = jax.lax.map(fast.velocity, states)
+    return solution.ts, states, velocities, count, solution.controller_state[0]
+
+
+@eqx.filter_jit
+def _one_step(fast: Fast, x: Float[Array, " p"], step: Float[Array, ""]) -> Float[Array, " p"]:
+    zero = jnp.zeros_like(step)
+    term = diffrax.ODETerm(_velocity)
+    return Rodas5P().step(term, zero, step, x, fast, None, made_jump=False)[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Orbit:
+    """A connecting orbit in its own time s, 0 where it crosses its level.
+
+    `s`, `x`, `dx`: accepted steps, coordinates and velocities. `rest`: the support of
+    the saddle it ends in; `theta`: that saddle; `tail`: what the coordinates still
+    gain, beyond their final velocity, after the last step.
+    """
+
+    fast: Fast
+    s: np.ndarray
+    x: np.ndarray
+    dx: np.ndarray
+    rest: np.ndarray
+    theta: np.ndarray
+    force: np.ndarray
+    tail: np.ndarray
+
+    @property
+    def support(self) -> np.ndarray:
+        return np.asarray(self.fast.support)
+
+    def shifted(self, crossing: float) -> "Orbit":
+        return dataclasses.replace(self, s=self.s - crossing)
+
+    def weights(self, s: np.ndarray) -> np.ndarray:
+        """ψ(s) for any s, by cubic Hermite interpolation and its asymptotes."""
+        i = np.clip(np.searchsorted(self.s, s) - 1, 0, len(self.s) - 2)
+        h = (self.s[i + 1] - self.s[i])[:, None]
+        u = np.clip((s - self.s[i])[:, None] / h, 0.0, 1.0)
+        outside = (s - np.clip(s, self.s[0], self.s[-1]))[:, None]
+        x = (
+            (1 + 2 * u) * (1 - u) ** 2 * self.x[i]
+            + u * (1 - u) ** 2 * h * self.dx[i]
+            + u**2 * (3 - 2 * u) * self.x[i + 1]
+            - u**2 * (1 - u) * h * self.dx[i + 1]
+        )
+        slope = np.where(outside < 0, self.dx[0], self.dx[-1])
+        x = x + np.where(np.abs(outside) > 0, outside, 0.0) * slope
+        side = np.asarray(self.fast.side)
+        with np.errstate(over="ignore"):
+            theta = np.where(self.support, side * 0.25 * np.exp(2.0 * x), 0.0)
+        after = (s > self.s[-1])[:, None] & self.rest
+        return np.where(after, self.theta, theta)
+
+    def crossing(self, read: Callable[[np.ndarray], float], level: float) -> float:
+        """First time at which read(x) rises through `level`, re-solved in its step."""
+        values = np.array([read(x) for x in self.x])
+        rises = np.flatnonzero((values[:-1] < level) & (values[1:] >= level))
+        i = int(rises[0])
+        start, width = jnp.asarray(self.x[i]), float(self.s[i + 1] - self.s[i])
+
+        def gap(step: float) -> float:
+            if step in (0.0, width):
+                return float(values[i + (step > 0)]) - level
+            return read(np.asarray(_one_step(self.fast, start, jnp.asarray(step)))) - level
+
+        return float(self.s[i]) + float(optimize.brentq(gap, 0.0, width, xtol=1e-14 * width))
+
+    def gain(self, before: np.ndarray) -> np.ndarray:
+        """∫(x' − before) over s < 0 plus ∫(x' − after) over s > 0, for every coordinate."""
+        total = self.x[-1] - self.x[0] + self.tail
+        return total + before * self.s[0] - self._after() * self.s[-1]
+
+    def _after(self) -> np.ndarray:
+        side, decay = np.asarray(self.fast.side), np.asarray(self.fast.decay)
+        along = np.where(self.support, side * self.force - decay, self.force)
+        return np.where(self.rest, 0.0, along)
+
+
+class DegenerateOrbit(ValueError):
+    """An orbit that does not end in a saddle with a definite support."""
+
+
+def connect(
+    landscape: Landscape,
+    support: np.ndarray,
+    side: np.ndarray,
+    decay: np.ndarray,
+    x: np.ndarray,
+    force_scale: float,
+) -> Orbit:
+    """Follow the fast system from `x` until its support rests or has gone to zero.
+
+    **Raises:** DegenerateOrbit when the weights blow up (objective unbounded below, or a
+    minimum at infinity) or creep without coming to rest.
+    """
+    fast = Fast(landscape, *(jnp.asarray(a) for a in (support, side, decay)))
+    start = np.asarray(fast.velocity(jnp.asarray(x)))
+    s, xs, velocities = [0.0], [x], [start]
+    step = 1e-3 / max(float(np.max(np.abs(start))), 1e-300)
+    for _ in range(_ROUNDS):
+        times, states, rates, count, next_step = _advance(
+            fast, jnp.asarray(xs[-1]), jnp.asarray(step)
+        )
+        count, step, offset = int(count), float(next_step), s[-1]
+        if count == 0 or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
+            raise DegenerateOrbit(
+                "the weights grow without bound on a connecting orbit (|θ| above 1e9): the "
+                "objective has no finite saddle there. It is unbounded below, or its minimum "
+                "lies at infinity (a classification loss on separable data); add decay or "
+                "targets that a finite weight can reach"
+            )
+        for i in range(count):
+            s.append(offset + float(times[i]))
+            xs.append(np.asarray(states[i]))
+            velocities.append(np.asarray(rates[i]))
+            if _at_rest(xs[-1], velocities[-1], support, force_scale) and len(s) > 8:
+                return _finish(fast, s, xs, velocities, force_scale)
+    index = int(np.argmax(np.where(support, np.abs(velocities[-1]), 0.0)))
+    raise DegenerateOrbit(
+        f"a connecting orbit did not come to rest within s = {s[-1]:.3g}: flat weight number "
+        f"{index} still moves at rate {velocities[-1][index]:.3g}. The saddle is degenerate "
+        "(zero restricted curvature, or a weight that leaves the support at zero force)"
+    )
+
+
+def _vanished(x: np.ndarray, rate: np.ndarray, support: np.ndarray, tiny: float) -> np.ndarray:
+    largest = np.max(x[support], initial=-np.inf)
+    return support & (x < largest - _VANISHED) & (rate < -tiny)
+
+
+def _at_rest(x, rate, support, force_scale) -> bool:
+    tiny = 1e-9 * force_scale
+    gone = _vanished(x, rate, support, tiny)
+    return bool(np.all(np.abs(rate[support & ~gone]) <= tiny))
+
+
+def _finish(fast: Fast, s, xs, velocities, force_scale) -> Orbit:
+    support = np.asarray(fast.support)
+    gone = _vanished(xs[-1], velocities[-1], support, 1e-9 * force_scale)
+    rest = support & ~gone
+    x, jacobian = _polished(fast, xs[-1], rest)
+    theta = np.where(rest, np.asarray(fast.side) * 0.25 * np.exp(2.0 * x), 0.0)
+    _, force = loss_and_force(fast.landscape, jnp.asarray(theta))
+    # what is left after the last step, from the linear flow around the saddle:
+    # δx' = Jδx on the support, so ∫δx = −J⁻¹δx, and the others gain (∂x'/∂x)∫δx
+    delta = xs[-1][rest] - x[rest]
+    integral = np.linalg.lstsq(jacobian[np.ix_(rest, rest)], -delta, rcond=1e-9)[0]
+    tail = jacobian[:, rest] @ integral
+    tail = np.where(gone, np.asarray(fast.side) * tail, tail)
+    tail[rest] = -delta
+    return Orbit(
+        fast,
+        np.array(s),
+        np.array(xs),
+        np.array(velocities),
+        rest,
+        theta,
+        np.asarray(force),
+        tail,
+    )
+
+
+def _polished(fast: Fast, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Newton on the support in log coordinates; minimum-norm along lines of saddles."""
+    saddle = Fast(fast.landscape, jnp.asarray(rest), fast.side, fast.decay)
+    best = np.where(rest, x, -1e3)
+
+    def rate(x):
+        return np.asarray(_velocity_of(saddle, jnp.asarray(x)))
+
+    jacobian = np.asarray(_velocity_jacobian(saddle, jnp.asarray(best)))
+    residual = rate(best)
+    for _ in range(8):
+        if not rest.any():
+            break
+        step = np.zeros_like(x)
+        block = jacobian[np.ix_(rest, rest)]
+        step[rest] = np.linalg.lstsq(block, -residual[rest], rcond=1e-9)[0]
+        candidate = best + step
+        new = rate(candidate)
+        if not np.max(np.abs(new[rest])) < np.max(np.abs(residual[rest])):
+            break
+        best, residual = candidate, new
+    return best, np.asarray(_velocity_jacobian(saddle, jnp.asarray(best)))
+
+
+@eqx.filter_jit
+def _velocity_of(fast: Fast, x: Float[Array, " p"]) -> Float[Array, " p"]:
+    return fast.velocity(x)
+
+
+@eqx.filter_jit
+def _velocity_jacobian(fast: Fast, x: Float[Array, " p"]) -> Float[Array, "p p"]:
+    return jax.jacfwd(fast.velocity)(x)

@@ -1,0 +1,163 @@
+"""What a prediction is: saddles in order, their times in the limit and at finite α."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+Index = tuple[int, ...]
+Coordinate = tuple[str, Index]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """The saddle a prediction starts from: `tau`, effective weights, loss, ranks."""
+
+    tau: float
+    value: Any
+    loss: float
+    rank: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    r"""One transition and the saddle after it.
+
+    The transition happens at flow time t_k = T_k·Λ + C_k + (a power of α), Λ = log(1/α).
+
+    - `tau`: T_k. `offset`: C_k, for crossing `level`; NaN where it is not predicted.
+    - `activated`, `deactivated`: (leaf name, index) of the weights that switch.
+    - `value`: effective weights at the saddle after it; `loss`, `rank` there.
+    - `margin`: by how much, in τ, the next candidate would have come later.
+    - `level`: (observable, value) whose first crossing defines the time: "loss", or
+      (leaf name, index) and the signed weight.
+    - `curvature`: smallest eigenvalue of the Hessian of L restricted to the support.
+    - `rate`: the winner's growth rate |g| on the plateau before.
+    - `shares`: for exchangeable copies that switch together, each one's share.
+    """
+
+    tau: float
+    offset: float
+    activated: list[Coordinate]
+    deactivated: list[Coordinate]
+    value: Any
+    loss: float
+    rank: Any
+    margin: float
+    level: tuple[Any, float] | None = None
+    curvature: float = math.nan
+    rate: float = math.nan
+    shares: dict[Coordinate, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What switches, as `+kq[0, 2] −vo[0, 1]`."""
+        on = [f"+{coordinate_label(c)}" for c in self.activated]
+        off = [f"−{coordinate_label(c)}" for c in self.deactivated]
+        return " ".join([*on, *off]) or "no switch"
+
+
+def coordinate_label(coordinate: Coordinate) -> str:
+    name, index = coordinate
+    return f"{name}[{', '.join(map(str, index))}]"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """Saddles visited as α → 0, and what they become at finite α.
+
+    `start`, `stages`: the saddle path. `at(log_alpha)`: finite-α times and curves.
+    `source`: the paper; `validity`: the regime in which it holds.
+    """
+
+    start: Start
+    stages: list[Stage]
+    source: str
+    validity: str
+    curves: "Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, dict]] | None" = (
+        dataclasses.field(default=None, repr=False)
+    )
+
+    def at(self, log_alpha: float) -> "FiniteAlpha":
+        """Times, surviving plateaus and curves at α = e^log_alpha."""
+        log_alpha = float(log_alpha)
+        if not (math.isfinite(log_alpha) and log_alpha < 0):
+            raise ValueError(
+                f"log_alpha = {log_alpha}: a finite-α prediction needs 0 < α < 1, that is a "
+                "negative, finite natural logarithm."
+            )
+        return FiniteAlpha(self, log_alpha)
+
+    def plot(self, ax=None):
+        """Staircase of the limit loss against τ."""
+        from . import plot
+
+        return plot.staircase(self, ax=ax)
+
+    def __str__(self) -> str:
+        rows = [f"{'T':>12} {'C':>12} {'loss after':>12} {'margin':>9}  switches"]
+        for s in self.stages:
+            rows.append(f"{s.tau:12.8f} {s.offset:12.6f} {s.loss:12.6g} {s.margin:9.3g}  {s.label}")
+        return "\n".join(rows)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FiniteAlpha:
+    """A prediction at one α: `t` = T·Λ + C, `tau` = T + C/Λ, `exists`, curves.
+
+    `exists[k]`: the plateau after stage k lasts (t_{k+1} > t_k); where it does not, the
+    next transition has overtaken this one. The remainder of `t` is a power of α.
+    """
+
+    prediction: Prediction
+    log_alpha: float
+
+    @property
+    def scale(self) -> float:
+        return -self.log_alpha
+
+    @property
+    def t(self) -> np.ndarray:
+        return np.array([s.tau * self.scale + s.offset for s in self.prediction.stages])
+
+    @property
+    def tau(self) -> np.ndarray:
+        return np.array([s.tau + s.offset / self.scale for s in self.prediction.stages])
+
+    @property
+    def exists(self) -> np.ndarray:
+        return np.append(np.diff(self.t) > 0, True) if len(self.t) else np.zeros(0, bool)
+
+    @property
+    def merged(self) -> list[list[int]]:
+        """Stages grouped into transitions: a group of several is one visible jump."""
+        groups: list[list[int]] = []
+        for k in range(len(self.t)):
+            if groups and not self.exists[k - 1]:
+                groups[-1].append(k)
+            else:
+                groups.append([k])
+        return groups
+
+    def loss(self, tau: ArrayLike) -> np.ndarray:
+        """Composite loss curve: connecting orbits placed at the predicted times."""
+        return self._composite(tau)[0]
+
+    def value(self, tau: ArrayLike) -> dict[str, np.ndarray]:
+        """Composite effective weights by leaf name, with leading axes of `tau`."""
+        return self._composite(tau)[1]
+
+    def _composite(self, tau: ArrayLike):
+        if self.prediction.curves is None:
+            raise ValueError(
+                f"{self.prediction.source} gives saddles and limit times only; curves at "
+                "finite α come with theory.gradual_rank.predict."
+            )
+        tau = np.asarray(tau, float)
+        loss, values = self.prediction.curves(tau.ravel() * self.scale, self.t)
+        return loss.reshape(tau.shape), {
+            n: v.reshape(*tau.shape, *v.shape[1:]) for n, v in values.items()
+        }
