@@ -1,6 +1,7 @@
 """Exact gradient flow of small models from tiny initialisations."""
 
 from . import models as models, objectives as objectives, solvers as solvers
+from .descent import descend as descend
 from .parameters import (
     Frozen as Frozen,
     Hadamard as Hadamard,

@@ -7,7 +7,6 @@ is measured against `atol + rtol·|state|` with the two arrays of `tolerance`.
 """
 
 import abc
-from typing import Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -42,7 +41,7 @@ class Coordinates(eqx.Module):
         """What a trajectory stores of `state`; enough for `at` and `Parameter.moved`."""
 
     @abc.abstractmethod
-    def at(self, record: dict[str, Array]) -> Self:
+    def at(self, record: dict[str, Array]) -> "Coordinates":
         """The coordinates best suited to the recorded point, starting there."""
 
     @abc.abstractmethod
@@ -73,7 +72,7 @@ class LogCoordinates(Coordinates):
     decays: bool = eqx.field(static=True)
 
     @classmethod
-    def from_logs(cls, log_s: Array, log_d: Array, decays: bool) -> Self:
+    def from_logs(cls, log_s: Array, log_d: Array, decays: bool) -> "LogCoordinates":
         """Coordinates at log|s|, log|d|, oriented to the larger of the two."""
         positive = log_s >= log_d
         side = jnp.where(positive, jnp.ones_like(log_s), -jnp.ones_like(log_s))
@@ -106,7 +105,7 @@ class LogCoordinates(Coordinates):
         size = self.log.size + int(self.decays)
         return np.full(size, 0.5 * rtol), np.zeros(size)
 
-    def at(self, record: dict[str, Array]) -> Self:
+    def at(self, record: dict[str, Array]) -> "LogCoordinates":
         return type(self).from_logs(record["log_s"], record["log_d"], self.decays)
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
@@ -143,7 +142,7 @@ class RawCoordinates(Coordinates):
     def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
         return _raw_tolerance(self.initial, rtol)
 
-    def at(self, record: dict[str, Array]) -> Self:
+    def at(self, record: dict[str, Array]) -> "RawCoordinates":
         return eqx.tree_at(lambda c: c.initial, self, record["array"])
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
@@ -181,7 +180,7 @@ class FactorCoordinates(Coordinates):
     def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
         return _raw_tolerance(self.start(), rtol)
 
-    def at(self, record: dict[str, Array]) -> Self:
+    def at(self, record: dict[str, Array]) -> "FactorCoordinates":
         return type(self)(record["u"], record["v"])
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:

@@ -15,7 +15,7 @@ from .coordinates import Coordinates, RawCoordinates
 from .parameters import Constant, Hadamard, Parameter, Trainable, is_parameter
 
 Objective = Callable[[Any], Float[Array, ""]]
-Decay = float | Callable[[Any], Any] | Mapping[str, Any]
+Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
 
 
 class _Effective(Parameter):

@@ -7,7 +7,9 @@ ones are not trained.
 
 import abc
 import math
-from typing import Any, Self
+import operator
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -43,7 +45,7 @@ class Trainable(Parameter):
         """Coordinates of the flow, starting at this parameter."""
 
     @abc.abstractmethod
-    def moved(self, record: dict[str, Any], time: float) -> Self:
+    def moved(self, record: dict[str, Any], time: float) -> "Trainable":
         """This parameter where a trajectory recorded it, at flow time `time`."""
 
 
@@ -121,13 +123,13 @@ class Hadamard(Trainable):
     @classmethod
     def small(
         cls, shape: tuple[int, ...] | int, *, log_alpha: ArrayLike, key: PRNGKeyArray
-    ) -> Self:
+    ) -> "Hadamard":
         """Random factors of size α: |A|, |C| log-uniform in [½, 2] with random signs.
 
         The factors depend on `key` alone, so that runs at several `log_alpha` are the
         same problem. `log_alpha` is the natural logarithm, as low as −1e7.
         """
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        shape = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
         keys = jax.random.split(key, 4)
         factor = [
             jax.random.uniform(k, shape, minval=-math.log(2), maxval=math.log(2)) for k in keys[:2]
@@ -147,7 +149,7 @@ class Hadamard(Trainable):
         log_alpha: ArrayLike | None = None,
         exponent_s: ArrayLike = 1.0,
         exponent_d: ArrayLike = 1.0,
-    ) -> Self:
+    ) -> "Hadamard":
         """From log|s|, log|d| and signs, where log|s| = exponent_s·log_alpha + log|A|.
 
         Arguments broadcast to one shape. An active (non-zero) positive start has
@@ -166,7 +168,7 @@ class Hadamard(Trainable):
     @classmethod
     def _build(
         cls, factor_s, factor_d, sign_s, sign_d, exponent_s, exponent_d, log_alpha, elapsed=0.0
-    ) -> Self:
+    ) -> "Hadamard":
         _check_logs(factor_s, factor_d)
         new = object.__new__(cls)
         shape, dtype = factor_s.shape, factor_s.dtype
@@ -247,14 +249,17 @@ class Hadamard(Trainable):
     def coordinates(self, decays: bool) -> LogCoordinates:
         return LogCoordinates.from_logs(self.log_s, self.log_d, decays)
 
-    def moved(self, record: dict[str, Any], time: float) -> Self:
+    def moved(self, record: dict[str, Any], time: float) -> "Hadamard":
         """The leaf at recorded logs: what left the dormant state is an active start."""
         log_s, log_d = (jnp.asarray(record[k]) for k in ("log_s", "log_d"))
+        # Only discrete steps change signs.
+        sign_s = jnp.asarray(record.get("sign_s", self.sign_s))
+        sign_d = jnp.asarray(record.get("sign_d", self.sign_d))
         alpha = self.log_alpha
         known = bool(jnp.isfinite(alpha))
         if not known:
             return type(self)._build(
-                log_s, log_d, self.sign_s, self.sign_d,
+                log_s, log_d, sign_s, sign_d,
                 self.exponent_s, self.exponent_d, alpha, time,
             )  # fmt: skip
         rise = (log_s - self.log_s) / alpha
@@ -268,10 +273,10 @@ class Hadamard(Trainable):
         exponent_d = jnp.where(on_d, zero, jnp.where(on_s, total, exponent_d))
         return type(self)._build(
             log_s - exponent_s * alpha, log_d - exponent_d * alpha,
-            self.sign_s, self.sign_d, exponent_s, exponent_d, alpha, time,
+            sign_s, sign_d, exponent_s, exponent_d, alpha, time,
         )  # fmt: skip
 
-    def rescaled(self, log_alpha: ArrayLike) -> Self:
+    def rescaled(self, log_alpha: ArrayLike) -> "Hadamard":
         """The same O(1) factors and exponents at another α."""
         if not bool(jnp.isfinite(self.log_alpha)):
             raise ValueError(
@@ -320,7 +325,7 @@ class HadamardFactors(Trainable):
     def coordinates(self, decays: bool) -> FactorCoordinates:
         return FactorCoordinates(self.u, self.v)
 
-    def moved(self, record: dict[str, Any], time: float) -> Self:
+    def moved(self, record: dict[str, Any], time: float) -> "HadamardFactors":
         return type(self)(jnp.asarray(record["u"]), jnp.asarray(record["v"]))
 
 
@@ -361,7 +366,7 @@ class Scaled(Trainable):
     def coordinates(self, decays: bool) -> RawCoordinates:
         return RawCoordinates(self.array, self.log_scale)
 
-    def moved(self, record: dict[str, Any], time: float) -> Self:
+    def moved(self, record: dict[str, Any], time: float) -> "Scaled":
         return eqx.tree_at(lambda p: p.array, self, jnp.asarray(record["array"]))
 
 

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffrax
@@ -51,14 +51,14 @@ def simulate(
     model: PyTree,
     objective: Objective,
     *,
-    t1: float | None = None,
-    tau1: float | None = None,
-    log_alpha: float | None = None,
+    t1: float | int | None = None,
+    tau1: float | int | None = None,
+    log_alpha: float | int | None = None,
     decay: Decay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractAdaptiveSolver | None = None,
     observables: Mapping[str, Callable[[Any], Any]] | None = None,
-    save: ArrayLike | None = None,
+    save: ArrayLike | Sequence[float] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
     progress: bool = False,
@@ -81,7 +81,8 @@ def simulate(
     - `rtol`: absolute error in log|weight| while dormant, relative error in the weight
       while active; for plain arrays relative to max(initial scale, |weight|).
     - `observables`: name ↦ function of the model (only `.value` of its parameters).
-    - `save`: flow times to record besides every accepted step.
+    - `save`: flow times to record besides every accepted step; those that a run stopped
+      early does not reach are left out.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
 
     **Returns:** a `Trajectory`; look at `.status`. A failed solve keeps what it has.
@@ -106,6 +107,7 @@ def simulate(
     scale, conflict = log_alpha_of(model, log_alpha)
     start = _elapsed(model)
     end = _end_time(t1, tau1, start, scale, conflict)
+    wanted = _save_times(save, start, end)
 
     began = time.perf_counter()
     run = _Run(flow, solver, rtol, observables, start, end, error_bars)
@@ -131,7 +133,7 @@ def simulate(
     )
     if not trajectory.successful:
         warnings.warn(f"gflow.simulate {trajectory.status}.", stacklevel=2)
-    return trajectory if save is None else trajectory.with_times(save)
+    return trajectory.with_times(wanted[wanted <= trajectory.t[-1]])
 
 
 class _Run:
@@ -208,7 +210,8 @@ class _Run:
     def _finished(self, reached: float, span: float, last: dict[str, Any]) -> bool:
         if not last["resolved"]:
             self.status = Status.unresolved
-        elif reached >= span or (self.end is not None and self.times[-1] >= self.end):
+        elif self.end is not None and (reached >= span or self.times[-1] >= self.end):
+            self.times[-1] = self.end  # offset + span may be one rounding away from it
             self.status = Status.reached
         elif self.end is None and last["residual"] <= 1e-9 * self.initial_residual:
             self.status = Status.converged
@@ -294,3 +297,14 @@ def _end_time(t1, tau1, start: float, log_alpha: float, conflict: str) -> float 
             "be finite and later. (A model from traj.final keeps the origin of its time.)"
         )
     return t1
+
+
+def _save_times(save: Any, start: float, end: float | None) -> np.ndarray:
+    times = np.asarray([] if save is None else save, float).ravel()
+    outside = ~((times >= start) & (times <= (np.inf if end is None else end)))
+    if outside.any() or not np.all(np.isfinite(times)):
+        raise ValueError(
+            f"save contains t = {times[outside | ~np.isfinite(times)][0]}, outside the run from "
+            f"t = {start} to {'rest' if end is None else end}. (These are flow times t, not τ.)"
+        )
+    return times

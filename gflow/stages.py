@@ -7,12 +7,15 @@ import numpy as np
 from jaxtyping import PyTree
 from scipy import signal
 
-from .crossings import Index, Quantity, first_crossing
+from .crossings import Crossing, Index, Quantity, first_crossing
 from .observables import log_abs_weight
 
 #: A transition is a peak of the descent −dL/dt that stands this factor above the
 #: plateaus on both sides.
 DIP = 30.0
+
+#: Descent below this share of its maximum is a plateau, whatever rounding does to it.
+_FLOOR = 1e-14
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,8 +45,7 @@ def plateau_steps(descent: np.ndarray) -> list[int]:
     The loss falls at a rate that varies over hundreds of orders of magnitude; on its
     logarithm a transition is a peak and a plateau the valley between two.
     """
-    tiny = np.finfo(float).tiny
-    height = np.log(np.maximum(descent, tiny))
+    height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
     padded = np.concatenate([[height.min() - 1e3], height, [height.min() - 1e3]])
     peaks = signal.find_peaks(padded, prominence=np.log(DIP))[0] - 1
     peaks = [int(p) for p in peaks if p < len(height) - 1]
@@ -79,7 +81,7 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
                 deactivated=off,
                 value={n: leaf["value"][after] for n, leaf in trajectory.leaves.items()},
                 loss=float(trajectory.loss[after]),
-                rank={n: np.sum(active, axis=-1) for n, active in is_active.items()},
+                rank={n: np.asarray(np.sum(active, axis=-1)) for n, active in is_active.items()},
                 step=after,
                 model=_model(trajectory, after),
             )
@@ -124,8 +126,12 @@ def _time_of(trajectory, activated, before, after):
     quantity = Quantity(sign=-1.0)
     middle = -0.5 * (trajectory.loss[before] + trajectory.loss[after])
     crossing = first_crossing(trajectory, quantity, float(middle), before, after + 1)
-    assert crossing is not None, "the loss of a gradient flow falls across a transition"
-    return crossing
+    if crossing is not None:
+        return crossing
+    # a transition whose fall is lost in the rounding of the loss: its steepest step
+    step = before + int(np.argmax(trajectory.descent[before : after + 1]))
+    width = trajectory.t[min(step + 1, after)] - trajectory.t[max(step - 1, before)]
+    return Crossing(float(trajectory.t[step]), float(width), step)
 
 
 def _model(trajectory: Any, step: int) -> PyTree:

@@ -111,7 +111,7 @@ class Trajectory:
         """The model at the end; a run continued from it keeps the origin of time."""
         return self._model_at(self.leaves, -1, float(self.t[-1]))
 
-    def model(self, at: float | None = None, *, t: float | None = None) -> PyTree:
+    def model(self, at: float | int | None = None, *, t: float | int | None = None) -> PyTree:
         """The model at τ = `at` (or at flow time `t`), re-solved to the run's accuracy."""
         if (at is None) == (t is None):
             raise ValueError("Give either at=τ or t=flow time.")
@@ -155,7 +155,12 @@ class Trajectory:
             leaves = self.refined["leaves"]
         i = int(np.searchsorted(self.t, time, side="right")) - 1
         here = jax.tree.map(lambda x: x[i], leaves)
-        return self.resolver(here, float(self.t[i]), time - float(self.t[i]))
+        start, span = float(self.t[i]), time - float(self.t[i])
+        if companion:  # two halves here as well, or this step's error would cancel
+            half = 0.5 * span
+            here = self.resolver(here, start, half)["leaves"]
+            start, span = start + half, span - half
+        return self.resolver(here, start, span)
 
     def with_times(self, times: ArrayLike) -> "Trajectory":
         """The same run, recorded at further flow times as well."""
@@ -270,7 +275,7 @@ def _leaf_observables(
     return out
 
 
-def log_alpha_of(model: PyTree, given: float | None = None) -> tuple[float, str]:
+def log_alpha_of(model: PyTree, given: float | int | None = None) -> tuple[float, str]:
     """log α of a model and, where it has none below 0, the sentence that says why."""
     if given is not None:
         value = float(given)

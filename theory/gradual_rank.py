@@ -19,6 +19,7 @@ transition is at T·Λ + C up to a power of α.
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,9 +31,10 @@ from gflow.parameters import Constant, Hadamard
 from gflow.trajectory import log_alpha_of
 
 from .orbits import (
-    DegenerateOrbit,
+    Degenerate,
     Landscape,
     Orbit,
+    Unbounded,
     connect,
     force_jacobian,
     loss_and_force,
@@ -150,14 +152,26 @@ class _Path:
         start = Start(self.tau, self._by_leaf(self.theta), self.loss, self._rank(self.theta))
         stages: list[Stage] = []
         orbits: list[Orbit] = []
+        ended = f"stopped at max_stages = {max_stages}"
         while len(stages) < max_stages:
-            step = self._next_stage(len(stages) + 1)
+            try:
+                step = self._next_stage(len(stages) + 1)
+            except Degenerate as error:
+                ended = str(error)
+                warnings.warn(f"The saddle path is predicted up to here: {error}", stacklevel=3)
+                break
             if step is None:
+                ended = "complete: no weight feels a force that makes it grow"
                 break
             stages.append(step[0])
             orbits.append(step[1])
         return Prediction(
-            start, stages, SOURCE, VALIDITY, _Composite(self.landscape, start, orbits, self)
+            start,
+            stages,
+            SOURCE,
+            VALIDITY,
+            ended,
+            _Composite(self.landscape, start, orbits, self),
         )
 
     def _living(self, table: np.ndarray) -> np.ndarray:
@@ -249,8 +263,8 @@ class _Path:
                 x,
                 self.force_scale,
             )
-        except DegenerateOrbit as error:
-            raise ValueError(f"At {where}, {error}.") from None
+        except (Degenerate, Unbounded) as error:
+            raise type(error)(f"At {where}, {error}.") from None
 
     def _level(self, orbit: Orbit, leader: int) -> tuple[tuple[Any, float], float]:
         """Half the winner's plateau value; midway in the loss if the winner vanishes."""
@@ -290,22 +304,22 @@ class _Path:
         self.loss, self.force = self._evaluate(self.theta)
 
     def _check_copies(self, group: np.ndarray, side: np.ndarray, rates: np.ndarray) -> None:
-        """Equal times are no accident only between copies: equal rows of the Hessian."""
-        jacobian = np.asarray(force_jacobian(self.landscape, jnp.asarray(self.theta)))
-        support = np.union1d(np.flatnonzero(self.alive != 0), group)
-        rows = jacobian[np.ix_(group, support)]
-        scale = max(float(np.max(np.abs(rows))), 1e-300)
+        """Equal times are no accident between copies: one feature in several heads or layers.
+
+        Copies grow at one rate, so their sizes keep the ratio the factors gave them until
+        the orbit, which is followed from that ratio.
+        """
+        features = {_coordinate(self, int(i))[1][-1:] for i in group}
         copies = (
-            np.all(side == side[0])
-            and np.ptp(rates) <= 1e-9 * abs(rates[0])
-            and float(np.max(np.abs(rows - rows[0]))) <= 1e-9 * scale
+            np.all(side == side[0]) and np.ptp(rates) <= TIE * abs(rates[0]) and len(features) == 1
         )
         if not copies:
             names = ", ".join(_name(self, int(i)) for i in group)
             raise ValueError(
-                f"An accidental tie: {names} would switch at the same τ without being copies of "
-                "each other, and which comes first is not decided by the limit α → 0. Perturb "
-                "the data, or give the leaves unequal exponents (Hadamard.from_scales)."
+                f"An accidental tie: {names} would switch at the same τ without being copies "
+                "(one feature in several heads or layers), and the limit α → 0 does not decide "
+                "which comes first. Perturb the data, or give the leaves unequal exponents "
+                "(Hadamard.from_scales)."
             )
 
     def _curvature(self) -> float:

@@ -23,7 +23,9 @@ from gflow.integrate import RememberedStep
 from gflow.solvers import Rodas5P
 
 _STEPS = 128
-_ROUNDS = 400
+_ROUNDS = 100
+#: Longest orbit, in units of 1/(largest initial force).
+_PATIENCE = 1e8
 _TOLERANCE = 1e-12
 #: A weight this many e-folds (of its square root) below the others counts as zero.
 _VANISHED = 18.0
@@ -188,8 +190,12 @@ class Orbit:
         return np.where(self.rest, 0.0, along)
 
 
-class DegenerateOrbit(ValueError):
-    """An orbit that does not end in a saddle with a definite support."""
+class Unbounded(ValueError):
+    """An orbit along which the weights grow without bound."""
+
+
+class Degenerate(ValueError):
+    """An orbit that creeps: it does not end in a saddle with a definite support."""
 
 
 def connect(
@@ -202,20 +208,22 @@ def connect(
 ) -> Orbit:
     """Follow the fast system from `x` until its support rests or has gone to zero.
 
-    **Raises:** DegenerateOrbit when the weights blow up (objective unbounded below, or a
-    minimum at infinity) or creep without coming to rest.
+    **Raises:** Unbounded when the weights blow up (objective unbounded below, or a
+    minimum at infinity); Degenerate when they creep without coming to rest.
     """
     fast = Fast(landscape, *(jnp.asarray(a) for a in (support, side, decay)))
     start = np.asarray(fast.velocity(jnp.asarray(x)))
     s, xs, velocities = [0.0], [x], [start]
     step = 1e-3 / max(float(np.max(np.abs(start))), 1e-300)
     for _ in range(_ROUNDS):
+        if s[-1] * force_scale > _PATIENCE:
+            break
         times, states, rates, count, next_step = _advance(
             fast, jnp.asarray(xs[-1]), jnp.asarray(step)
         )
         count, step, offset = int(count), float(next_step), s[-1]
         if count == 0 or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
-            raise DegenerateOrbit(
+            raise Unbounded(
                 "the weights grow without bound on a connecting orbit (|θ| above 1e9): the "
                 "objective has no finite saddle there. It is unbounded below, or its minimum "
                 "lies at infinity (a classification loss on separable data); add decay or "
@@ -228,7 +236,7 @@ def connect(
             if _at_rest(xs[-1], velocities[-1], support, force_scale) and len(s) > 8:
                 return _finish(fast, s, xs, velocities, force_scale)
     index = int(np.argmax(np.where(support, np.abs(velocities[-1]), 0.0)))
-    raise DegenerateOrbit(
+    raise Degenerate(
         f"a connecting orbit did not come to rest within s = {s[-1]:.3g}: flat weight number "
         f"{index} still moves at rate {velocities[-1][index]:.3g}. The saddle is degenerate "
         "(zero restricted curvature, or a weight that leaves the support at zero force)"

@@ -70,13 +70,15 @@ class Prediction:
     """Saddles visited as α → 0, and what they become at finite α.
 
     `start`, `stages`: the saddle path. `at(log_alpha)`: finite-α times and curves.
-    `source`: the paper; `validity`: the regime in which it holds.
+    `source`: the paper; `validity`: the regime in which it holds; `ended`: why there are
+    no further stages.
     """
 
     start: Start
     stages: list[Stage]
     source: str
     validity: str
+    ended: str
     curves: "Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, dict]] | None" = (
         dataclasses.field(default=None, repr=False)
     )

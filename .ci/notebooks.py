@@ -1,0 +1,49 @@
+"""Run every notebook script in fast mode and hold the .ipynb beside it to the same cells."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def cells(path: Path) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source.strip()) for cell in jupytext.read(path).cells]
+
+
+def out_of_step(script: Path) -> str | None:
+    """What is wrong with the pair, if anything: text for a person."""
+    notebook = script.with_suffix(".ipynb")
+    if not notebook.exists():
+        return f"{notebook.name} is missing"
+    if cells(notebook) != cells(script):
+        return f"{notebook.name} has other cells than {script.name}"
+    code = [c for c in jupytext.read(notebook).cells if c.cell_type == "code" and c.source.strip()]
+    if any(cell.execution_count is None for cell in code):
+        return f"{notebook.name} was committed without being executed"
+    return None
+
+
+def main() -> int:
+    failures = []
+    for script in sorted(NOTEBOOKS.glob("*.py")):
+        if problem := out_of_step(script):
+            remedy = f"jupytext --set-kernel python3 --to ipynb --execute notebooks/{script.name}"
+            failures.append(f"{problem}: run {remedy}")
+        start = time.monotonic()
+        environment = os.environ | {"GFLOW_FAST": "1", "MPLBACKEND": "Agg"}
+        run = subprocess.run([sys.executable, script.name], cwd=NOTEBOOKS, env=environment)
+        print(f"{script.name}: {time.monotonic() - start:.0f} s", flush=True)
+        if run.returncode != 0:
+            failures.append(f"{script.name} failed with exit code {run.returncode}")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

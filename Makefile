@@ -1,0 +1,51 @@
+# Every target sets itself up in .venv from nothing but a Python >= 3.11 (or uv).
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+export MPLBACKEND := Agg
+# pyright would otherwise ask the network whether a newer one exists.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: test lint notebooks reproduce clean
+
+test: lint
+	$(BIN)/pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+notebooks: $(READY)
+	$(BIN)/python .ci/notebooks.py
+
+reproduce: $(READY)
+	$(BIN)/gflow reproduce --all --out results
+
+clean:
+	rm -rf .venv build dist results .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A candidate counts when it is new enough and can make an environment with pip in it.
+$(READY): pyproject.toml
+	@set -e; \
+	if command -v uv >/dev/null; then \
+	    test -x $(BIN)/python || uv venv --seed --python '>=3.11' .venv; \
+	    uv pip install --python $(BIN)/python --editable . --group dev; \
+	else \
+	    if ! test -x $(BIN)/python; then \
+	        for python in python3 python3.13 python3.12 python3.11 none; do \
+	            $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	                2>/dev/null && break; \
+	        done; \
+	        if test $$python = none; then \
+	            echo "No Python >= 3.11 with venv and pip on PATH: install one, or install uv." >&2; \
+	            exit 1; \
+	        fi; \
+	        $$python -m venv .venv; \
+	    fi; \
+	    $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'; \
+	    $(BIN)/python -m pip install --quiet --editable . --group dev; \
+	fi
+	@touch $@

@@ -1,0 +1,501 @@
+"""Discrete training on the same time axis: gradient descent, minibatches, Optax."""
+
+import dataclasses
+import enum
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from .coordinates import (
+    Coordinates,
+    FactorCoordinates,
+    RawCoordinates,
+    State,
+    Weight,
+    _product_residual,
+)
+from .flow import Decay, Flow, Objective, _check_leaf, _rate, build_flow, trained_leaves
+from .integrate import _record, first_record
+from .parameters import Hadamard, is_parameter, to_factors
+from .simulate import _elapsed, _to_host
+from .trajectory import Trajectory, log_alpha_of
+
+#: Records one call of the compiled loop makes.
+RECORDS = 64
+
+
+class DescentStatus(enum.Enum):
+    """How a run ended; the value is the message."""
+
+    reached = "made the requested number of steps"
+    diverged = (
+        "diverged: the loss became NaN or infinite. Likely causes: (a) the learning rate is above "
+        "2/(largest curvature), (b) the loss is unbounded below or undefined where the weights "
+        "went. Pass a smaller learning rate; the records before are kept"
+    )
+    interrupted = "interrupted by the user"
+
+
+def descend(
+    model: PyTree,
+    objective: Objective,
+    *,
+    learning_rate: float | int | None = None,
+    optimizer: Any = None,
+    steps: int,
+    batch: int | None = None,
+    key: Any = None,
+    decay: Decay = 0.0,
+    log_alpha: float | int | None = None,
+    observables: Mapping[str, Callable[[Any], Any]] | None = None,
+    save_every: int | None = None,
+    allow_float32: bool = False,
+    allow_frozen_sign: bool = False,
+) -> Trajectory:
+    r"""Train in discrete steps: gradient descent as exact as the flow, or any Optax optimiser.
+
+    With `learning_rate=η` each factor takes the step −η(∇L + λ·factor). In the coordinates
+    s = u + v, d = u − v of a Hadamard leaf, with g = −∂L/∂θ, that is
+
+        s⁺ = (1 − ηλ + ηg) s,    d⁺ = (1 − ηλ − ηg) d,
+
+    held as log|s|, log|d| and signs, hence exact at any α. u² − v² is not conserved:
+    c⁺ = ((1 − ηλ)² − η²g²) c. Time is t = η·step.
+
+    **Arguments:**
+
+    - `model`, `objective`, `decay`, `log_alpha`, `observables`: as in `gflow.simulate`.
+    - `learning_rate`: η of plain gradient descent, or
+    - `optimizer`: an Optax transformation. It trains `gflow.to_factors(model)`. The learning
+      rate of an optimiser made by `optax.inject_hyperparams` is known, and t = Σ η;
+      otherwise t counts steps and there is no τ. Weight decay belongs into the optimiser.
+    - `steps`: number of steps. Neither it nor η, `key` or a constant `decay` recompiles.
+    - `batch`, `key`: draw so many examples for each step, without replacement, from the
+      leading axis of `objective.inputs` and `objective.targets`. The gradient is an
+      unbiased estimate of that of `objective`; the recorded loss is that of all data.
+    - `save_every`: steps between records; by default such that there are at most 2000.
+
+    **Returns:** a `Trajectory` without error bars; `.final` has the signs of s and d.
+    When the loss leaves the floats it ends there, with a warning and the reason in `.status`.
+
+    **Raises:** ValueError for bad input, naming what was given and what to do.
+
+    **Source:** minibatch noise in these coordinates: Pesme et al. 2021 (2106.09524).
+
+    ```python
+    gflow.descend(model, objective, learning_rate=1e-2, steps=20_000)
+    gflow.descend(model, objective, optimizer=optax.adamw(1e-3), steps=20_000)
+    ```
+    """
+    observables = dict(observables or {})
+    _check_rule(learning_rate, optimizer, decay)
+    steps, save_every = _check_steps(steps, save_every)
+    scale, conflict = log_alpha_of(model, log_alpha)
+    checks = dict(allow_float32=allow_float32, allow_frozen_sign=allow_frozen_sign)
+    trained = model
+    if learning_rate is not None:
+        flow = _discrete(build_flow(model, objective, decay=decay, **checks), model)
+        rule: Any = _Plain(jnp.asarray(learning_rate, flow.start().dtype))
+    else:
+        for name, leaf in trained_leaves(model).items():
+            _check_leaf(name, leaf, **checks)
+        trained = to_factors(model)
+        flow = build_flow(trained, objective, **checks)
+        rule = _Optax(optimizer, trained)
+    batches = _make_batches(flow, batch, key)
+
+    began = time.perf_counter()
+    carry = rule.start(flow)
+    start = _elapsed(model) if rule.knows_time(carry) else 0.0
+    run = _Run(rule, flow, batches, observables, carry, start, steps, save_every)
+    run.go()
+    trajectory = Trajectory.from_records(
+        model=trained,
+        t=np.concatenate(run.times),
+        records=run.records,
+        refined=None,
+        log_alpha=scale,
+        log_alpha_conflict=conflict,
+        status=run.status,
+        method=_describe(rule, flow, batches),
+        statistics={
+            "steps": run.made,
+            "steps a record": save_every,
+            "seconds": time.perf_counter() - began,
+        },
+        resolver=None,
+    )
+    if not rule.knows_time(carry):
+        trajectory.log_alpha = math.nan
+        trajectory.log_alpha_conflict = (
+            "the learning rate inside the optimizer is not known, so that t counts steps. Make "
+            "it with optax.inject_hyperparams(optax.adam)(learning_rate=...) for t = Σ η."
+        )
+    if not trajectory.successful:
+        warnings.warn(f"gflow.descend {trajectory.status}.", stacklevel=2)
+    return trajectory
+
+
+class _SignedLogs(Coordinates):
+    """log|s|, log|d| and the signs of both, with what rounding took from the logarithms."""
+
+    log_s: Float[Array, "..."]
+    log_d: Float[Array, "..."]
+    sign_s: Array
+    sign_d: Array
+
+    def start(self) -> State:
+        dtype, zero = self.log_s.dtype, jnp.zeros_like(self.log_s)
+        signs = (self.sign_s.astype(dtype), self.sign_d.astype(dtype))
+        return jnp.stack([self.log_s, self.log_d, *signs, zero, zero]).ravel()
+
+    def _parts(self, state: State) -> Array:
+        return state.reshape(6, *self.log_s.shape)
+
+    def value(self, state: State) -> Weight:
+        log_s, log_d, *_ = self._parts(state)
+        return 0.25 * (jnp.exp(2.0 * log_s) - jnp.exp(2.0 * log_d))
+
+    def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
+        zero = jnp.zeros_like(force)
+        return jnp.stack([force - decay, -force - decay, *4 * [zero]]).ravel()
+
+    def descended(
+        self, state: State, force: Weight, decay: Float[Array, ""], rate: Float[Array, ""]
+    ) -> State:
+        """State after s⁺ = (1 − ηλ + ηg)s, d⁺ = (1 − ηλ − ηg)d."""
+        log_s, log_d, sign_s, sign_d, lost_s, lost_d = self._parts(state)
+        for_s, for_d = rate * (force - decay), -rate * (force + decay)
+        log_s, lost_s = _compensated(log_s, lost_s, _log_abs1p(for_s))
+        log_d, lost_d = _compensated(log_d, lost_d, _log_abs1p(for_d))
+        sign_s, sign_d = sign_s * jnp.sign(1.0 + for_s), sign_d * jnp.sign(1.0 + for_d)
+        return jnp.stack([log_s, log_d, sign_s, sign_d, lost_s, lost_d]).ravel()
+
+    def record(self, state: State) -> dict[str, Array]:
+        log_s, log_d, sign_s, sign_d, *_ = self._parts(state)
+        return {
+            "value": self.value(state),
+            "log_s": log_s,
+            "log_d": log_d,
+            "sign_s": sign_s.astype(jnp.int8),
+            "sign_d": sign_d.astype(jnp.int8),
+        }
+
+    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError("discrete steps have no tolerance")
+
+    def at(self, record: dict[str, Array]) -> "_SignedLogs":
+        return _SignedLogs(*(record[k] for k in ("log_s", "log_d", "sign_s", "sign_d")))
+
+    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
+        return _product_residual(self.value(state), force, decay)
+
+    def resolved(self, state: State) -> Array:
+        return jnp.array(True)
+
+
+def _log_abs1p(x: Array) -> Array:
+    """log|1 + x| to rounding: 1 + x is exact on [−2, −½], where log1p loses or fails."""
+    near = x > -0.5
+    return jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), jnp.log(jnp.abs(1.0 + x)))
+
+
+def _compensated(total: Array, lost: Array, change: Array) -> tuple[Array, Array]:
+    """total + change and what rounding lost (Kahan): at log α = −1e6 one ulp is 1e-10."""
+    change = change - lost
+    new = total + change
+    lost = jnp.where(jnp.isfinite(new), (new - total) - change, 0.0)
+    return new, lost
+
+
+def _discrete(flow: Flow, model: PyTree) -> Flow:
+    """`flow` with coordinates in which a gradient step is exact."""
+    leaves = trained_leaves(model)
+    coordinates = []
+    for name, c in zip(flow.names, flow.coordinates, strict=True):
+        leaf = leaves[name]
+        if isinstance(leaf, Hadamard):
+            c = _SignedLogs(leaf.log_s, leaf.log_d, leaf.sign_s, leaf.sign_d)
+        elif not isinstance(c, RawCoordinates | FactorCoordinates):
+            raise ValueError(
+                f"Leaf {name!r} is a {type(leaf).__name__}: its coordinates have no discrete "
+                "step. Train gflow.to_factors(model)."
+            )
+        coordinates.append(c)
+    return eqx.tree_at(lambda f: f.coordinates, flow, tuple(coordinates))
+
+
+class _Batches(eqx.Module):
+    """Minibatches of an objective's data; `factor` makes their gradient unbiased."""
+
+    key: Array
+    factor: Float[Array, ""]
+    size: int = eqx.field(static=True)
+
+    def __call__(self, objective: Any, step: Int[Array, ""]) -> Callable[[Any], Array]:
+        key = jax.random.fold_in(self.key, step)
+        count = objective.inputs.shape[0]
+        index = jax.random.choice(key, count, (self.size,), replace=False)
+        some = _with_data(objective, objective.inputs[index], objective.targets[index])
+        return lambda model: self.factor * some(model)
+
+
+def _with_data(objective: Any, inputs: Array, targets: Array) -> Any:
+    return eqx.tree_at(lambda o: (o.inputs, o.targets), objective, (inputs, targets))
+
+
+class _Plain(eqx.Module):
+    """Gradient descent; it carries the state of the flow."""
+
+    learning_rate: Float[Array, ""]
+
+    def start(self, flow: Flow) -> Any:
+        return flow.start()
+
+    def step(self, flow: Flow, carry: Any, t: Float[Array, ""]) -> tuple[Any, Array]:
+        loss, force = flow.forces(flow.weights(carry))
+        parts = []
+        for name, c, rate, part in zip(
+            flow.names, flow.coordinates, flow.decay, flow.split(carry), strict=True
+        ):
+            decay = _rate(rate, t, part.dtype)
+            if isinstance(c, _SignedLogs):
+                parts.append(c.descended(part, force[name], decay, self.learning_rate))
+            else:
+                parts.append(part + self.learning_rate * c.velocity(part, force[name], decay))
+        return jnp.concatenate(parts), loss
+
+    def time(self, carry: Any, start: Float[Array, ""], step: Int[Array, ""]) -> Array:
+        return start + self.learning_rate * step.astype(start.dtype)
+
+    def state(self, carry: Any) -> Array:
+        return carry
+
+    def knows_time(self, carry: Any) -> bool:
+        return True
+
+
+class _Optax(eqx.Module):
+    """An Optax optimiser; it carries the inexact arrays of the model, its memory and Σ η."""
+
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    model: PyTree
+
+    def start(self, flow: Flow) -> Any:
+        arrays = eqx.filter(self.model, eqx.is_inexact_array)
+        with jax.numpy_dtype_promotion("standard"):  # which Optax is written for
+            memory = self.optimizer.init(arrays)
+        return arrays, memory, jnp.zeros((), flow.start().dtype)
+
+    def _combined(self, arrays: PyTree) -> PyTree:
+        return eqx.combine(arrays, eqx.filter(self.model, eqx.is_inexact_array, inverse=True))
+
+    def step(self, flow: Flow, carry: Any, t: Float[Array, ""]) -> tuple[Any, Array]:
+        arrays, memory, elapsed = carry
+        loss, gradient = eqx.filter_value_and_grad(
+            lambda arrays: flow.objective(self._combined(arrays))
+        )(arrays)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, memory = self.optimizer.update(gradient, memory, arrays)
+        rate = _known_rate(memory)
+        elapsed = elapsed + (1.0 if rate is None else rate.astype(elapsed.dtype))
+        return (eqx.apply_updates(arrays, updates), memory, elapsed), loss
+
+    def time(self, carry: Any, start: Float[Array, ""], step: Int[Array, ""]) -> Array:
+        return start + carry[2]
+
+    def state(self, carry: Any) -> Array:
+        leaves = trained_leaves(self._combined(carry[0])).values()
+        return jnp.concatenate(
+            [x.coordinates(False).start() if is_parameter(x) else x.ravel() for x in leaves]
+        )
+
+    def knows_time(self, carry: Any) -> bool:
+        return _known_rate(carry[1]) is not None
+
+
+def _known_rate(memory: Any) -> Any:
+    """The learning rate in the state of `optax.inject_hyperparams`, or None."""
+    found = optax.tree_utils.tree_get_all_with_path(memory, "hyperparams")
+    rates = [values["learning_rate"] for _, values in found if "learning_rate" in values]
+    return rates[0] if len(rates) == 1 else None
+
+
+@eqx.filter_jit
+def _advance(
+    rule: Any,
+    flow: Flow,
+    batches: _Batches | None,
+    observables: dict,
+    carry: Any,
+    made: Int[Array, ""],
+    start: Float[Array, ""],
+    save_every: Int[Array, ""],
+    steps: Int[Array, ""],
+) -> tuple[Any, dict[str, Any]]:
+    """Train until RECORDS records are made, or `steps` steps, or the loss is not finite.
+
+    Records past the end are copies of the last.
+    """
+
+    def step(inside):
+        i, _, carry = inside
+        drawn = flow
+        if batches is not None:
+            drawn = dataclasses.replace(flow, objective=batches(flow.objective, i))
+        carry, loss = rule.step(drawn, carry, rule.time(carry, start, i))
+        return i + 1, jnp.isfinite(loss), carry
+
+    def save(inside, _):
+        stop = jnp.minimum(inside[0] + save_every, steps)
+        inside = lax.while_loop(lambda x: (x[0] < stop) & x[1], step, inside)
+        i, finite, carry = inside
+        t = rule.time(carry, start, i)
+        record = _record(flow, observables, t, rule.state(carry))
+        finite = finite & jnp.isfinite(record["loss"])
+        return inside, {"step": i, "t": t, "finite": finite, "record": record}
+
+    inside, saved = lax.scan(save, (made, jnp.array(True), carry), length=RECORDS)
+    return inside[2], saved
+
+
+class _Run:
+    """The loop over calls of `_advance`: what is recorded, and when to stop."""
+
+    def __init__(self, rule, flow, batches, observables, carry, start, steps, save_every):
+        self.arguments = (rule, flow, batches, observables)
+        dtype = flow.start().dtype
+        self.clock = (
+            jnp.asarray(start, dtype),
+            jnp.asarray(save_every, int),
+            jnp.asarray(steps, int),
+        )
+        self.steps, self.made, self.status = steps, 0, DescentStatus.reached
+        self.carry = carry
+        self.times = [np.array([start])]
+        self.records = [_to_host(first_record(flow, observables, self.clock[0]))]
+
+    def go(self) -> None:
+        try:
+            while self.made < self.steps and self.status is DescentStatus.reached:
+                self._advance()
+        except KeyboardInterrupt:
+            self.status = DescentStatus.interrupted
+
+    def _advance(self) -> None:
+        carry, saved = _advance(
+            *self.arguments, self.carry, jnp.asarray(self.made, int), *self.clock
+        )
+        saved = _to_host(saved)
+        fresh = np.diff(saved["step"], prepend=self.made) > 0
+        count = int(np.sum(fresh & saved["finite"]))
+        if not saved["finite"].all():
+            self.status = DescentStatus.diverged
+        self.carry = carry
+        if count:
+            self.made = int(saved["step"][count - 1])
+            self.times.append(saved["t"][:count])
+            self.records.append(jax.tree.map(lambda x: x[:count], saved["record"]))
+
+
+def _check_rule(learning_rate: Any, optimizer: Any, decay: Decay) -> None:
+    if (learning_rate is None) == (optimizer is None):
+        given = "neither" if optimizer is None else "both"
+        raise ValueError(
+            f"Give either learning_rate=η (gradient descent) or optimizer= (Optax); got {given}."
+        )
+    if optimizer is None:
+        if not (math.isfinite(learning_rate) and learning_rate > 0):
+            raise ValueError(f"learning_rate = {learning_rate} must be a finite number above 0.")
+        return
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer = {optimizer!r} is no Optax transformation. Pass for example "
+            "optax.adam(1e-3), or learning_rate= for plain gradient descent."
+        )
+    if isinstance(decay, Mapping) or callable(decay) or decay != 0.0:
+        raise ValueError(
+            f"decay = {decay!r} belongs to learning_rate=. With an optimizer put it there: "
+            "optax.chain(optax.add_decayed_weights(λ), optax.sgd(η)), or optax.adamw."
+        )
+
+
+def _check_steps(steps: int, save_every: int | None) -> tuple[int, int]:
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: the number of steps must be at least 1.")
+    if save_every is None:
+        return steps, math.ceil(steps / 2000)
+    if save_every < 1:
+        raise ValueError(f"save_every = {save_every}: at least one step lies between records.")
+    return steps, save_every
+
+
+def _has_examples(data: Any) -> TypeGuard[Array]:
+    return eqx.is_array(data) and data.ndim > 0
+
+
+def _make_batches(flow: Flow, batch: int | None, key: Any) -> _Batches | None:
+    if batch is None:
+        if key is not None:
+            raise ValueError("key= draws minibatches: give batch=, their size, as well.")
+        return None
+    if key is None:
+        raise ValueError(f"batch = {batch} needs a key: pass key=jax.random.key(0).")
+    if not (eqx.is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+        raise ValueError(f"key = {key!r} is not one typed key: pass key=jax.random.key(0).")
+    objective = flow.objective
+    inputs, targets = (getattr(objective, name, None) for name in ("inputs", "targets"))
+    if not (_has_examples(inputs) and _has_examples(targets)):
+        raise ValueError(
+            f"batch = {batch} draws examples from the leading axis of objective.inputs and "
+            f"objective.targets, which {type(objective).__name__} does not have. Use "
+            "gflow.objectives.SquaredLoss or a module with these two arrays."
+        )
+    count = inputs.shape[0]
+    if not 1 <= batch <= count:
+        raise ValueError(f"batch = {batch}: choose from 1 to {count}, the number of examples.")
+    total, single = _losses(flow)
+    if np.isclose(np.mean(single), total, rtol=1e-4):
+        factor = 1.0
+    elif np.isclose(np.sum(single), total, rtol=1e-4):
+        factor = count / batch
+    else:
+        raise ValueError(
+            f"{type(objective).__name__} is {float(total):.6g} on all examples, neither the mean "
+            f"nor the sum of its values on single ones ({float(np.mean(single)):.6g} and "
+            f"{float(np.sum(single)):.6g}): a minibatch would give a biased gradient."
+        )
+    return _Batches(key, jnp.asarray(factor, total.dtype), batch)
+
+
+@eqx.filter_jit
+def _losses(flow: Flow) -> tuple[Array, Array]:
+    """The loss at the start: on all examples, and on each alone."""
+    weights = flow.weights(flow.start())
+
+    def alone(x, y):
+        objective = _with_data(flow.objective, x[None], y[None])
+        return dataclasses.replace(flow, objective=objective).loss(weights)
+
+    return flow.loss(weights), jax.vmap(alone)(flow.objective.inputs, flow.objective.targets)
+
+
+def _describe(rule: Any, flow: Flow, batches: _Batches | None) -> str:
+    how = "" if batches is None else f", minibatches of {batches.size}"
+    if isinstance(rule, _Optax):
+        return f"Optax optimizer{how}, on plain factors"
+    names = {_SignedLogs: "log", RawCoordinates: "raw", FactorCoordinates: "factor"}
+    kinds = sorted({names[type(c)] for c in flow.coordinates})
+    what = "gradient descent" if batches is None else "stochastic gradient descent"
+    rate = float(rule.learning_rate)
+    return f"{what}{how}, learning rate {rate:g}, in {' and '.join(kinds)} coordinates"

@@ -1,0 +1,27 @@
+"""Strict JAX, two simulated devices, and every annotation of the packages checked.
+
+This runs before the packages are imported: the import hook only sees what comes after it.
+"""
+
+import os
+from typing import Annotated, Self
+
+import beartype
+import jax
+from beartype.vale import Is
+from jaxtyping import install_import_hook
+
+os.environ["MPLBACKEND"] = "Agg"
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_enable_compilation_cache", False)
+jax.config.update("jax_num_cpu_devices", 2)
+
+# The hook decorates one method at a time, where beartype cannot know what Self is.
+anything = Annotated[object, Is[lambda _: True]]
+checked = beartype.beartype(
+    conf=beartype.BeartypeConf(hint_overrides=beartype.FrozenDict({Self: anything}))
+)
+install_import_hook(["gflow", "theory"], "conftest.checked")

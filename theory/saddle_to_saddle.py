@@ -1,0 +1,114 @@
+"""Saddle path of a diagonal linear network on a quadratic loss.
+
+Pesme & Flammarion 2023 (2304.00488), Algorithm 1: the dual variable q moves with the
+gradient inside [−1, 1] and each saddle is a sign-constrained least-squares fit.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import ArrayLike
+from scipy import optimize
+
+from .prediction import Prediction, Stage, Start
+
+SOURCE = "Pesme & Flammarion 2023 (2304.00488), Algorithm 1"
+VALIDITY = "β = u⊙v, squared loss, α → 0, unique winners (features in general position)"
+_FLOOR = 1e-10
+_TIE = 1e-9
+
+
+def predict(X: ArrayLike, y: ArrayLike, reduction: str = "half_mean") -> Prediction:
+    """Saddles and times T_k of β = u⊙v for the squared loss of Xβ against y.
+
+    **Arguments:** `X`: (n, p), `y`: (n,), `reduction` as in
+    `gflow.objectives.SquaredLoss`; it sets the clock (the loss of "half_mean" is slower
+    by n than "half_sum"). Start: |u ± v| of order α.
+
+    **Returns:** a `Prediction` whose `.value` is the weight vector; offsets are NaN,
+    since they depend on the connecting orbits (see `theory.gradual_rank`).
+
+    **Raises:** ValueError for shapes, non-finite data, an unknown reduction, a tie.
+    """
+    X, y = np.asarray(X, float), np.asarray(y, float)
+    if X.ndim != 2 or y.shape != X.shape[:1]:
+        raise ValueError(
+            f"predict(X, y) needs X of shape (n, p) and y of shape (n,); got {X.shape} and "
+            f"{y.shape}."
+        )
+    if not (np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
+        raise ValueError("X or y contains NaN or infinite entries.")
+    factors = {"half_sum": 0.5, "sum": 1.0, "half_mean": 0.5 / len(y), "mean": 1.0 / len(y)}
+    if reduction not in factors:
+        raise ValueError(f"reduction = {reduction!r}: choose one of {sorted(factors)}.")
+    factor = factors[reduction]
+
+    def loss(beta: np.ndarray) -> float:
+        return factor * float(np.sum((X @ beta - y) ** 2))
+
+    def force(beta: np.ndarray) -> np.ndarray:
+        return -2.0 * factor * (X.T @ (X @ beta - y))
+
+    beta, q, tau = np.zeros(X.shape[1]), np.zeros(X.shape[1]), 0.0
+    initial = float(np.max(np.abs(force(beta)), initial=0.0))
+    stages: list[Stage] = []
+    while True:
+        g = force(beta)
+        moving = (beta == 0) & (np.abs(g) > _FLOOR * initial)
+        if not moving.any():
+            break
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wait = np.where(moving, (1.0 - np.sign(g) * q) / np.abs(g), np.inf)
+        order = np.argsort(wait, kind="stable")
+        winner = int(order[0])
+        margin = float(wait[order[1]] - wait[winner]) if len(order) > 1 else math.inf
+        if margin <= _TIE * wait[winner]:
+            raise ValueError(
+                f"An accidental tie: features {winner} and {int(order[1])} would switch at the "
+                "same τ, and the limit does not decide which comes first. Perturb the data."
+            )
+        q = np.where(moving, q + g * wait[winner], q)
+        tau += float(wait[winner])
+        q[winner] = np.sign(g[winner])
+        before = beta
+        beta = _signed_fit(X, y, before, winner, q)
+        stages.append(_stage(tau, before, beta, winner, margin, loss, 2 * factor * X.T @ X, g))
+    start = np.zeros(X.shape[1])
+    ended = "complete: no feature correlates with the residual"
+    return Prediction(Start(0.0, start, loss(start), 0), stages, SOURCE, VALIDITY, ended)
+
+
+def _signed_fit(X, y, before, winner, q) -> np.ndarray:
+    """min ‖Xβ − y‖ over the support and the winner, each keeping the sign of its q."""
+    support = np.flatnonzero((before != 0) | (np.arange(len(q)) == winner))
+    columns = X[:, support] * np.sign(q[support])
+    size, _ = optimize.nnls(columns, y)
+    # the active-set answer once more by an orthogonal solve on its own support
+    kept = size > 0
+    size[kept] = np.linalg.lstsq(columns[:, kept], y, rcond=None)[0]
+    beta = np.zeros(len(q))
+    beta[support] = np.sign(q[support]) * size
+    return beta
+
+
+def _stage(tau, before, beta, winner, margin, loss, hessian, g) -> Stage:
+    support = np.flatnonzero(beta)
+    block = hessian[np.ix_(support, support)]
+    on = np.flatnonzero((beta != 0) & (before == 0))
+    off = np.flatnonzero((beta == 0) & (before != 0))
+    level = None
+    if beta[winner] != 0:
+        level = (("weight", (winner,)), 0.5 * float(beta[winner]))
+    return Stage(
+        tau=tau,
+        offset=math.nan,
+        activated=[("weight", (int(i),)) for i in on],
+        deactivated=[("weight", (int(i),)) for i in off],
+        value=beta,
+        loss=loss(beta),
+        rank=int(support.size),
+        margin=margin,
+        level=level,
+        curvature=float(np.min(np.linalg.eigvalsh(block))) if support.size else math.nan,
+        rate=float(abs(g[winner])),
+    )
