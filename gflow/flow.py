@@ -236,6 +236,11 @@ def _checked_rate(rate: Any, name: str) -> Constant | Callable | None:
     return Constant(value) if value > 0.0 else None
 
 
+@eqx.filter_jit
+def _forces(flow: Flow, weights: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    return flow.forces(weights)
+
+
 def _check_loss(flow: Flow) -> None:
     weights = flow.weights(flow.start())
     shape = eqx.filter_eval_shape(flow.loss, weights)
@@ -246,7 +251,7 @@ def _check_loss(flow: Flow) -> None:
             f"The objective must return a scalar loss; it returned shape {shape.shape}. "
             "Sum or average over examples."
         )
-    loss, forces = eqx.filter_jit(lambda flow, w: flow.forces(w))(flow, weights)
+    loss, forces = _forces(flow, weights)
     bad = [n for n, g in forces.items() if not np.all(np.isfinite(g))]
     if not np.isfinite(loss) or bad:
         what = f"is {float(loss)}" if not np.isfinite(loss) else f"has no finite gradient in {bad}"

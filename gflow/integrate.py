@@ -117,7 +117,8 @@ def run_round(
     accepted = solution.stats["num_accepted_steps"]
     last = jnp.maximum(accepted - 1, 0)
     index = jnp.minimum(jnp.arange(STEPS), last)
-    assert solution.ts is not None and solution.ys is not None
+    assert solution.ts is not None
+    assert solution.ys is not None
     any_step = accepted > 0
     t = jnp.where(any_step, solution.ts[index], 0.0)
     states = jnp.where(any_step, solution.ys[index], flow.start()[None])

@@ -414,14 +414,14 @@ def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
 def to_factors(model: PyTree) -> PyTree:
     """`model` with plain factors in place of scale form, for outside optimisers.
 
-    Hadamard becomes plain (u, v), Scaled a plain array; Frozen leaves stay frozen.
+    Hadamard becomes plain (u, v), Scaled an array of log-size 0; Frozen leaves stay frozen.
     Filter the result with `eqx.is_inexact_array` as any Equinox model.
     """
 
     def change(node):
         if isinstance(node, Hadamard):
             return node.factors()
-        return node.value if isinstance(node, Scaled) else node
+        return Scaled(node.value, 0.0) if isinstance(node, Scaled) else node
 
     return jax.tree.map(change, model, is_leaf=is_parameter)
 

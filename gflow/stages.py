@@ -1,6 +1,7 @@
 """Plateaus and transitions of a finished run, and what switched at each of them."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def plateau_steps(descent: np.ndarray) -> list[int]:
     peaks = [int(p) for p in peaks if p < len(height) - 1]
     edges = [0, *peaks, len(height) - 1]
     steps = [0]
-    for a, b in zip(edges[1:-1], edges[2:], strict=True):
+    for a, b in itertools.pairwise(edges[1:]):
         steps.append(a + int(np.argmin(height[a : b + 1])))
     return steps
 

@@ -56,7 +56,7 @@ def test_the_references_contain_the_events_they_are_meant_for():
     assert theta[:, 0].max() > 0.79  # coordinate 0 carries the first plateau,
     assert theta[-1, 0] < 0.03  # and leaves it
     for alpha in ("1e-2", "1e-4", "1e-8"):
-        _, _, _, theta, u, v = problem(REFERENCE[f"signs {alpha}"])
+        _, _, _, theta, _, _ = problem(REFERENCE[f"signs {alpha}"])
         assert theta[:, 0].max() > 0.35  # active positive,
         assert theta[-1, 0] < -0.17  # then active negative
         (u0,), (v0,) = (numbers([REFERENCE[f"signs {alpha}"][k]]) for k in ("u0", "v0"))
@@ -87,17 +87,29 @@ def test_raw_factors_agree_with_50_digits_and_conserve_the_balance(name):
     )  # fmt: skip
     rows = at(run, times)
     np.testing.assert_allclose(run.observables["weight"][rows], theta, rtol=0, atol=1e-8)
-    # The balance is a difference of squares of O(1): its error is that of u and v.
+    # rtol is relative to u and v, whose squares the balance subtracts.
     u, v = run.leaves["weight"]["u"], run.leaves["weight"]["v"]
-    balance = (u + v) * (u - v)
-    np.testing.assert_allclose(balance, np.broadcast_to(balance[0], balance.shape), atol=1e-9)
+    drift = np.abs((u**2 - v**2) - (u[0] ** 2 - v[0] ** 2))
+    assert np.max(drift) < 10 * 1e-12 * np.max(u**2 + v**2)
 
 
-@pytest.mark.parametrize("name", ["zhao 1e-8", "signs 1e-4"])
+@pytest.mark.parametrize("name", REFERENCE)
 def test_error_bars_cover_the_true_error(name):
     model, objective, times, theta, _, _ = problem(REFERENCE[name])
     run = gflow.simulate(model, objective, t1=times[-1], save=times, rtol=1e-6)
     rows = at(run, times)
-    error = np.abs(run.observables["weight"][rows] - theta)
-    assert error.max() > 1e-9  # there is an error to cover
-    assert np.all(error <= run.error["weight"][rows] + 1e-13)
+    error, bar = np.abs(run.observables["weight"][rows] - theta), run.error["weight"][rows]
+    assert error.max() > 1e-8  # there is an error to cover
+    assert np.all(error.max(axis=0) <= bar.max(axis=0))
+    # One by one a bar may fall short where the difference of the two runs crosses zero.
+    assert np.mean(error <= bar + 1e-14) > 0.95
+
+
+def test_the_error_is_proportional_to_rtol():
+    model, objective, times, theta, _, _ = problem(REFERENCE["signs 1e-4"])
+    rtol, error = np.array([1e-5, 1e-7, 1e-9, 1e-11]), []
+    for x in rtol:
+        run = gflow.simulate(model, objective, t1=times[-1], save=times, rtol=x, error_bars=False)
+        error.append(np.max(np.abs(run.observables["weight"][at(run, times)] - theta)))
+    slope = np.polyfit(np.log(rtol), np.log(error), 1)[0]
+    assert slope == pytest.approx(1.0, abs=0.2)

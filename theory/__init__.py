@@ -1,6 +1,11 @@
 """What papers predict about gradient flow, and its comparison with simulation."""
 
-from . import gradual_rank as gradual_rank, saddle_to_saddle as saddle_to_saddle
+from . import (
+    assumptions as assumptions,
+    gradual_rank as gradual_rank,
+    plot as plot,
+    saddle_to_saddle as saddle_to_saddle,
+)
 from .compare import (
     Comparison as Comparison,
     compare as compare,

@@ -12,7 +12,7 @@ from gflow.parameters import Hadamard, is_parameter
 from gflow.stages import active_weights, plateau_steps
 from gflow.trajectory import Trajectory
 
-from .prediction import Prediction, Stage, coordinate_label
+from .prediction import Prediction, coordinate_label
 
 #: Disagreement, in e-folds of the winner's growth, that still counts as agreement.
 AGREEMENT = 0.01
@@ -20,6 +20,7 @@ AGREEMENT = 0.01
 VERDICTS = {
     "agrees": "the finite-α prediction T + C/Λ is met to a hundredth of an e-fold",
     "within the error bar": "the difference is no larger than the solver's error bar",
+    "near-tie": "another weight is about to switch as well: see margin, or take a smaller α",
     "within |C|/Λ": "explained by finite α: the remainder beyond C/Λ is a power of α",
     "merged": "at this α the transitions are predicted to overtake each other",
     "limit only": "no C_k predicted: the time is O(1/Λ) from its limit",
@@ -32,7 +33,8 @@ class Row:
     """One transition, or several that merge at this α.
 
     Times are τ; `offset_*` are C = (τ − T)·Λ in flow time; `limit` is the log-Richardson
-    limit from a second run; `loss_*` and `rank_*` belong to the plateau after it.
+    limit from a second run; `tolerance` is the bound on |τ measured − τ predicted| that
+    the verdict stands for; `loss_*` and `rank_*` belong to the plateau after it.
     """
 
     stage: str
@@ -44,6 +46,7 @@ class Row:
     offset_predicted: float
     offset_measured: float
     limit: float
+    tolerance: float
     loss_predicted: float
     loss_measured: float
     rank_predicted: str
@@ -105,7 +108,7 @@ class Comparison:
                     r.rank_predicted,
                     r.rank_measured,
                     r.verdict,
-                ]  # fmt: skip
+                ]
             )
         if all(math.isnan(r.limit) for r in self.rows):
             table = [row[:7] + row[8:] for row in table]
@@ -186,9 +189,9 @@ class _Judge:
         if crossing is None:
             if self._beyond(predicted if math.isfinite(predicted) else stage.tau):
                 return None
-            return self._row([k], math.nan, math.nan, limit, "unexplained", None)
-        verdict = self._verdict(stage, crossing, predicted)
-        return self._row([k], crossing.t, crossing.error, limit, verdict, self._plateau(k))
+            return self._row([k], None, limit, "unexplained", math.nan)
+        verdict, bound = self._verdict(k, crossing, predicted)
+        return self._row([k], crossing, limit, verdict, bound)
 
     def merged(self, group: list[int]) -> Row | None:
         """One visible jump: the loss midway between the plateaus around the group."""
@@ -199,27 +202,32 @@ class _Judge:
         if crossing is None:
             if self._beyond(float(np.max(self.finite.t[group]))):
                 return None
-            return self._row(group, math.nan, math.nan, math.nan, "unexplained", None)
-        plateau = self._plateau(group[-1])
-        return self._row(group, crossing.t, crossing.error, math.nan, "merged", plateau)
+            return self._row(group, None, math.nan, "unexplained", math.nan)
+        return self._row(group, crossing, math.nan, "merged", math.nan)
 
     def _beyond(self, t: float) -> bool:
         return t > float(self.trajectory.t[-1])
 
-    def _verdict(self, stage: Stage, crossing: Crossing, predicted: float) -> str:
-        scale = self.trajectory.scale
+    def _verdict(self, k: int, crossing: Crossing, predicted: float) -> tuple[str, float]:
+        """The strictest bound that holds, and its size in flow time."""
+        stage = self.prediction.stages[k]
         rate = stage.rate if math.isfinite(stage.rate) else 1.0
         if math.isnan(predicted):
-            near = abs(crossing.t - stage.tau * scale) * rate <= 0.5 * scale
-            return "limit only" if near else "unexplained"
+            limit = stage.tau * self.trajectory.scale
+            bound = 0.5 * self.trajectory.scale / rate
+            return ("limit only" if abs(crossing.t - limit) <= bound else "unexplained"), bound
         miss = abs(crossing.t - predicted)
-        if miss * rate <= AGREEMENT:
-            return "agrees"
-        if miss <= crossing.error:
-            return "within the error bar"
-        if miss <= max(abs(stage.offset), 1.0 / rate):
-            return "within |C|/Λ"
-        return "unexplained"
+        # a rival changes the time by as long as the two weights need to part
+        tie = stage.margin * self.trajectory.scale + abs(stage.offset) + 10.0 / rate
+        for verdict, bound in (
+            ("agrees", AGREEMENT / rate),
+            ("within the error bar", crossing.error),
+            ("near-tie", tie if self.finite.near_tie[k] else 0.0),
+            ("within |C|/Λ", max(abs(stage.offset), 1.0 / rate)),
+        ):
+            if miss <= bound:
+                return verdict, bound
+        return "unexplained", bound
 
     def _plateau(self, k: int) -> int:
         """Recorded step that rests longest between this transition and the next."""
@@ -233,9 +241,12 @@ class _Judge:
             return inside[0]
         return start + int(np.argmin(trajectory.descent[start:stop]))
 
-    def _row(self, group, t, error, limit, verdict, plateau) -> Row:
+    def _row(self, group, crossing: Crossing | None, limit, verdict, bound) -> Row:
         scale = self.trajectory.scale
-        first, last = (self.prediction.stages[i] for i in (group[0], group[-1]))
+        t, error, plateau = math.nan, math.nan, None
+        if crossing is not None:
+            t, error, plateau = crossing.t, crossing.error, self._plateau(group[-1])
+        last = self.prediction.stages[group[-1]]
         single = len(group) == 1
         measured_loss, measured_rank = math.nan, ""
         if plateau is not None:
@@ -252,6 +263,7 @@ class _Judge:
             offset_predicted=last.offset if single else math.nan,
             offset_measured=t - last.tau * scale if single else math.nan,
             limit=limit,
+            tolerance=bound / scale,
             loss_predicted=last.loss,
             loss_measured=measured_loss,
             rank_predicted=_rank_label(last.rank),

@@ -211,6 +211,9 @@ class _Path:
         others = wait.copy()
         others[tied[:, 0], tied[:, 1]] = np.inf
         margin = float(np.min(others)) - best
+        rival = None
+        if math.isfinite(margin):
+            rival = np.unravel_index(int(np.argmin(others)), others.shape)
 
         row = tied[0, 0]
         rate = float(rates[row, group[0]])
@@ -232,6 +235,12 @@ class _Path:
         delta_offset = (entry - log_share[top]) / rate
         if len(group) > 1:
             self.groups.append(sorted(int(i) for i in group))
+        if rival is not None:
+            rival = (
+                _coordinate(self, int(rival[1])),
+                float(self.exponent[rival] - rates[rival] * best),
+                float(self.size[rival] + rates[rival] * delta_offset),
+            )
         self._carry(orbit, rates, best, delta_offset, before)
 
         was, now = before_alive != 0, self.alive != 0
@@ -249,6 +258,7 @@ class _Path:
             level=level,
             curvature=self._curvature(),
             rate=rate,
+            rival=rival,
             shares=shares if len(group) > 1 else {},
         )
         return stage, orbit
@@ -360,7 +370,7 @@ class _Composite:
     orbits: list[Orbit]
     path: _Path
 
-    def __call__(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
+    def composite(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
         first = np.concatenate([v.ravel() for v in self.start.value.values()])
         theta = np.tile(first, (len(t), 1))
         loss = np.full(len(t), self.start.loss)

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -36,6 +35,8 @@ class Stage:
       (leaf name, index) and the signed weight.
     - `curvature`: smallest eigenvalue of the Hessian of L restricted to the support.
     - `rate`: the winner's growth rate |g| on the plateau before.
+    - `rival`: (leaf name, index) of the next candidate, and (e, b): at the transition its
+      factor has size e^{b − eΛ}, so that a near-tie can be judged at any α.
     - `shares`: for exchangeable copies that switch together, each one's share.
     """
 
@@ -50,6 +51,7 @@ class Stage:
     level: tuple[Any, float] | None = None
     curvature: float = math.nan
     rate: float = math.nan
+    rival: tuple[Coordinate, float, float] | None = None
     shares: dict[Coordinate, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -63,6 +65,18 @@ class Stage:
 def coordinate_label(coordinate: Coordinate) -> str:
     name, index = coordinate
     return f"{name}[{', '.join(map(str, index))}]"
+
+
+class Orbits(Protocol):
+    """The connecting orbits behind a prediction, one a stage."""
+
+    orbits: list[Any]
+
+    def composite(
+        self, t: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Loss and weights at flow times `t` when stage k happens at `times[k]`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,9 +93,7 @@ class Prediction:
     source: str
     validity: str
     ended: str
-    curves: "Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, dict]] | None" = (
-        dataclasses.field(default=None, repr=False)
-    )
+    orbits: "Orbits | None" = dataclasses.field(default=None, repr=False)
 
     def at(self, log_alpha: float) -> "FiniteAlpha":
         """Times, surviving plateaus and curves at α = e^log_alpha."""
@@ -134,6 +146,23 @@ class FiniteAlpha:
         return np.append(np.diff(self.t) > 0, True) if len(self.t) else np.zeros(0, bool)
 
     @property
+    def near_tie(self) -> np.ndarray:
+        """Whether the next candidate weighs more than 10⁻³ of the level at a transition.
+
+        Then the two weights grow side by side and the order of the limit, or its offsets,
+        may not be reached at this α.
+        """
+        flags = []
+        for stage in self.prediction.stages:
+            if stage.rival is None or stage.level is None or stage.level[0] == "loss":
+                flags.append(False)
+                continue
+            _, exponent, log_size = stage.rival
+            log_weight = 2.0 * (log_size - exponent * self.scale) - math.log(4.0)
+            flags.append(log_weight > math.log(1e-3 * abs(stage.level[1])))
+        return np.array(flags, bool)
+
+    @property
     def merged(self) -> list[list[int]]:
         """Stages grouped into transitions: a group of several is one visible jump."""
         groups: list[list[int]] = []
@@ -153,13 +182,13 @@ class FiniteAlpha:
         return self._composite(tau)[1]
 
     def _composite(self, tau: ArrayLike):
-        if self.prediction.curves is None:
+        if self.prediction.orbits is None:
             raise ValueError(
                 f"{self.prediction.source} gives saddles and limit times only; curves at "
                 "finite α come with theory.gradual_rank.predict."
             )
         tau = np.asarray(tau, float)
-        loss, values = self.prediction.curves(tau.ravel() * self.scale, self.t)
+        loss, values = self.prediction.orbits.composite(tau.ravel() * self.scale, self.t)
         return loss.reshape(tau.shape), {
             n: v.reshape(*tau.shape, *v.shape[1:]) for n, v in values.items()
         }

@@ -38,6 +38,8 @@ PROBLEMS = {
     },
 }
 ALPHAS = ("1e-2", "1e-4", "1e-8")
+#: Size of the last terms of a series that are left out.
+TOLERANCE = mp.mpf("1e-47")
 
 
 def product(a, b, k):
@@ -62,7 +64,7 @@ def series(u, v, H, b, order):
     return U, V
 
 
-def integrate(problem, alpha, times, order, tolerance=mp.mpf("1e-47")):
+def integrate(problem, alpha, times, order):
     X = mp.matrix(problem["inputs"])
     H = (X.T * X).tolist()
     b = list(X.T * mp.matrix(problem["targets"]))
@@ -76,7 +78,7 @@ def integrate(problem, alpha, times, order, tolerance=mp.mpf("1e-47")):
             for k in (order - 1, order):
                 largest = max(abs(c[k]) for c in (*U, *V))
                 if largest > 0:
-                    step = min(step, mp.mpf("0.9") * (tolerance / largest) ** (mp.mpf(1) / k))
+                    step = min(step, mp.mpf("0.9") * (TOLERANCE / largest) ** (mp.mpf(1) / k))
             u = [mp.polyval(c[::-1], step) for c in U]
             v = [mp.polyval(c[::-1], step) for c in V]
             t = end if step == end - t else t + step

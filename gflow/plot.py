@@ -1,0 +1,80 @@
+"""Figures of a run. Each takes `ax=None` and returns the axes."""
+
+from typing import Any
+
+import numpy as np
+
+#: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def new_axes(ax=None, width: float = 3.4, height: float = 2.4) -> Any:
+    """`ax`, or the axes of a figure of one column's width (inches)."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    return ax
+
+
+def time_axis(trajectory) -> tuple[np.ndarray, str]:
+    """Times and axis label: τ where α is known, flow time otherwise."""
+    if trajectory.log_alpha < 0:
+        return trajectory.tau, r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
+    return trajectory.t, "flow time $t$"
+
+
+def alpha_label(log_alpha: float) -> str:
+    """α as a power of ten."""
+    return rf"$\alpha = 10^{{{log_alpha / np.log(10):.4g}}}$"
+
+
+def loss(trajectory, ax=None, **style):
+    """Loss against time."""
+    ax = new_axes(ax)
+    x, label = time_axis(trajectory)
+    ax.plot(x, trajectory.loss, **{"color": COLOURS[0], "lw": 1.5, **style})
+    ax.set(xlabel=label, ylabel="loss")
+    return ax
+
+
+def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
+    """Effective weights of one leaf against time; the ones that never move in grey."""
+    ax = new_axes(ax)
+    x, label = time_axis(trajectory)
+    values = trajectory.observables[leaf].reshape(len(x), -1)
+    shape = trajectory.observables[leaf].shape[1:]
+    moving = np.max(np.abs(values), axis=0) > threshold * np.max(np.abs(values))
+    order = 0
+    for flat in range(values.shape[1]):
+        if not moving[flat]:
+            ax.plot(x, values[:, flat], color="0.8", lw=0.8, zorder=1)
+            continue
+        index = ", ".join(str(int(i)) for i in np.unravel_index(flat, shape))
+        dashes = ["-", (0, (5, 1.5)), (0, (1.5, 1.2))][(order // len(COLOURS)) % 3]
+        ax.plot(
+            x,
+            values[:, flat],
+            **{
+                "color": COLOURS[order % len(COLOURS)],
+                "ls": dashes,
+                "lw": 1.4,
+                "label": f"[{index}]",
+                **style,
+            },
+        )
+        order += 1
+    ax.set(xlabel=label, ylabel=f"weights {leaf}")
+    return ax
+
+
+def ranks(trajectory, leaf: str, ax=None, **style):
+    """Number of active weights of a leaf, |θ| > √α, against time."""
+    ax = new_axes(ax)
+    x, label = time_axis(trajectory)
+    counts = trajectory.observables[f"{leaf}.rank"]
+    total = counts.reshape(len(x), -1).sum(axis=1)
+    ax.step(x, total, where="post", **{"color": COLOURS[0], "lw": 1.5, **style})
+    ax.set(xlabel=label, ylabel=rf"rank of {leaf} (entries $> \sqrt{{\alpha}}$)")
+    return ax

@@ -1,0 +1,160 @@
+"""Figures of predictions and comparisons. Each takes `ax=None` and returns the axes.
+
+Measured curves are solid and coloured; predictions are black: dashed for the curve at
+finite α, dotted for the limit α → 0, open circles for predicted values.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from gflow.plot import COLOURS, alpha_label, loss as plot_loss, new_axes, weights
+
+from .prediction import Prediction
+
+LIMIT = {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
+FINITE = {"color": "black", "ls": (0, (4, 2)), "lw": 1.0}
+TAU_LABEL = r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
+
+
+def staircase(prediction: Prediction, ax=None, end: float | None = None, **style):
+    """The limit staircase: loss of the saddle occupied at τ."""
+    ax = new_axes(ax)
+    taus = np.array([s.tau for s in prediction.stages])
+    levels = [prediction.start.loss, *(s.loss for s in prediction.stages)]
+    if end is None:
+        end = 1.15 * taus[-1] if len(taus) else 1.0
+    edges = np.concatenate([[prediction.start.tau], taus[taus < end], [end]])
+    ax.step(
+        edges,
+        [*levels[: len(edges) - 1], levels[len(edges) - 2]],
+        where="post",
+        **{**LIMIT, "label": r"limit $\alpha \to 0$", **style},
+    )
+    ax.set(xlabel=TAU_LABEL, ylabel="loss")
+    return ax
+
+
+def finite_grid(prediction: Prediction, log_alpha: float, end: float) -> np.ndarray:
+    """Values of τ up to `end`, dense around the predicted transitions."""
+    times = prediction.at(log_alpha).tau
+    local = np.sinh(np.linspace(-7, 7, 161)) / -log_alpha
+    grid = np.concatenate([np.linspace(0, end, 201), *(t + local for t in times)])
+    return np.unique(grid[(grid >= 0) & (grid <= end)])
+
+
+def collapse(trajectories: list[Any], prediction: Prediction, ax=None):
+    """Loss against τ for several α: the runs, their predicted curves, and the limit."""
+    ax = new_axes(ax)
+    end = max(float(run.tau[-1]) for run in trajectories)
+    for i, run in enumerate(trajectories):
+        plot_loss(run, ax, color=COLOURS[i % len(COLOURS)], label=alpha_label(run.log_alpha))
+    for i, run in enumerate(trajectories):
+        if np.all(prediction.at(run.log_alpha).exists):
+            tau = finite_grid(prediction, run.log_alpha, end)
+            label = "predicted at that α" if i == len(trajectories) - 1 else None
+            ax.plot(tau, prediction.at(run.log_alpha).loss(tau), **FINITE, label=label)
+    staircase(prediction, ax, end)
+    ax.legend(frameon=False, fontsize="x-small")
+    return ax
+
+
+def comparison(result: Any, ax=None):
+    """One run against its prediction."""
+    return collapse([result.trajectory], result.prediction, ax)
+
+
+def weights_with_times(trajectory, prediction: Prediction, leaf: str, ax=None):
+    """Simulated entries of a leaf with the predicted transitions and saddle values."""
+    ax = weights(trajectory, leaf, ax)
+    finite = prediction.at(trajectory.log_alpha)
+    ends = [*finite.tau[1:], float(trajectory.tau[-1])]
+    for tau, end, stage in zip(finite.tau, ends, prediction.stages, strict=True):
+        if tau > trajectory.tau[-1]:
+            break
+        here = any(name == leaf for name, _ in stage.activated)
+        ax.axvline(tau, color="black", lw=0.9 if here else 0.4, ls=(0, (4, 2)), zorder=0)
+        values = np.ravel(stage.value[leaf])
+        values = values[values != 0]
+        middle = np.full(values.shape, 0.5 * (tau + min(end, trajectory.tau[-1])))
+        ax.plot(middle, values, "o", mfc="none", mec="black", ms=4, mew=0.8)
+    return ax
+
+
+def ranks_with_times(trajectory, prediction: Prediction, ax=None):
+    """Total rank of each leaf: simulated count and predicted staircase."""
+    ax = new_axes(ax)
+    finite = prediction.at(trajectory.log_alpha)
+    end = float(trajectory.tau[-1])
+    for i, leaf in enumerate(prediction.start.value):
+        counts = trajectory.observables[f"{leaf}.rank"].reshape(len(trajectory.t), -1).sum(axis=1)
+        style = {"color": COLOURS[i % len(COLOURS)], "lw": 1.6}
+        ax.step(trajectory.tau, counts, where="post", label=f"{leaf}, simulated", **style)
+        inside = finite.tau < end
+        levels = [np.sum(prediction.start.rank[leaf])]
+        levels += [np.sum(s.rank[leaf]) for s in prediction.stages]
+        edges = np.concatenate([[0.0], finite.tau[inside], [end]])
+        steps = [*levels[: len(edges) - 1], levels[len(edges) - 2]]
+        label = "predicted" if i == 0 else None
+        ax.step(edges, steps, where="post", **FINITE, label=label)
+    ax.set(xlabel=TAU_LABEL, ylabel=r"rank (entries $|\theta_i| > \sqrt{\alpha}$)")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False, fontsize="x-small")
+    return ax
+
+
+def convergence(scales, measured, errors, prediction: Prediction, limits, ax=None):
+    """τ_k − T_k against 1/Λ: runs, the line C_k/Λ, and the extrapolated limit at 0.
+
+    `measured[i, k]`, `errors[i, k]`: stage k of the run with Λ = scales[i]; `limits[k]`.
+    """
+    ax = new_axes(ax)
+    inverse = 1.0 / np.asarray(scales, float)
+    line = np.linspace(0.0, 1.05 * inverse.max(), 2)
+    markers = "osD^vP*X"
+    for k, stage in enumerate(prediction.stages):
+        colour = COLOURS[k % len(COLOURS)]
+        ax.plot(line, stage.offset * line, color="black", lw=0.7, ls=(0, (4, 2)), zorder=1)
+        ax.errorbar(
+            inverse,
+            np.asarray(measured)[:, k] - stage.tau,
+            np.asarray(errors)[:, k],
+            fmt=markers[k % len(markers)],
+            color=colour,
+            ms=4,
+            label=f"{k + 1}: {stage.label}",
+        )
+        ax.plot(0.0, limits[k] - stage.tau, "o", mfc="none", mec=colour, ms=7, clip_on=False)
+    ax.axhline(0.0, color="0.7", lw=0.8, zorder=0)
+    ax.set(
+        xlabel=r"$1/\Lambda = 1/\log(1/\alpha)$",
+        ylabel=r"$\tau_k(\alpha) - T_k$",
+    )
+    ax.legend(frameon=False, fontsize="xx-small", title="stage", title_fontsize="xx-small")
+    return ax
+
+
+def restarts(results: list[Any], ax=None):
+    """Distance of the saddle reached after a perturbation, by size and stage."""
+    ax = new_axes(ax)
+    floor = 1e-16
+    for i, result in enumerate(results):
+        sizes = np.repeat(result.sizes, result.distance.shape[1])
+        spread = 10.0 ** (0.04 * (i - 0.5 * (len(results) - 1)))
+        distance = np.maximum(result.distance.ravel(), floor)
+        ax.loglog(
+            sizes * spread,
+            distance,
+            "osD^vP*X"[i % 8],
+            color=COLOURS[i % len(COLOURS)],
+            ms=3.5,
+            label=f"stage {result.stage + 1}",
+        )
+    ax.axhline(1e-6, **LIMIT)
+    ax.set(
+        xlabel=r"size of the perturbation (s.d. of $\log|\theta|$)",
+        ylabel="distance of the saddle reached",
+        ylim=(floor / 3, 10),
+    )
+    ax.legend(frameon=False, fontsize="xx-small")
+    return ax
