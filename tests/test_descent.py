@@ -503,7 +503,9 @@ def test_a_loss_that_is_no_sum_over_examples_has_no_minibatches():
 
 
 def test_a_frozen_sign_is_allowed_where_asked_for():
-    traj = gflow.descend(model, HALF_SUM, learning_rate=0.1, steps=200, allow_frozen_sign=True)
+    traj = gflow.descend(
+        EQUAL_SIZES, HALF_SUM, learning_rate=0.1, steps=200, allow_frozen_sign=True
+    )
     assert np.all(np.isneginf(traj.leaves["weight"]["log_d"]))
     assert np.all(traj.observables["weight"] >= 0)
     assert traj.loss[-1] < 0.1 * traj.loss[0]
