@@ -56,7 +56,7 @@ class Flow(eqx.Module):
             leaves[slot] = _Effective(weights[name]) if wrap else weights[name]
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def loss(self, weights: Mapping[str, Array]) -> Float[Array, ""]:
+    def loss(self, weights: Mapping[str, Array]) -> Any:  # `build_flow` checks that it is a scalar
         return self.objective(self.model(weights))
 
     def forces(self, weights: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -119,7 +119,7 @@ class Flow(eqx.Module):
 def _rate(rate, t, dtype) -> Float[Array, ""]:
     if rate is None:
         return jnp.zeros((), dtype)
-    return rate.value if isinstance(rate, Constant) else jnp.asarray(rate(t), dtype)
+    return jnp.asarray(rate.value if isinstance(rate, Constant) else rate(t), dtype)
 
 
 def leaf_name(path: Any) -> str:

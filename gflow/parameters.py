@@ -55,7 +55,9 @@ class Constant(eqx.Module):
     bits: Array
 
     def __init__(self, value: ArrayLike):
-        value = jnp.asarray(value, jnp.result_type(float))
+        value = jnp.asarray(value)
+        if value.dtype not in (jnp.float32, jnp.float64):
+            value = value.astype(jnp.result_type(float))
         width = {4: jnp.int32, 8: jnp.int64}[value.dtype.itemsize]
         self.bits = lax.bitcast_convert_type(value, width)
 
@@ -161,8 +163,9 @@ class Hadamard(Trainable):
         scale = _checked_log_alpha(log_alpha)
         factor_s, factor_d = log_s, log_d
         if log_alpha is not None:
-            factor_s = log_s - jnp.asarray(exponent_s, log_s.dtype) * scale
-            factor_d = log_d - jnp.asarray(exponent_d, log_s.dtype) * scale
+            unit = scale.astype(log_s.dtype)
+            factor_s = log_s - jnp.asarray(exponent_s, log_s.dtype) * unit
+            factor_d = log_d - jnp.asarray(exponent_d, log_s.dtype) * unit
         return cls._build(factor_s, factor_d, sign_s, sign_d, exponent_s, exponent_d, scale)
 
     @classmethod
@@ -212,8 +215,9 @@ class Hadamard(Trainable):
         return self._elapsed.value
 
     def _shift(self, exponent: Array) -> Array:
-        known = jnp.isfinite(self.log_alpha)
-        return jnp.where(known, exponent * jnp.where(known, self.log_alpha, 0.0), 0.0)
+        log_alpha = self.log_alpha.astype(exponent.dtype)
+        known = jnp.isfinite(log_alpha)
+        return jnp.where(known, exponent * jnp.where(known, log_alpha, 0.0), 0.0)
 
     @property
     def log_s(self) -> Float[Array, "..."]:
@@ -255,7 +259,7 @@ class Hadamard(Trainable):
         # Only discrete steps change signs.
         sign_s = jnp.asarray(record.get("sign_s", self.sign_s))
         sign_d = jnp.asarray(record.get("sign_d", self.sign_d))
-        alpha = self.log_alpha
+        alpha = self.log_alpha.astype(log_s.dtype)
         known = bool(jnp.isfinite(alpha))
         if not known:
             return type(self)._build(
@@ -350,7 +354,7 @@ class Scaled(Trainable):
                 f"Scaled(array, log_scale={scale:g}): e^±log_scale must be a float, that is "
                 f"|log_scale| < {limit:.0f}. Below that use gflow.Hadamard for products."
             )
-        self._log_scale = Constant(scale)
+        self._log_scale = Constant(jnp.asarray(scale, self.array.dtype))
 
     @property
     def log_scale(self) -> Float[Array, ""]:

@@ -8,6 +8,16 @@ import numpy as np
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 
+#: For `matplotlib.rc_context`: legible at one column's width.
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
 def new_axes(ax=None, width: float = 3.4, height: float = 2.4) -> Any:
     """`ax`, or the axes of a figure of one column's width (inches)."""
     if ax is not None:
@@ -65,7 +75,7 @@ def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
             },
         )
         order += 1
-    ax.set(xlabel=label, ylabel=f"weights {leaf}")
+    ax.set(xlabel=label, ylabel=f"entries of {leaf}")
     return ax
 
 

@@ -56,7 +56,7 @@ def simulate(
     log_alpha: float | int | None = None,
     decay: Decay = 0.0,
     rtol: float = 1e-8,
-    solver: diffrax.AbstractAdaptiveSolver | None = None,
+    solver: diffrax.AbstractSolver | None = None,
     observables: Mapping[str, Callable[[Any], Any]] | None = None,
     save: ArrayLike | Sequence[float] | None = None,
     error_bars: bool = True,
@@ -205,7 +205,7 @@ class _Run:
                 file=sys.stderr,
                 flush=True,
             )
-        return self._finished(local[count - 1], span, last)
+        return self._finished(float(local[count - 1]), span, last)
 
     def _finished(self, reached: float, span: float, last: dict[str, Any]) -> bool:
         if not last["resolved"]:

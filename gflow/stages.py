@@ -15,6 +15,9 @@ from .observables import log_abs_weight
 #: plateaus on both sides.
 DIP = 30.0
 
+#: Smallest share of the largest weight that counts on a plateau.
+MATTERS = 1e-3
+
 #: Descent below this share of its maximum is a plateau, whatever rounding does to it.
 _FLOOR = 1e-14
 
@@ -61,7 +64,7 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
     """The stages of a run, in order of time."""
     steps = plateau_steps(trajectory.descent)
     stages = []
-    for before, after in zip(steps[:-1], steps[1:], strict=True):
+    for before, after in itertools.pairwise(steps):
         on, off = [], []
         was_active, is_active = (
             active_weights(trajectory, before),
@@ -111,7 +114,7 @@ def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
         start = 0.5 * float(np.max(size[0]))
         threshold = 0.5 * trajectory.log_alpha if trajectory.log_alpha < 0 else start
         rest = np.abs(leaf["force"][step]) * largest < np.abs(leaf["value"][step]) * force_scale
-        matters = np.abs(leaf["value"][step]) > 1e-3 * largest
+        matters = np.abs(leaf["value"][step]) > MATTERS * largest
         active[name] = (size[step] > threshold) & rest & matters
     return active
 

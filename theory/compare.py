@@ -9,7 +9,7 @@ import numpy as np
 
 from gflow.crossings import Crossing, Quantity, first_crossing
 from gflow.parameters import Hadamard, is_parameter
-from gflow.stages import active_weights, plateau_steps
+from gflow.stages import MATTERS, active_weights, plateau_steps
 from gflow.trajectory import Trajectory
 
 from .prediction import Prediction, coordinate_label
@@ -241,6 +241,14 @@ class _Judge:
             return inside[0]
         return start + int(np.argmin(trajectory.descent[start:stop]))
 
+    def _rank_at(self, k: int, waited: float) -> str:
+        """Ranks predicted at this α, where a weight may still be on its way to zero."""
+        if self.prediction.orbits is None:
+            return ""
+        values = self.prediction.orbits.plateau(k, self.trajectory.scale, waited)
+        largest = max(np.max(v) for v in values.values())
+        return _rank_label({n: np.sum(v > MATTERS * largest, axis=-1) for n, v in values.items()})
+
     def _row(self, group, crossing: Crossing | None, limit, verdict, bound) -> Row:
         scale = self.trajectory.scale
         t, error, plateau = math.nan, math.nan, None
@@ -249,10 +257,14 @@ class _Judge:
         last = self.prediction.stages[group[-1]]
         single = len(group) == 1
         measured_loss, measured_rank = math.nan, ""
+        predicted_rank = _rank_label(last.rank)
         if plateau is not None:
             measured_loss = float(self.trajectory.loss[plateau])
             active = active_weights(self.trajectory, plateau)
             measured_rank = _rank_label({n: a.sum(axis=-1) for n, a in active.items()})
+            at_alpha = self._rank_at(group[-1], float(self.trajectory.t[plateau]) - t)
+            if single and measured_rank not in (predicted_rank, at_alpha):
+                verdict = "unexplained"
         return Row(
             stage=f"{group[0] + 1}" if single else f"{group[0] + 1}–{group[-1] + 1}",
             switches=" ".join(self.prediction.stages[i].label for i in group),
@@ -266,7 +278,7 @@ class _Judge:
             tolerance=bound / scale,
             loss_predicted=last.loss,
             loss_measured=measured_loss,
-            rank_predicted=_rank_label(last.rank),
+            rank_predicted=predicted_rank,
             rank_measured=measured_rank,
             verdict=verdict,
         )

@@ -20,6 +20,7 @@ transition is at T·Λ + C up to a power of α.
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,6 +53,8 @@ VALIDITY = (
 FORCE_FLOOR = 1e-10
 #: Candidates whose times agree to this relative accuracy are tied.
 TIE = 1e-9
+#: A weight of a continued run this far below the largest one has not switched yet.
+_ON_ITS_WAY = 1e-3
 #: log of the square root of the size at which a winner enters its orbit: |ψ| = e^{-50}/4.
 _ENTRY = -25.0
 
@@ -112,8 +115,9 @@ class _Path:
         self.side = np.array([1.0, -1.0])[:, None]  # rows: factor s, factor d
         self.exponent, self.size = _scales([leaves[n] for n in flow.names], scale)
         self.p = self.exponent.shape[1]
-        elapsed = max(float(leaf.elapsed) for leaf in leaves.values())
-        self.tau, self.offset = elapsed / -scale, 0.0
+        self.log_alpha = scale
+        self.elapsed = max(float(leaf.elapsed) for leaf in leaves.values())
+        self.tau, self.offset = self.elapsed / -scale, 0.0
         self.alive = self._initial_support()
         self.theta = np.zeros(self.p)
         self.groups: list[list[int]] = []
@@ -152,6 +156,7 @@ class _Path:
         start = Start(self.tau, self._by_leaf(self.theta), self.loss, self._rank(self.theta))
         stages: list[Stage] = []
         orbits: list[Orbit] = []
+        plateaus: list[_Plateau] = []
         ended = f"stopped at max_stages = {max_stages}"
         while len(stages) < max_stages:
             try:
@@ -165,13 +170,14 @@ class _Path:
                 break
             stages.append(step[0])
             orbits.append(step[1])
+            plateaus.append(_Plateau(self.theta, self.exponent, self.size, self._rates()))
         return Prediction(
             start,
             stages,
             SOURCE,
             VALIDITY,
             ended,
-            _Composite(self.landscape, start, orbits, self),
+            _Orbits(self.landscape, start, orbits, plateaus, self._by_leaf),
         )
 
     def _living(self, table: np.ndarray) -> np.ndarray:
@@ -183,9 +189,24 @@ class _Path:
         return float(loss), np.asarray(force)
 
     def _settle(self) -> None:
-        """From an active start to the saddle below it, before anything else escapes."""
-        x = np.where(self.alive != 0, self._living(self.size), 0.0)
-        orbit = self._connect(self.alive != 0, x, "from the start")
+        """From an active start to the saddle below it, before anything else escapes.
+
+        In a model taken from a run, weights that are still far below this saddle are not
+        part of it: they are on their way, up or down, and wait like dormant ones.
+        """
+        while True:
+            x = np.where(self.alive != 0, self._living(self.size), 0.0)
+            orbit = self._connect(self.alive != 0, x, "from the start")
+            size = 0.25 * np.exp(2.0 * x)
+            away = (self.alive != 0) & (size < _ON_ITS_WAY * np.max(np.abs(orbit.theta)))
+            if self.elapsed == 0.0 or not away.any():
+                break
+            row = np.where(self.alive < 0, 1, 0)[away]
+            self.exponent[row, away] = self.size[row, away] / self.log_alpha
+            self.size[row, away] = 0.0
+            self.alive = np.where(away, 0, self.alive)
+            if not self.alive.any():
+                return
         self._carry(orbit, np.zeros_like(self.exponent), 0.0, 0.0, np.zeros(self.p))
 
     def _rates(self) -> np.ndarray:
@@ -245,12 +266,13 @@ class _Path:
 
         was, now = before_alive != 0, self.alive != 0
         share = np.exp(2.0 * (log_share - log_share[top]))
-        shares = {_coordinate(self, i): w for i, w in zip(group, share / share.sum(), strict=True)}
+        share = share / share.sum()
+        shares = {_coordinate(self, int(i)): w for i, w in zip(group, share, strict=True)}
         stage = Stage(
             tau=self.tau,
             offset=self.offset,
-            activated=[_coordinate(self, i) for i in np.flatnonzero(now & ~was)],
-            deactivated=[_coordinate(self, i) for i in np.flatnonzero(was & ~now)],
+            activated=[_coordinate(self, int(i)) for i in np.flatnonzero(now & ~was)],
+            deactivated=[_coordinate(self, int(i)) for i in np.flatnonzero(was & ~now)],
             value=self._by_leaf(self.theta),
             loss=self.loss,
             rank=self._rank(self.theta),
@@ -358,20 +380,32 @@ class _Path:
         }
 
     def _rank(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        return {n: np.sum(v != 0, axis=-1) for n, v in self._by_leaf(theta).items()}
+        return {n: np.asarray(np.sum(v != 0, axis=-1)) for n, v in self._by_leaf(theta).items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Composite:
-    """Curves at finite α: each orbit at its own time, the saddles between subtracted."""
+class _Plateau:
+    """The saddle after a stage, and where every other factor stands at the stage's time."""
+
+    theta: np.ndarray
+    exponent: np.ndarray
+    size: np.ndarray
+    rates: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Orbits:
+    """Curves at finite α from the connecting orbits and the plateaus between them."""
 
     landscape: Landscape
     start: Start
     orbits: list[Orbit]
-    path: _Path
+    plateaus: list[_Plateau]
+    by_leaf: Callable[[np.ndarray], dict[str, np.ndarray]]
 
     def composite(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
-        first = np.concatenate([v.ravel() for v in self.start.value.values()])
+        """Each orbit at its own time, added up, the saddles between them subtracted."""
+        first = np.concatenate([np.ravel(v) for v in self.start.value.values()])
         theta = np.tile(first, (len(t), 1))
         loss = np.full(len(t), self.start.loss)
         before, loss_before = first, self.start.loss
@@ -381,7 +415,14 @@ class _Composite:
             loss = loss + np.asarray(losses(self.landscape, jnp.asarray(psi))) - loss_before
             before = orbit.theta
             loss_before = float(loss_and_force(self.landscape, jnp.asarray(before))[0])
-        return loss, self.path._by_leaf(theta)
+        return loss, self.by_leaf(theta)
+
+    def plateau(self, stage: int, scale: float, waited: float) -> dict[str, np.ndarray]:
+        """|θ| of every weight at Λ = scale, `waited` flow time after the stage."""
+        here = self.plateaus[stage]
+        logs = here.size - here.exponent * scale + here.rates * waited
+        dormant = 0.25 * np.exp(np.minimum(2.0 * np.max(logs, axis=0), 0.0))
+        return self.by_leaf(np.where(here.theta != 0, np.abs(here.theta), dormant))
 
 
 def _scales(leaves: list[Hadamard], log_alpha: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -67,6 +67,7 @@ def coordinate_label(coordinate: Coordinate) -> str:
     return f"{name}[{', '.join(map(str, index))}]"
 
 
+@runtime_checkable
 class Orbits(Protocol):
     """The connecting orbits behind a prediction, one a stage."""
 
@@ -76,6 +77,10 @@ class Orbits(Protocol):
         self, t: np.ndarray, times: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Loss and weights at flow times `t` when stage k happens at `times[k]`."""
+        ...
+
+    def plateau(self, stage: int, scale: float, waited: float) -> dict[str, np.ndarray]:
+        """|θ| of every weight, dormant ones included, a while after a stage."""
         ...
 
 

@@ -112,3 +112,21 @@ def _stage(tau, before, beta, winner, margin, loss, hessian, g) -> Stage:
         curvature=float(np.min(np.linalg.eigvalsh(block))) if support.size else math.nan,
         rate=float(abs(g[winner])),
     )
+
+
+def time_average(prediction: Prediction, tau: ArrayLike) -> np.ndarray:
+    """(1/τ)∫₀^τ β of the limit path, exactly: shape of `tau` + (p,).
+
+    For the half-sum loss it is the Lasso solution at λ = 1/τ, up to the first
+    deactivation and in general not after it. **Source:** Berthier 2025 (2509.18766).
+    """
+    tau = np.asarray(tau, float)
+    if np.any(tau <= 0):
+        raise ValueError("The average over [0, τ] needs τ > 0.")
+    edges = np.array([0.0, *(s.tau for s in prediction.stages), np.inf])
+    values = [prediction.start.value, *(s.value for s in prediction.stages)]
+    total = np.zeros((*tau.shape, len(values[0])))
+    for start, end, value in zip(edges[:-1], edges[1:], values, strict=True):
+        spent = np.clip(tau, start, end) - start
+        total += np.maximum(spent, 0.0)[..., None] * value
+    return total / tau[..., None]

@@ -1,0 +1,99 @@
+"""Time-averaged weights of the diagonal network against the Lasso path of scikit-learn."""
+
+import dataclasses
+
+import numpy as np
+
+from gflow.plot import COLOURS
+from gflow.trajectory import Trajectory
+
+from .. import saddle_to_saddle
+from ..prediction import Prediction
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LassoPath:
+    """Lasso weights at λ = 1/τ for the half-sum loss, piecewise linear in λ."""
+
+    knots: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, inputs: np.ndarray, targets: np.ndarray) -> "LassoPath":
+        """From `lars_path`, whose alphas are λ/n."""
+        from sklearn.linear_model import lars_path
+
+        alphas, _, coefficients = lars_path(np.array(inputs), np.array(targets), method="lasso")
+        return cls(alphas[::-1] * len(targets), coefficients.T[::-1])
+
+    def at(self, tau: np.ndarray) -> np.ndarray:
+        penalty = 1.0 / tau
+        columns = [np.interp(penalty, self.knots, column) for column in self.weights.T]
+        return np.stack(columns, axis=-1)
+
+
+def simulated_average(trajectory: Trajectory, leaf: str) -> np.ndarray:
+    """(1/t)∫₀ᵗ θ at every recorded time but the first, by Hermite quadrature."""
+    record, t = trajectory.leaves[leaf], trajectory.t
+    speed = 2.0 * np.abs(record["value"]) * record["force"]  # θ' where c = u² − v² → 0
+    h = np.diff(t)[:, None]
+    trapezoid = 0.5 * h * (record["value"][1:] + record["value"][:-1])
+    correction = h**2 / 12.0 * (speed[:-1] - speed[1:])
+    return np.cumsum(trapezoid + correction, axis=0) / t[1:, None]
+
+
+def relative_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """‖one − other‖/‖other‖ along the last axis."""
+    return np.linalg.norm(one - other, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+def add_to(report, task, trajectory: Trajectory, path: Prediction) -> None:
+    """The two-sided test: equal before the first deactivation, different after it."""
+    lasso = LassoPath.of(task.inputs, task.targets)
+    off = next(k for k, s in enumerate(path.stages) if s.deactivated)
+    start, first_off = path.stages[0].tau, path.stages[off].tau
+    next_on = path.stages[off + 1].tau
+    before = np.geomspace(1.01 * start, first_off, 60)
+    after = np.linspace(first_off, next_on, 60)[1:]
+    exact = relative_distance(saddle_to_saddle.time_average(path, before), lasso.at(before)).max()
+    apart = relative_distance(saddle_to_saddle.time_average(path, after), lasso.at(after)).max()
+    report.add("diabetes: (1/τ)∫β of the limit path against the Lasso, before", 0.0, exact, 1e-9)
+    report.add(
+        "diabetes: the same after the first deactivation (1: they differ)",
+        1.0, float(apart > 1e3 * max(exact, 1e-12)), 0.0,
+    )  # fmt: skip
+    tau = trajectory.tau[1:]
+    window = (tau > 1.2 * start) & (tau < first_off)
+    near = relative_distance(simulated_average(trajectory, "weight"), lasso.at(tau))[window].max()
+    report.say(
+        "diabetes: distance of the time average (1/τ)∫β from the Lasso at λ = 1/τ, relative to "
+        "the Lasso weights",
+        f"  limit path, up to the first deactivation (τ = {first_off:.5g}): {exact:.1e}",
+        f"  limit path, from there to the next stage (τ = {next_on:.5g}): {apart:.1e}",
+        f"  simulated at Λ = {trajectory.scale:.5g}, before it: {near:.1e} (of order 1/Λ)",
+    )
+
+
+def plot(ax, task, trajectory: Trajectory, path: Prediction):
+    """Distance to the Lasso against τ, for the limit path and for the simulated run."""
+    lasso = LassoPath.of(task.inputs, task.targets)
+    start, end = path.stages[0].tau, float(trajectory.tau[-1])
+    tau = np.geomspace(1.01 * start, end, 2000)
+    limit = relative_distance(saddle_to_saddle.time_average(path, tau), lasso.at(tau))
+    ax.loglog(tau, np.maximum(limit, 1e-16), color="black", ls=(0, (4, 2)), lw=1.0, label="limit")
+    run_tau = trajectory.tau[1:]
+    window = run_tau > 1.2 * start
+    run = relative_distance(simulated_average(trajectory, "weight"), lasso.at(run_tau))
+    label = rf"simulated, $\Lambda = {trajectory.scale:.4g}$"
+    ax.loglog(run_tau[window], run[window], color=COLOURS[0], lw=1.4, label=label)
+    for stage in path.stages:
+        if stage.deactivated:
+            ax.axvline(stage.tau, color="0.35", ls=(0, (1, 1.5)), lw=1.2)
+            ax.text(stage.tau, 1e-9, "deactivation ", ha="right", fontsize="x-small", rotation=90)
+    ax.set(
+        xlabel=r"rescaled time $\tau$",
+        ylabel="time average − Lasso, relative",
+        ylim=(1e-16, 10.0),
+    )
+    ax.legend(frameon=False, fontsize="x-small", loc="center left")
+    return ax
