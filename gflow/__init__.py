@@ -1,6 +1,12 @@
 """Exact gradient flow of small models from tiny initialisations."""
 
-from . import models as models, objectives as objectives, solvers as solvers
+from . import (
+    models as models,
+    objectives as objectives,
+    plot as plot,
+    solvers as solvers,
+    tasks as tasks,
+)
 from .descent import descend as descend
 from .parameters import (
     Frozen as Frozen,

@@ -13,6 +13,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -347,7 +348,7 @@ class Scaled(Trainable):
         self.array = _float_array(array, "array")
         if not np.all(np.isfinite(np.asarray(self.array))):
             raise ValueError("Scaled(array, log_scale): array has NaN or infinite entries.")
-        scale = float(log_scale)
+        scale = float(np.asarray(log_scale))
         limit = -math.log(np.finfo(self.array.dtype).tiny)
         if not abs(scale) < limit:
             raise ValueError(

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from .coordinates import LogCoordinates
 from .flow import Decay, Flow, Objective, build_flow
 from .integrate import Round, first_record, run_round, single_step
-from .parameters import Hadamard, is_parameter
+from .parameters import Constant, Hadamard, is_parameter
 from .solvers import Rodas5P
 from .trajectory import Resolver, Trajectory, log_alpha_of
 
@@ -39,6 +39,10 @@ class Status(enum.Enum):
         "the step size shrank to nothing. Likely causes: (a) the loss is not differentiable or "
         "not finite here, (b) it is unbounded below and the weights blow up, (c) rtol is "
         "beyond float64"
+    )
+    overflow = (
+        "the loss became NaN or infinite. Likely causes: (a) it is unbounded below and the "
+        "weights blow up, (b) it is undefined where they went. What was recorded before is kept"
     )
     unresolved = (
         "dormant weights have sunk below the rounding of the active ones in the raw factors "
@@ -108,6 +112,10 @@ def simulate(
     start = _elapsed(model)
     end = _end_time(t1, tau1, start, scale, conflict)
     wanted = _save_times(save, start, end)
+    if end is None and not all(isinstance(rate, Constant | None) for rate in flow.decay):
+        raise ValueError(
+            "decay depends on time, so that rest at one time is not rest for ever. Give t1 or tau1."
+        )
 
     began = time.perf_counter()
     run = _Run(flow, solver, rtol, observables, start, end, error_bars)
@@ -189,6 +197,11 @@ class _Run:
             self.status = Status.step_underflow
             return True
         local, record, refined = _to_host((done.t, done.record, done.refined))
+        finite = np.isfinite(record["loss"][:count])
+        if not finite.all():
+            count, self.status = int(np.argmin(finite)), Status.overflow
+            if count == 0:
+                return True
         self.times.extend((offset + local[:count]).tolist())
         self.records.append(jax.tree.map(lambda x: x[:count], record))
         last = jax.tree.map(lambda x: x[count - 1], record)
@@ -208,11 +221,15 @@ class _Run:
         return self._finished(float(local[count - 1]), span, last)
 
     def _finished(self, reached: float, span: float, last: dict[str, Any]) -> bool:
+        if self.status is Status.overflow:
+            return True
         if not last["resolved"]:
             self.status = Status.unresolved
         elif self.end is not None and (reached >= span or self.times[-1] >= self.end):
             self.times[-1] = self.end  # offset + span may be one rounding away from it
             self.status = Status.reached
+        elif reached <= 1e-13 * self.times[-1]:  # a whole round within rounding of one time
+            self.status = Status.step_underflow
         elif self.end is None and last["residual"] <= 1e-9 * self.initial_residual:
             self.status = Status.converged
         else:

@@ -126,7 +126,7 @@ def _time_of(trajectory, activated, before, after):
         quantity = Quantity(name, index, float(np.sign(value)))
         crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
         if crossing is not None:
-            return crossing
+            return _widened(trajectory, quantity, crossing, after)
     quantity = Quantity(sign=-1.0)
     middle = -0.5 * (trajectory.loss[before] + trajectory.loss[after])
     crossing = first_crossing(trajectory, quantity, float(middle), before, after + 1)
@@ -136,6 +136,20 @@ def _time_of(trajectory, activated, before, after):
     step = before + int(np.argmax(trajectory.descent[before : after + 1]))
     width = trajectory.t[min(step + 1, after)] - trajectory.t[max(step - 1, before)]
     return Crossing(float(trajectory.t[step]), float(width), step)
+
+
+def _widened(trajectory: Any, quantity: Quantity, crossing: Crossing, after: int) -> Crossing:
+    """The error bar with what the plateau's value varies between the steps next to its own.
+
+    The level is half that value, and which step lies lowest in the valley is an accident.
+    """
+    values = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
+    if not 0 < after < len(values) - 1:
+        return crossing
+    spread = np.max(np.abs(values[[after - 1, after + 1]] - values[after]))
+    i = crossing.step
+    speed = (values[i + 1] - values[i]) / (trajectory.t[i + 1] - trajectory.t[i])
+    return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * spread / speed))
 
 
 def _model(trajectory: Any, step: int) -> PyTree:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from . import storage
+from . import plot, storage
 from .flow import Flow, leaf_name, trained_leaves
 from .observables import diagonal_rank, log_abs_weight
 from .parameters import Hadamard, Trainable, is_parameter
@@ -61,37 +61,30 @@ class Trajectory:
 
     @classmethod
     def from_records(
-        cls, *, model, t, records, refined, log_alpha, log_alpha_conflict, status, method,
-        statistics, resolver,
-    ) -> "Trajectory":  # fmt: skip
+        cls,
+        *,
+        model: PyTree,
+        t: np.ndarray,
+        records: list[dict[str, Any]],
+        refined: list[dict[str, Any]] | None,
+        log_alpha: float,
+        status: Any,
+        **provenance: Any,
+    ) -> "Trajectory":
         """Assemble from the first record and the stacked records of each round."""
-        main = _concatenate(records)
-        companion = None if refined is None else _concatenate(refined)
-        leaves = main["leaves"]
-        observables = _leaf_observables(leaves, trained_leaves(model), log_alpha)
-        observables.update(main["observables"])
-        error: dict[str, np.ndarray] = {}
-        if companion is not None:
-            second = _leaf_observables(companion["leaves"], trained_leaves(model), log_alpha)
-            second.update(companion["observables"])
-            error["loss"] = _bar(main["loss"], companion["loss"])
-            error.update({k: _bar(v, second[k]) for k, v in observables.items()})
         return cls(
             t=t,
-            loss=main["loss"],
-            observables=observables,
-            error=error,
-            leaves=leaves,
-            descent=main["descent"],
             log_alpha=log_alpha,
+            like=model,
             status=status.value,
             successful=status.name in ("reached", "converged"),
-            method=method,
-            statistics=statistics,
-            log_alpha_conflict=log_alpha_conflict,
-            refined=companion,
-            like=model,
-            resolver=resolver,
+            **_fields(
+                model,
+                log_alpha,
+                _concatenate(records),
+                None if refined is None else _concatenate(refined),
+            ),
+            **provenance,
         )
 
     @property
@@ -168,59 +161,36 @@ class Trajectory:
         main = [self.record_at(x) for x in wanted]
         if not main:
             return self
-        order = np.argsort(np.concatenate([self.t, wanted]), kind="stable")
+        t = np.concatenate([self.t, wanted])
+        order = np.argsort(t, kind="stable")
 
-        def merge(old: np.ndarray, extra: list[np.ndarray]) -> np.ndarray:
-            return np.concatenate([old, np.stack(extra)])[order]
+        def merge(old: dict[str, Any], new: list[dict[str, Any]]) -> dict[str, Any]:
+            extra = [{key: record[key] for key in old} for record in new]
+            return jax.tree.map(
+                lambda x, *xs: np.concatenate([x, np.stack(xs)])[order], old, *extra
+            )
 
-        def pick(records, *path):
-            out = records
-            for key in path:
-                out = [r[key] for r in out]
-            return out
-
-        leaves = {
-            n: {k: merge(x, pick(main, "leaves", n, k)) for k, x in leaf.items()}
-            for n, leaf in self.leaves.items()
+        own = {n: self.observables[n] for n in main[0]["observables"]}
+        before = {
+            "loss": self.loss,
+            "descent": self.descent,
+            "leaves": self.leaves,
+            "observables": own,
         }
-        user = [n for n in self.observables if n in main[0]["observables"]]
-        observables = _leaf_observables(leaves, trained_leaves(self.like), self.log_alpha)
-        for n in user:
-            observables[n] = merge(self.observables[n], pick(main, "observables", n))
-        fields: dict[str, Any] = {}
+        companion = None
         if self.refined is not None:
             second = [self.record_at(x, companion=True) for x in wanted]
-            refined = {
-                "loss": merge(self.refined["loss"], pick(second, "loss")),
-                "leaves": {
-                    n: {k: merge(x, pick(second, "leaves", n, k)) for k, x in leaf.items()}
-                    for n, leaf in self.refined["leaves"].items()
-                },
-                "observables": {
-                    n: merge(self.refined["observables"][n], pick(second, "observables", n))
-                    for n in user
-                },
-            }
-            loss = merge(self.loss, pick(main, "loss"))
-            other = _leaf_observables(refined["leaves"], trained_leaves(self.like), self.log_alpha)
-            other.update(refined["observables"])
-            fields["refined"] = refined
-            fields["error"] = {"loss": _bar(loss, refined["loss"])} | {
-                k: _bar(v, other[k]) for k, v in observables.items()
-            }
-        return dataclasses.replace(
-            self,
-            t=np.concatenate([self.t, wanted])[order],
-            loss=merge(self.loss, pick(main, "loss")),
-            descent=merge(self.descent, pick(main, "descent")),
-            leaves=leaves,
-            observables=observables,
-            **fields,
-        )
+            companion = merge(self.refined, second)
+        merged = _fields(self.like, self.log_alpha, merge(before, main), companion)
+        return dataclasses.replace(self, t=t[order], **merged)
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record."""
         return find_stages(self)
+
+    def plot(self, ax=None, **style):
+        """Loss against τ (flow time where α is unknown); see `gflow.plot` for more."""
+        return plot.loss(self, ax, **style)
 
     def save(self, path: str | Path) -> None:
         """Write to NetCDF: observables, error bars, states, settings, stages."""
@@ -247,6 +217,32 @@ class Trajectory:
             f"Trajectory: {span}\n  loss {self.loss[0]:.6g} → {self.loss[-1]:.6g}\n"
             f"  {self.method}; {counts}\n  {self.status}"
         )
+
+
+def _fields(
+    model: PyTree, log_alpha: float, main: dict[str, Any], companion: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Observables, error bars and states from stacked records."""
+    kinds = trained_leaves(model)
+    # compiled code returns dictionaries sorted by key; the model's order is kept
+    leaves = {name: main["leaves"][name] for name in kinds}
+    observables = _leaf_observables(leaves, kinds, log_alpha) | main["observables"]
+    fields: dict[str, Any] = {
+        "loss": main["loss"],
+        "descent": main["descent"],
+        "leaves": leaves,
+        "observables": observables,
+        "error": {},
+        "refined": None,
+    }
+    if companion is not None:
+        second = _leaf_observables(companion["leaves"], kinds, log_alpha)
+        second |= companion["observables"]
+        fields["refined"] = {k: companion[k] for k in ("loss", "leaves", "observables")}
+        fields["error"] = {"loss": _bar(main["loss"], companion["loss"])} | {
+            k: _bar(v, second[k]) for k, v in observables.items()
+        }
+    return fields
 
 
 def _bar(main: np.ndarray, companion: np.ndarray) -> np.ndarray:

@@ -89,13 +89,13 @@ DECAYS = {
     "constant": (0.05, lambda name, t: 0.05),
     "of time": (lambda t: 0.2 / (1.0 + t), lambda name, t: 0.2 / (1.0 + t)),
     "by leaf": (
-        {"hadamard": 0.1, "scaled": lambda t: 0.02 * t, "plain": 0.3},
-        lambda name, t: {"hadamard": 0.1, "scaled": 0.02 * t, "plain": 0.3}.get(name, 0.0),
+        {"hadamard": 0.1, "factors": 0.07, "scaled": lambda t: 0.02 * t},
+        lambda name, t: {"hadamard": 0.1, "factors": 0.07, "scaled": 0.02 * t}.get(name, 0.0),
     ),
 }
 
 
-@pytest.mark.parametrize("name", DECAYS)
+@pytest.mark.parametrize("name", ["none", "by leaf"])
 def test_leaves_of_every_kind_against_scipy(name):
     decay, rate = DECAYS[name]
     model, times = mixed(), np.array([1.0, 3.0, 10.0, 30.0])
@@ -168,37 +168,37 @@ def test_the_mean_runs_slower_than_the_sum_by_the_number_of_examples():
 
 
 def test_descent_is_minus_the_slope_of_the_loss():
-    run = gflow.simulate(mixed(), HALF_SUM, t1=30.0, rtol=1e-10, error_bars=False)
-    dense = run.with_times(np.linspace(0.0, 30.0, 3001))
-    middle = 0.5 * (dense.descent[1:] + dense.descent[:-1]) * np.diff(dense.t)
-    assert np.sum(middle) == pytest.approx(dense.loss[0] - dense.loss[-1], rel=1e-5)
-    assert np.all(dense.descent > 0)
+    times, step = np.array([1.0, 2.0, 5.0, 20.0]), 1e-3
+    save = np.concatenate([times - step, times, times + step])
+    run = gflow.simulate(mixed(), HALF_SUM, t1=30, save=save, rtol=1e-10, error_bars=False)
+    before, at, after = np.searchsorted(run.t, save).reshape(3, -1)
+    slope = (run.loss[after] - run.loss[before]) / (2 * step)
+    np.testing.assert_allclose(run.descent[at], -slope, rtol=1e-5)
 
 
 # --- error bars -----------------------------------------------------------------------
 
 
 def attention():
-    keys = jax.random.split(jax.random.key(5), 4)
-    kq, vo = (gflow.Hadamard.small((2, 3), log_alpha=-30.0, key=k) for k in keys[:2])
-    x = jax.random.normal(keys[2], (8, 4, 3))
+    keys = jax.random.split(jax.random.key(5), 3)
+    kq, vo = (gflow.Hadamard.small((1, 2), log_alpha=-30.0, key=k) for k in keys[:2])
+    x = jax.random.normal(keys[2], (8, 3, 2))
     target = DiagonalAttention(
-        gflow.Frozen(jnp.array([[2.0, 0.0, -1.0]])), gflow.Frozen(jnp.array([[1.0, 0.5, 0.0]]))
+        gflow.Frozen(jnp.array([[2.0, -1.0]])), gflow.Frozen(jnp.array([[1.0, 0.5]]))
     )
     return DiagonalAttention(kq, vo), SquaredLoss(x, jax.vmap(target)(x))
+
+
+def size(model):
+    return jnp.sum(jnp.abs(model.vo.value))
 
 
 def test_error_bars_cover_the_distance_from_a_much_tighter_run():
     model, objective = attention()
     times = 30.0 * np.linspace(0.25, 8.0, 32)
-    coarse = gflow.simulate(
-        model, objective, tau1=8, save=times, rtol=1e-6,
-        observables={"size": lambda m: jnp.sum(jnp.abs(m.vo.value))},
-    )  # fmt: skip
-    tight = gflow.simulate(
-        model, objective, tau1=8, save=times, rtol=1e-11, error_bars=False,
-        observables={"size": lambda m: jnp.sum(jnp.abs(m.vo.value))},
-    )  # fmt: skip
+    kwargs = dict(tau1=8, save=times, observables={"size": size})
+    coarse = gflow.simulate(model, objective, rtol=1e-6, **kwargs)
+    tight = gflow.simulate(model, objective, rtol=1e-11, **kwargs)
     at, exact_at = np.searchsorted(coarse.t, times), np.searchsorted(tight.t, times)
     for name in ("kq", "vo", "size"):
         error = np.abs(coarse.observables[name][at] - tight.observables[name][exact_at])
@@ -212,7 +212,7 @@ def test_error_bars_cover_the_distance_from_a_much_tighter_run():
     for stage, reference in zip(stages, exact, strict=True):
         assert stage.activated == reference.activated
         assert abs(stage.t - reference.t) <= stage.error
-        assert stage.error < 1e-3
+        assert stage.error < 0.01
 
 
 def test_error_bars_can_be_left_out():
@@ -244,7 +244,7 @@ def test_continuing_from_the_final_model_equals_going_straight(log_alpha):
 
 
 def test_continuing_keeps_a_decay_that_depends_on_time_in_step():
-    model, kwargs = mixed(), dict(decay=DECAYS["of time"][0], rtol=1e-10, error_bars=False)
+    model, kwargs = mixed(), dict(decay=DECAYS["by leaf"][0], rtol=1e-10, error_bars=False)
     straight = gflow.simulate(model, HALF_SUM, t1=20.0, **kwargs).final
     half = gflow.simulate(model, HALF_SUM, t1=7.0, **kwargs).final
     rest = gflow.simulate(half, HALF_SUM, t1=20.0, **kwargs).final
@@ -284,12 +284,13 @@ def test_saved_times_are_recorded_beside_the_steps():
         assert array.shape[0] == n
 
 
+def norm(model):
+    return jnp.sum(model.weight.value**2)
+
+
 def test_save_and_load(tmp_path):
-    model, objective = attention()
-    run = gflow.simulate(
-        model, objective, tau1=5.0, decay={"vo": 0.001},
-        observables={"norm": lambda m: jnp.sum(m.vo.value**2)},
-    )  # fmt: skip
+    model = small(-30.0)
+    run = gflow.simulate(model, HALF_SUM, tau1=8.0, observables={"norm": norm})
     run.save(tmp_path / "run.nc")
     loaded = gflow.Trajectory.load(tmp_path / "run.nc", like=model)
     for name in ("t", "tau", "loss", "descent"):
@@ -303,11 +304,12 @@ def test_save_and_load(tmp_path):
     assert eqx.tree_equal(loaded.final, run.final)
     stages, again = run.stages(), loaded.stages()
     assert [s.activated for s in again] == [s.activated for s in stages]
+    assert len(stages) >= 2
     for stage, other in zip(stages, again, strict=True):  # by interpolation, with its bar
-        assert abs(stage.t - other.t) <= other.error + stage.error
+        assert abs(stage.t - other.t) <= other.error
     with pytest.raises(ValueError, match="which a file does not hold"):
         loaded.model(at=1.2345)
-    with pytest.raises(ValueError, match="loaded without its model.*like=model"):
+    with pytest.raises(ValueError, match=r"loaded without its model.*like=model"):
         _ = gflow.Trajectory.load(tmp_path / "run.nc").final
 
 
@@ -358,24 +360,63 @@ class Unbounded(eqx.Module):
         return -jnp.sum(model.weight.value**4)
 
 
-def test_a_loss_without_a_lower_bound_ends_with_the_step_size():
+class Wall(eqx.Module):
+    """−θ₀ up to θ₀ = 1, and nothing beyond."""
+
+    def __call__(self, model):
+        weight = model.weight.value[0]
+        return -weight * jnp.where(weight < 1.0, 1.0, jnp.nan)
+
+
+@pytest.mark.parametrize(
+    "objective", [Unbounded(), Wall()], ids=lambda objective: type(objective).__name__
+)
+def test_a_flow_that_cannot_go_on_keeps_what_it_has(objective):
     model = DiagonalLinear(gflow.Hadamard(jnp.array([1.0, 0.5]), jnp.array([0.8, 0.7])))
-    with pytest.warns(UserWarning, match="(?s)step size shrank.*unbounded below"):
-        run = gflow.simulate(model, Unbounded(), t1=100.0, error_bars=False)
+    with pytest.warns(UserWarning, match=r"(?s)step size shrank.*differentiable.*unbounded below"):
+        run = gflow.simulate(model, objective, t1=100.0, error_bars=False)
     assert not run.successful
     assert 0.0 < run.t[-1] < 10.0
     assert np.all(np.isfinite(run.loss))
-    assert run.loss[-1] < -1e6
+    assert np.all(np.isfinite(run.final.weight.value))
+    assert run.loss[-1] < run.loss[0]
+
+
+class Slope(eqx.Module):
+    """−Σθ: θ = (s²e^{2t} − d²e^{−2t})/4 for ever."""
+
+    def __call__(self, model):
+        return -jnp.sum(model.weight.value)
+
+
+def test_a_loss_beyond_the_floats_ends_the_run():
+    model = DiagonalLinear(gflow.Hadamard(jnp.array([1.0]), jnp.array([0.8])))
+    with pytest.warns(UserWarning, match=r"loss became NaN or infinite.*unbounded below"):
+        run = gflow.simulate(model, Slope(), t1=1e3, rtol=1e-10, error_bars=False)
+    assert not run.successful
+    last = 0.5 * (math.log(np.finfo(float).max) + math.log(4) - 2 * math.log(1.8))
+    assert run.t[-1] <= last
+    assert np.all(np.isfinite(run.loss))
+    exact = 2 * (math.log(1.8) + run.t) - math.log(4)  # d is lost beside s after t = 20
+    late = run.t > 20
+    assert late.any()
+    np.testing.assert_allclose(
+        run.observables["weight.log_abs"][late, 0], exact[late], rtol=0, atol=1e-9
+    )
 
 
 def test_raw_factors_say_where_they_stop_resolving():
     model = gflow.to_factors(small(math.log(1e-10)))
-    times = [1.0, 20.0, 190.0]
+    times = [1.0, 10.0, 190.0]
     with pytest.warns(UserWarning, match=r"dormant weights have sunk.*gflow\.Hadamard"):
         run = gflow.simulate(model, HALF_SUM, t1=200.0, save=times, error_bars=False)
     assert not run.successful
-    assert 23.0 < run.t[-1] < 60.0  # when the first weight is active
-    assert {1.0, 20.0} <= set(run.t)
+    assert run.t[-1] < 60.0
+    assert {1.0, 10.0} <= set(run.t)  # and what was not reached is left out
+    u, v = run.leaves["weight"]["u"], run.leaves["weight"]["v"]
+    s, d = np.abs(u + v), np.abs(u - v)
+    ratio = np.min(np.minimum(s, d) / np.maximum(s, d), axis=1)
+    assert ratio[-1] < 1e-14 < ratio[0]
 
 
 def test_an_interrupted_run_keeps_what_it_has(monkeypatch):
@@ -438,15 +479,10 @@ class Pair(eqx.Module):
 
 
 class Root(eqx.Module):
-    """√|θ₀ − θ₀|: finite, without a finite gradient."""
+    """√(0·θ²): finite, without a finite gradient."""
 
     def __call__(self, model):
-        w = model.weight.value
-        return jnp.sqrt(jnp.sum((w - lax_stop(w)) ** 2))
-
-
-def lax_stop(x):
-    return jax.lax.stop_gradient(x)
+        return jnp.sqrt(0.0 * jnp.sum(model.weight.value**2))
 
 
 class NotFinite(eqx.Module):
@@ -529,6 +565,7 @@ def ran(leaf, time):
             dict(t1=None, objective=SquaredLoss(INPUTS, 0 * TARGETS), model=Linear(jnp.zeros(4))),
             "The start is stationary.*t1 or tau1",
         ),
+        (dict(t1=None, decay={"weight": lambda t: 0.1}), "decay depends on time.*t1 or tau1"),
         # what τ needs
         (dict(tau1=2.0, model=Linear(jnp.ones(4))), "tau1 = 2.0.*no Hadamard leaf.*log_alpha="),
         (dict(tau1=2.0, model=DiagonalLinear(HADAMARD)), "'weight'. were built without log_alpha"),
@@ -560,7 +597,7 @@ def test_an_objective_of_more_than_effective_weights_is_refused():
 
 def test_tau_and_times_of_a_trajectory():
     run = gflow.simulate(DiagonalLinear(HADAMARD), HALF_SUM, t1=5.0, error_bars=False)
-    with pytest.raises(ValueError, match="τ = t/log.*built without log_alpha"):
+    with pytest.raises(ValueError, match=r"τ = t/log.*built without log_alpha"):
         _ = run.tau
     with pytest.raises(ValueError, match="τ = t/log"):
         run.model(at=1.0)
@@ -575,13 +612,6 @@ def test_tau_and_times_of_a_trajectory():
     )
     assert given.tau[-1] == 2.0
     assert given.t[-1] == 6.0
-
-
-def test_copies_of_a_weight_are_two_weights():
-    leaf = small(-4.6).weight
-    copy = jax.tree.map(lambda x: x + jnp.zeros_like(x), leaf)
-    run = gflow.simulate(TwoLeaves(leaf, copy), HALF_SUM, t1=10.0, error_bars=False)
-    np.testing.assert_allclose(run.observables["a"], run.observables["b"], rtol=1e-9)
 
 
 def test_a_frozen_sign_is_allowed_where_asked_for():

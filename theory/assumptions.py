@@ -7,11 +7,12 @@ change (their perturb-and-restart experiment).
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .orbits import Degenerate, Orbit, Unbounded, connect
 from .prediction import Prediction
@@ -59,7 +60,7 @@ def perturb_and_restart(
     stage: int,
     *,
     key: PRNGKeyArray,
-    sizes: ArrayLike = (1e-3, 1e-2, 1e-1),
+    sizes: Sequence[float] = (1e-3, 1e-2, 1e-1),
     samples: int = 8,
 ) -> Restarts:
     """Does a perturbed transition reach the same saddle? (2306.07042, Fig. 3)
@@ -77,14 +78,13 @@ def perturb_and_restart(
     if not 0 <= stage < len(orbits):
         raise ValueError(f"stage = {stage}: this prediction has stages 0 to {len(orbits) - 1}.")
     orbit: Orbit = orbits[stage]
-    sizes = np.asarray(sizes, float)
     noise = np.asarray(
         jax.random.normal(key, (len(sizes), samples, orbit.x.shape[1]), jnp.result_type(float))
     )
     distance = np.array(
         [[_restart(orbit, size * xi) for xi in row] for size, row in zip(sizes, noise, strict=True)]
     )
-    return Restarts(stage, sizes, distance)
+    return Restarts(stage, np.asarray(sizes, float), distance)
 
 
 def _restart(orbit: Orbit, log_change: np.ndarray) -> float:

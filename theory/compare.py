@@ -344,13 +344,16 @@ def _winner(stage: Any) -> str:
 
 
 def _check_leaves(trajectory: Trajectory, prediction: Prediction) -> None:
+    """The prediction's leaves are the run's, with equal shapes."""
     predicted = prediction.start.value
     if not isinstance(predicted, dict):
-        return
-    if set(predicted) - set(trajectory.leaves):
+        predicted = {"weight": predicted}
+    shapes = {n: np.shape(v) for n, v in predicted.items()}
+    present = {n: leaf["value"].shape[1:] for n, leaf in trajectory.leaves.items()}
+    if any(present.get(n) != shape for n, shape in shapes.items()):
         raise ValueError(
-            f"The prediction is about leaves {sorted(predicted)}, the run about "
-            f"{sorted(trajectory.leaves)}: they belong to different models."
+            f"The prediction is about leaves {shapes}, the run about {present} (name: shape): "
+            "they belong to different models."
         )
 
 

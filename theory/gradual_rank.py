@@ -41,7 +41,7 @@ from .orbits import (
     loss_and_force,
     losses,
 )
-from .prediction import Coordinate, Prediction, Stage, Start
+from .prediction import Coordinate, Prediction, Stage, Start, coordinate_label
 
 SOURCE = "Boix-Adsera et al. 2023 (2306.07042)"
 VALIDITY = (
@@ -143,8 +143,9 @@ class _Path:
         initial = np.where(
             self.alive != 0, self.alive * 0.25 * np.exp(2.0 * self._living(self.size)), 0.0
         )
-        _, force = loss_and_force(self.landscape, jnp.asarray(initial))
-        self.force_scale = float(np.max(np.abs(force)))
+        # a start at rest has no force to compare with: that at zero weights sets the unit
+        forces = [self._evaluate(theta)[1] for theta in (initial, np.zeros(self.p))]
+        self.force_scale = float(np.max(np.abs(forces)))
         if not self.force_scale > 0:
             raise ValueError(
                 "No weight feels a force at the start, so nothing ever escapes from it. In an "
@@ -191,14 +192,15 @@ class _Path:
     def _settle(self) -> None:
         """From an active start to the saddle below it, before anything else escapes.
 
-        In a model taken from a run, weights that are still far below this saddle are not
-        part of it: they are on their way, up or down, and wait like dormant ones.
+        In a model taken from a run, weights still far below this saddle are not part of
+        it: they are on their way to the next and wait like dormant ones.
         """
         while True:
             x = np.where(self.alive != 0, self._living(self.size), 0.0)
             orbit = self._connect(self.alive != 0, x, "from the start")
             size = 0.25 * np.exp(2.0 * x)
-            away = (self.alive != 0) & (size < _ON_ITS_WAY * np.max(np.abs(orbit.theta)))
+            away = orbit.rest & (orbit.x[-1] > x)
+            away &= size < _ON_ITS_WAY * np.max(np.abs(orbit.theta))
             if self.elapsed == 0.0 or not away.any():
                 break
             row = np.where(self.alive < 0, 1, 0)[away]
@@ -461,5 +463,4 @@ def _coordinate(path: _Path, flat: int) -> Coordinate:
 
 
 def _name(path: _Path, flat: int) -> str:
-    name, index = _coordinate(path, flat)
-    return f"{name}[{', '.join(map(str, index))}]"
+    return coordinate_label(_coordinate(path, flat))

@@ -29,6 +29,10 @@ _PATIENCE = 1e8
 _TOLERANCE = 1e-12
 #: A weight this many e-folds (of its square root) below the others counts as zero.
 _VANISHED = 18.0
+#: A rate this far below the largest initial force counts as rest.
+_AT_REST = 1e-9
+#: Newton from the end of an orbit moves log|θ|/2 by far less than this.
+_DRIFT = 0.05
 
 
 class Landscape(eqx.Module):
@@ -194,6 +198,13 @@ class Unbounded(ValueError):
     """An orbit along which the weights grow without bound."""
 
 
+_NO_SADDLE = (
+    "the weights grow without bound on a connecting orbit: the objective has no finite saddle "
+    "there. It is unbounded below, or its minimum lies at infinity (a classification loss on "
+    "separable data); add decay or targets that a finite weight can reach"
+)
+
+
 class Degenerate(ValueError):
     """An orbit that creeps: it does not end in a saddle with a definite support."""
 
@@ -212,9 +223,10 @@ def connect(
     minimum at infinity); Degenerate when they creep without coming to rest.
     """
     fast = Fast(landscape, *(jnp.asarray(a) for a in (support, side, decay)))
-    start = np.asarray(fast.velocity(jnp.asarray(x)))
+    start = np.asarray(_velocity_of(fast, jnp.asarray(x)))
     s, xs, velocities = [0.0], [x], [start]
     step = 1e-3 / max(float(np.max(np.abs(start))), 1e-300)
+    top = np.max(x[support], initial=-np.inf)
     for _ in range(_ROUNDS):
         if s[-1] * force_scale > _PATIENCE:
             break
@@ -222,43 +234,47 @@ def connect(
             fast, jnp.asarray(xs[-1]), jnp.asarray(step)
         )
         count, step, offset = int(count), float(next_step), s[-1]
+        times, states, rates = (np.asarray(a) for a in (times, states, rates))
         if count == 0 or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
-            raise Unbounded(
-                "the weights grow without bound on a connecting orbit (|θ| above 1e9): the "
-                "objective has no finite saddle there. It is unbounded below, or its minimum "
-                "lies at infinity (a classification loss on separable data); add decay or "
-                "targets that a finite weight can reach"
-            )
+            raise Unbounded(_NO_SADDLE)
         for i in range(count):
             s.append(offset + float(times[i]))
-            xs.append(np.asarray(states[i]))
-            velocities.append(np.asarray(rates[i]))
-            if _at_rest(xs[-1], velocities[-1], support, force_scale) and len(s) > 8:
-                return _finish(fast, s, xs, velocities, force_scale)
+            xs.append(states[i])
+            velocities.append(rates[i])
+            top = max(top, np.max(xs[-1][support], initial=-np.inf))
+            gone = _vanished(xs[-1], velocities[-1], support, top, force_scale)
+            if _at_rest(velocities[-1], support & ~gone, force_scale) and len(s) > 8:
+                return _finish(fast, s, xs, velocities, support & ~gone)
     index = int(np.argmax(np.where(support, np.abs(velocities[-1]), 0.0)))
-    raise Degenerate(
-        f"a connecting orbit did not come to rest within s = {s[-1]:.3g}: flat weight number "
-        f"{index} still moves at rate {velocities[-1][index]:.3g}. The saddle is degenerate "
+    raise Degenerate(_creeping(s[-1], index, velocities[-1]))
+
+
+def _creeping(s: float, index: int, velocity: np.ndarray) -> str:
+    return (
+        f"a connecting orbit did not come to rest within s = {s:.3g}: flat weight number "
+        f"{index} still moves at rate {velocity[index]:.3g}. The saddle is degenerate "
         "(zero restricted curvature, or a weight that leaves the support at zero force)"
     )
 
 
-def _vanished(x: np.ndarray, rate: np.ndarray, support: np.ndarray, tiny: float) -> np.ndarray:
-    largest = np.max(x[support], initial=-np.inf)
-    return support & (x < largest - _VANISHED) & (rate < -tiny)
+def _vanished(x, rate, support, top: float, force_scale: float) -> np.ndarray:
+    """Falling weights far below `top`, the largest log-size of the orbit so far."""
+    return support & (x < top - _VANISHED) & (rate < -_AT_REST * force_scale)
 
 
-def _at_rest(x, rate, support, force_scale) -> bool:
-    tiny = 1e-9 * force_scale
-    gone = _vanished(x, rate, support, tiny)
-    return bool(np.all(np.abs(rate[support & ~gone]) <= tiny))
+def _at_rest(rate: np.ndarray, rest: np.ndarray, force_scale: float) -> bool:
+    return bool(np.all(np.abs(rate[rest]) <= _AT_REST * force_scale))
 
 
-def _finish(fast: Fast, s, xs, velocities, force_scale) -> Orbit:
-    support = np.asarray(fast.support)
-    gone = _vanished(xs[-1], velocities[-1], support, 1e-9 * force_scale)
-    rest = support & ~gone
+def _finish(fast: Fast, s, xs, velocities, rest: np.ndarray) -> Orbit:
+    gone = np.asarray(fast.support) & ~rest
     x, jacobian = _polished(fast, xs[-1], rest)
+    # at a saddle Newton has little left to do; where the force only fades it runs away
+    drift = np.where(rest, x - xs[-1], 0.0)
+    if np.max(drift) > _DRIFT:
+        raise Unbounded(_NO_SADDLE)
+    if np.min(drift) < -_DRIFT:
+        raise Degenerate(_creeping(s[-1], int(np.argmin(drift)), velocities[-1]))
     theta = np.where(rest, np.asarray(fast.side) * 0.25 * np.exp(2.0 * x), 0.0)
     _, force = loss_and_force(fast.landscape, jnp.asarray(theta))
     # what is left after the last step, from the linear flow around the saddle:

@@ -4,6 +4,7 @@ Measured curves are solid and coloured; predictions are black: dashed for the cu
 finite α, dotted for the limit α → 0, open circles for predicted values.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ FINITE = {"color": "black", "ls": (0, (4, 2)), "lw": 1.0}
 TAU_LABEL = r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
 
 
-def staircase(prediction: Prediction, ax=None, end: float | None = None, **style):
+def staircase(prediction: Prediction, ax=None, end: float = math.nan, **style):
     """The limit staircase: loss of the saddle occupied at τ."""
     ax = new_axes(ax)
     taus = np.array([s.tau for s in prediction.stages])
     levels = [prediction.start.loss, *(s.loss for s in prediction.stages)]
-    if end is None:
+    if math.isnan(end):
         end = 1.15 * taus[-1] if len(taus) else 1.0
     edges = np.concatenate([[prediction.start.tau], taus[taus < end], [end]])
     ax.step(

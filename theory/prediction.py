@@ -56,15 +56,17 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """What switches, as `+kq[0, 2] −vo[0, 1]`."""
+        """What switches, as `+kq[head 0, 2] −vo[head 0, 1]`."""
         on = [f"+{coordinate_label(c)}" for c in self.activated]
         off = [f"−{coordinate_label(c)}" for c in self.deactivated]
         return " ".join([*on, *off]) or "no switch"
 
 
 def coordinate_label(coordinate: Coordinate) -> str:
+    """`weight[2]`, and `kq[head 0, 2]` for a leaf with one row a head."""
     name, index = coordinate
-    return f"{name}[{', '.join(map(str, index))}]"
+    head = "head " if len(index) > 1 else ""
+    return f"{name}[{head}{', '.join(map(str, index))}]"
 
 
 @runtime_checkable

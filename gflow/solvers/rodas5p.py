@@ -139,7 +139,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
 
         stages: list[Array] = []
         for a, C, c, d in zip(_A, _C, _c, _d, strict=True):
-            point, known = y, h * d * slope
+            point, known = y, jnp.asarray(h * d * slope)
             for a_j, C_j, U_j in zip(a, C, stages, strict=True):
                 point = point + a_j * U_j
                 known = known + (C_j / h) * U_j

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import gflow
-from gflow import models, objectives, tasks
+from gflow import models, tasks
 from gflow.plot import STYLE, alpha_label
 
 from .. import assumptions, gradual_rank, plot, saddle_to_saddle
@@ -30,7 +30,7 @@ def run(report: Report) -> None:
 def fixture(report: Report) -> None:
     """Times 1, 4, 4 + 80/49 with a deactivation: exact numbers, and α down to 10^-1000000."""
     task = tasks.zhao_fixture()
-    objective = objectives.SquaredLoss(task.inputs, task.targets, "half_sum")
+    objective = task.objective
     # u = √2·α, v = 0, so that C₁ = ½ log 1.6
     log_scale = np.full(4, 0.5 * math.log(2.0))
     base = models.DiagonalLinear(
@@ -71,9 +71,8 @@ def fixture(report: Report) -> None:
 
 def softmax_head(report: Report) -> None:
     """One softmax head with diagonal weights learns a teacher of the same form."""
-    task = tasks.teacher_student()
-    objective = objectives.SquaredLoss(task.inputs, task.targets)
-    model = _head(task.inputs.shape[-1], heads=1, seed=task.student_seed)
+    task = tasks.teacher_student(key=jax.random.key(0))
+    objective, model = task.objective, _head(task.inputs.shape[-1])
     prediction = gradual_rank.predict(model, objective)
     end = 1.12 * prediction.stages[-1].tau
     exponents = (8, 32, 64) if report.fast else (8, 16, 32, 64, 128)
@@ -111,7 +110,7 @@ def softmax_head(report: Report) -> None:
 def diabetes(report: Report) -> None:
     """442 real patients: the saddle path, its deactivation, and the Lasso."""
     task = tasks.diabetes()
-    objective = objectives.SquaredLoss(task.inputs, task.targets, "half_sum")
+    objective = task.objective
     model = models.DiagonalLinear(
         gflow.Hadamard.small(task.inputs.shape[1], log_alpha=-64 * LOG10, key=jax.random.key(0))
     )
@@ -139,10 +138,9 @@ def diabetes(report: Report) -> None:
 
 
 def digits(report: Report) -> None:
-    """A softmax head on the rows of 1 797 real images."""
-    task = tasks.digits_rows(images=300 if report.fast else None)
-    objective = objectives.SquaredLoss(task.inputs, task.targets)
-    model = _head(task.inputs.shape[-1], heads=1, seed=task.student_seed)
+    """A softmax head restores the noisy rows of 1 797 real images."""
+    task = tasks.digits_rows(key=jax.random.key(0), examples=200 if report.fast else None)
+    objective, model = task.objective, _head(task.inputs.shape[-1])
     prediction = gradual_rank.predict(model, objective)
     end = 1.1 * prediction.stages[-1].tau
     runs = {
@@ -160,9 +158,9 @@ def digits(report: Report) -> None:
     report.figure(figure, "digits")
 
 
-def _head(d: int, heads: int, seed: int) -> models.DiagonalAttention:
-    keys = jax.random.split(jax.random.key(seed), 2)
-    kq, vo = (gflow.Hadamard.small((heads, d), log_alpha=-32 * LOG10, key=key) for key in keys)
+def _head(d: int) -> models.DiagonalAttention:
+    keys = jax.random.split(jax.random.key(0), 2)
+    kq, vo = (gflow.Hadamard.small((1, d), log_alpha=-32 * LOG10, key=key) for key in keys)
     return models.DiagonalAttention(kq, vo)
 
 

@@ -1,0 +1,794 @@
+"""The limit algorithm: saddles, T_k and C_k against exact solutions and the simulated flow.
+
+The flow t_k(α) = T_k·Λ + C_k + (a power of α) is the judge: the prediction uses connecting
+orbits and never integrates a plateau, the simulation knows of neither. See tests/README.md.
+"""
+
+import functools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from scipy import optimize
+
+import gflow
+import theory
+from gflow.models import DiagonalAttention, DiagonalLinear, woodworth
+from gflow.objectives import SquaredLoss
+from theory.gradual_rank import predict
+
+LOG10 = math.log(10.0)
+WEIGHT = "weight"
+
+# Every linear problem has four examples and four features: one compiled shape.
+FIXTURE = (
+    np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7], [0, 0, 0, 0], [0, 0, 0, 0]]),
+    np.array([1.0, 0, 0, 0]),
+)
+SADDLES = np.array([[4 / 5, 0, 0, 0], [0, 0, 7 / 5, 0], [0, 0, 10 / 7, -10 / 49]])
+TIMES = np.array([1.0, 4.0, 4.0 + 80.0 / 49.0])
+EQUAL = (np.full(4, math.sqrt(2)), np.full(4, math.sqrt(2)))  # u = √2 α, v = 0
+UNEQUAL = (np.array([0.6, 1.7, 1.0, 0.8]), np.array([1.2, 0.7, 1.9, 0.9]))
+
+
+def random_problem(seed):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((4, 4)), rng.standard_normal(4)
+
+
+def objective(problem, reduction="half_sum"):
+    return SquaredLoss(*map(jnp.asarray, problem), reduction)
+
+
+def scaled(log_alpha, factors, exponents=(1.0, 1.0)):
+    """A Hadamard leaf with |s| = A·α^k, |d| = C·α^m."""
+    (A, C), (k, m) = factors, exponents
+    shape = np.shape(A)
+    k, m = (
+        np.broadcast_to(np.asarray(k, float), shape),
+        np.broadcast_to(np.asarray(m, float), shape),
+    )
+    return gflow.Hadamard.from_scales(
+        log_s=jnp.asarray(k * log_alpha + np.log(A)),
+        log_d=jnp.asarray(m * log_alpha + np.log(C)),
+        log_alpha=log_alpha,
+        exponent_s=jnp.asarray(k),
+        exponent_d=jnp.asarray(m),
+    )
+
+
+def linear(log_alpha, factors=UNEQUAL, exponents=(1.0, 1.0)):
+    return DiagonalLinear(scaled(log_alpha, factors, exponents))
+
+
+def taus(prediction):
+    return np.array([s.tau for s in prediction.stages])
+
+
+def offsets(prediction):
+    return np.array([s.offset for s in prediction.stages])
+
+
+def values(prediction, name=WEIGHT):
+    return np.array([s.value[name] for s in prediction.stages])
+
+
+def measured(prediction, trajectory):
+    """Flow times at which the run crosses the prediction's levels, from the table."""
+    rows = theory.compare(trajectory, prediction).rows
+    assert [row.stage for row in rows] == [str(k + 1) for k in range(len(prediction.stages))]
+    return np.array([row.tau_measured for row in rows]) * trajectory.scale
+
+
+def misses(prediction, make, loss, decades, decay=0.0, margin=1.2):
+    """t_k measured − (T_k·Λ + C_k), one row for each α = 10^−decades."""
+    out = []
+    for n in decades:
+        model = make(-n * LOG10)
+        run = gflow.simulate(model, loss, tau1=margin * prediction.stages[-1].tau, decay=decay)
+        out.append(measured(prediction, run) - prediction.at(-n * LOG10).t)
+    return np.array(out)
+
+
+# The fixture of 2607.12332
+
+
+@functools.cache
+def fixture(factors):
+    return predict(linear(-10.0, {"equal": EQUAL, "unequal": UNEQUAL}[factors]), objective(FIXTURE))
+
+
+@functools.cache
+def fixture_run(factors, log_alpha):
+    model = linear(log_alpha, {"equal": EQUAL, "unequal": UNEQUAL}[factors])
+    return gflow.simulate(model, objective(FIXTURE), tau1=8.0)
+
+
+both = pytest.mark.parametrize("factors", ["equal", "unequal"])
+
+
+@both
+def test_fixture_times_and_saddles(factors):
+    pred = fixture(factors)
+    np.testing.assert_allclose(taus(pred), TIMES, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(values(pred), SADDLES, rtol=0, atol=1e-12)
+    losses = 0.5 * np.sum((FIXTURE[0] @ SADDLES.T - FIXTURE[1][:, None]) ** 2, axis=0)
+    np.testing.assert_allclose([s.loss for s in pred.stages], losses, rtol=0, atol=1e-12)
+    assert pred.start.loss == 0.5
+    assert pred.start.tau == 0.0
+
+
+@both
+def test_fixture_switches_and_ranks(factors):
+    stages = fixture(factors).stages
+    assert [s.activated for s in stages] == [[(WEIGHT, (i,))] for i in (0, 2, 3)]
+    assert [s.deactivated for s in stages] == [[], [(WEIGHT, (0,))], []]
+    assert [int(s.rank[WEIGHT]) for s in stages] == [1, 1, 2]
+    assert [s.level[0] for s in stages] == [(WEIGHT, (i,)) for i in (0, 2, 3)]
+    halves = SADDLES[[0, 1, 2], [0, 2, 3]] / 2
+    np.testing.assert_allclose([s.level[1] for s in stages], halves, rtol=0, atol=1e-12)
+
+
+@both
+def test_fixture_margins_and_curvatures(factors):
+    # forces (1, ½, 7/10, 0), then (0, −3/10, 1/10, −7/25), then (−1/20, −13/100, 0, −49/500)
+    stages = fixture(factors).stages
+    margins = [10 / 7 - 1, 25 / 7 - 3, 60 / 13 - 80 / 49]
+    np.testing.assert_allclose([s.margin for s in stages], margins, rtol=1e-10)
+    np.testing.assert_allclose([s.rate for s in stages], [1, 1 / 10, 49 / 500], rtol=1e-10)
+    for s, k in zip(stages, SADDLES, strict=True):
+        X = FIXTURE[0][:, k != 0]
+        assert s.curvature == pytest.approx(np.linalg.eigvalsh(X.T @ X)[0], rel=1e-9)
+
+
+def test_first_offset_of_the_fixture():
+    # T·Λ + C of a logistic growth to half its plateau, s(0) = √2 α
+    assert fixture("equal").stages[0].offset == pytest.approx(0.5 * math.log(1.6), abs=1e-9)
+
+
+@both
+def test_times_at_a_millionth_of_a_million_e_folds(factors):
+    pred, run = fixture(factors), fixture_run(factors, -1e6)
+    np.testing.assert_allclose(measured(pred, run) / 1e6, pred.at(-1e6).tau, rtol=1e-10)
+    np.testing.assert_allclose(pred.at(-1e6).tau, TIMES + offsets(pred) / 1e6, rtol=1e-14)
+
+
+@both
+@pytest.mark.parametrize("decades", [64, 128])
+def test_offsets_of_the_fixture_through_the_deactivation(factors, decades):
+    pred, run = fixture(factors), fixture_run(factors, -decades * LOG10)
+    miss = measured(pred, run) - pred.at(run.log_alpha).t
+    np.testing.assert_allclose(miss, 0, atol=1e-6)
+
+
+def test_remainder_is_the_power_of_alpha_that_the_deactivated_weight_has_fallen_to():
+    # Weight 0 decays at 2|g| = 1/10 for τ = 80/49, so it is α^{8/49} when weight 3 switches.
+    pred = fixture("equal")
+    miss = [
+        measured(pred, fixture_run("equal", -n * LOG10))[2] - pred.at(-n * LOG10).t[2]
+        for n in (32, 36, 40)
+    ]
+    assert abs(miss[0]) == pytest.approx(4e-4, rel=0.1)
+    slope = -np.diff(np.log10(np.abs(miss))) / 4
+    np.testing.assert_allclose(slope, 8 / 49, rtol=0.01)
+
+
+@both
+def test_two_alphas_give_the_limit(factors):
+    runs = [fixture_run(factors, -n * LOG10) for n in (64, 128)]
+    limits = theory.extrapolate(runs)
+    np.testing.assert_allclose([x.tau for x in limits], TIMES, rtol=0, atol=1e-6)
+    rows = theory.compare(runs[0], fixture(factors), second=runs[1]).rows
+    np.testing.assert_allclose([row.limit for row in rows], TIMES, rtol=0, atol=1e-6)
+
+
+def test_overtaking_at_ten_to_the_minus_four():
+    # 2607.12332: at α = 1e-4 jumps 2 and 3 come together.
+    at = fixture("equal").at(-4 * LOG10)
+    assert at.exists.tolist() == [True, False, True]
+    assert at.merged == [[0], [1, 2]]
+    assert fixture("equal").at(-32 * LOG10).exists.all()
+
+
+# Exact solutions
+
+
+ORTHOGONAL = (np.diag([1.0, 2.0, 0.5, 1.5]), np.array([1.3, -0.4, -0.9, 0.35]))
+
+
+def exact_crossing(g, h, A, C, log_alpha):
+    """Flow time at which θ' = √(4θ² + c²)(g − hθ), from scale α, reaches half of g/h > 0."""
+    with mp.workdps(60):
+        g, h, A, C = map(mp.mpf, (g, h, A, C))
+        kappa = A * C * mp.exp(2 * mp.mpf(log_alpha)) / 2
+        # θ = κ sinh 2z, z' = g − hκ sinh 2z: a Riccati equation in w = e^{2z}
+        R = mp.sqrt(g**2 + (h * kappa) ** 2)
+        up, down = (g + R) / (h * kappa), (g - R) / (h * kappa)
+
+        def primitive(w):
+            return mp.log((w - down) / (up - w)) / (2 * R)
+
+        end = mp.exp(mp.asinh(g / h / (2 * kappa)))
+        return float(primitive(end) - primitive(A / C))
+
+
+def test_orthogonal_features_decouple_into_logistics():
+    X, y = ORTHOGONAL
+    A, C = UNEQUAL
+    pred = predict(linear(-10.0), objective(ORTHOGONAL))
+    g, h = X.T @ y, np.diag(X.T @ X)
+    order = np.argsort(1 / np.abs(g))
+    assert [s.activated for s in pred.stages] == [[(WEIGHT, (int(i),))] for i in order]
+    np.testing.assert_allclose(taus(pred), 1 / np.abs(g[order]), rtol=1e-12)
+    np.testing.assert_allclose(pred.stages[-1].value[WEIGHT], g / h, rtol=1e-12)
+    size = np.where(g > 0, A, C)
+    closed = (0.5 * np.log(4 * np.abs(g) / h) - np.log(size)) / np.abs(g)
+    np.testing.assert_allclose(offsets(pred), closed[order], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("decades", [8, 40, 300, 4000])
+def test_finite_alpha_times_of_single_weights_are_exact(decades):
+    X, y = ORTHOGONAL
+    A, C = UNEQUAL
+    log_alpha = -decades * LOG10
+    g, h = X.T @ y, np.diag(X.T @ X)
+    exact = [
+        exact_crossing(abs(g[i]), h[i], *((A[i], C[i]) if g[i] > 0 else (C[i], A[i])), log_alpha)
+        for i in np.argsort(1 / np.abs(g))
+    ]
+    t = predict(linear(-10.0), objective(ORTHOGONAL)).at(log_alpha).t
+    np.testing.assert_allclose(t, exact, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.2])
+def test_decay_slows_the_clock_and_shrinks_the_plateau(decay):
+    X, y = ORTHOGONAL
+    A, C = UNEQUAL
+    pred = predict(linear(-10.0), objective(ORTHOGONAL), decay=decay)
+    g, h = X.T @ y, np.diag(X.T @ X)
+    rate = np.abs(g) - decay
+    order = [i for i in np.argsort(-rate) if rate[i] > 0]
+    np.testing.assert_allclose(taus(pred), 1 / rate[order], rtol=1e-12)
+    closed = (0.5 * np.log(4 * rate / h) - np.log(np.where(g > 0, A, C))) / rate
+    np.testing.assert_allclose(offsets(pred), closed[order], rtol=0, atol=1e-9)
+    plateau = np.where(rate > 0, np.sign(g) * rate / h, 0.0)
+    np.testing.assert_allclose(pred.stages[-1].value[WEIGHT], plateau, rtol=1e-12, atol=0)
+
+
+def test_decay_above_every_force_leaves_the_origin_for_ever():
+    pred = predict(linear(-10.0), objective(FIXTURE), decay=1.01)
+    assert pred.stages == []
+    assert pred.ended.startswith("complete")
+
+
+# Symmetries
+
+
+def test_the_unit_of_alpha_is_a_convention():
+    # (A e^δ)·α = A·(α e^δ): times are those of Λ − δ
+    shift = 0.7
+    A, C = UNEQUAL
+    pred, again = (
+        predict(linear(-10.0, factors), objective(FIXTURE))
+        for factors in (UNEQUAL, (A * math.exp(shift), C * math.exp(shift)))
+    )
+    np.testing.assert_allclose(taus(again), taus(pred), rtol=1e-12)
+    np.testing.assert_allclose(
+        offsets(again), offsets(pred) - shift * taus(pred), rtol=0, atol=1e-8
+    )
+    # α² is α with half the exponents
+    half = predict(linear(-10.0, exponents=(0.5, 0.5)), objective(FIXTURE))
+    np.testing.assert_allclose(taus(half), 0.5 * taus(pred), rtol=1e-12)
+    np.testing.assert_allclose(offsets(half), offsets(pred), rtol=0, atol=1e-8)
+
+
+def test_the_loss_sets_the_clock():
+    pred = predict(linear(-10.0), objective(FIXTURE))
+    doubled = predict(linear(-10.0), objective((2 * FIXTURE[0], 2 * FIXTURE[1])))
+    for read in (taus, offsets):
+        np.testing.assert_allclose(4 * read(doubled), read(pred), rtol=1e-9)
+    np.testing.assert_allclose(values(doubled), values(pred), atol=1e-12)
+
+
+def test_signs_and_order_of_the_features_are_conventions():
+    X, y = random_problem(2216)
+    A, C = UNEQUAL
+    pred = predict(linear(-10.0), objective((X, y)))
+    flip, order = np.array([1, -1, -1, 1]), np.array([2, 0, 3, 1])
+    factors = (np.where(flip > 0, A, C)[order], np.where(flip > 0, C, A)[order])
+    again = predict(linear(-10.0, factors), objective(((X * flip)[:, order], y)))
+    np.testing.assert_allclose(taus(again), taus(pred), rtol=1e-10)
+    np.testing.assert_allclose(offsets(again), offsets(pred), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(values(again), (values(pred) * flip)[:, order], atol=1e-10)
+
+
+# Deactivation, re-activation, change of sign; thresholds; active starts
+
+
+def signs(prediction):
+    return np.sign(values(prediction)).astype(int).tolist()
+
+
+def test_a_weight_returns_and_another_changes_sign():
+    problem = random_problem(2389)
+    pred = predict(linear(-10.0), objective(problem))
+    assert signs(pred) == [
+        [0, 0, 1, 0],
+        [0, -1, 1, 0],
+        [0, 0, 0, -1],  # 1 and 2 switch off at once,
+        [-1, 0, 0, -1],
+        [-1, 0, -1, -1],  # 2 returns with the other sign,
+        [-1, -1, -1, -1],  # 1 with its own
+    ]
+    assert pred.stages[2].deactivated == [(WEIGHT, (1,)), (WEIGHT, (2,))]
+    exact = np.linalg.solve(*problem)
+    np.testing.assert_allclose(pred.stages[-1].value[WEIGHT], exact, rtol=1e-10)
+    np.testing.assert_allclose(misses(pred, linear, objective(problem), [64, 128]), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_unequal_exponents_are_thresholds(seed):
+    rng = np.random.default_rng(100 + seed)
+    exponents, factors = rng.uniform(0.4, 2.0, (2, 4)), rng.uniform(0.5, 2.0, (2, 4))
+    problem = random_problem(seed)
+    loss = objective(problem)
+    pred = predict(linear(-10.0, factors, exponents), loss)
+    g = problem[0].T @ problem[1]
+    first = np.where(g > 0, exponents[0], exponents[1]) / np.abs(g)
+    assert pred.stages[0].tau == pytest.approx(first.min(), rel=1e-12)
+    make = functools.partial(linear, factors=factors, exponents=exponents)
+    np.testing.assert_allclose(misses(pred, make, loss, [128]), 0, atol=1e-6)
+
+
+ACTIVE = (np.array([0.0, 1, 1, 2]), np.array([2.0, 1, 1, 0]))  # weight 0 positive, 3 negative
+
+
+@pytest.mark.parametrize("seed", [3, 7, 8])
+def test_a_start_away_from_zero(seed):
+    problem = random_problem(seed)
+    loss = objective(problem)
+    pred = predict(linear(-10.0, exponents=ACTIVE), loss)
+    # the start settles into the least-squares fit that keeps its signs, at τ = 0
+    X, y = problem
+    free = np.array([0, 3])
+    sign = np.array([1, -1])
+    size, _ = optimize.nnls(X[:, free] * sign, y)
+    expected = np.zeros(4)
+    expected[free] = sign * size
+    assert pred.start.tau == 0.0
+    np.testing.assert_allclose(pred.start.value[WEIGHT], expected, atol=1e-10)
+    make = functools.partial(linear, exponents=ACTIVE)
+    np.testing.assert_allclose(misses(pred, make, loss, [128]), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tau", "passed"), [(0.6, 0), (2.3, 1), (4.7, 2), (7.5, 3)])
+def test_a_run_continued_from_any_plateau_has_the_rest_of_the_path(tau, passed):
+    # at τ = 2.3 weight 2 is α^0.34, on its way up; at 4.7 weight 0 is α^0.07, on its way down
+    loss, whole, found = objective(FIXTURE), fixture("unequal"), []
+    for decades in (64, 128):
+        run = gflow.simulate(linear(-decades * LOG10), loss, tau1=tau)
+        rest = predict(run.final, loss)
+        assert rest.start.tau == pytest.approx(tau, rel=1e-12)
+        saddle = np.zeros(4) if passed == 0 else SADDLES[passed - 1]
+        np.testing.assert_allclose(rest.start.value[WEIGHT], saddle, atol=1e-9)
+        assert [s.label for s in rest.stages] == [s.label for s in whole.stages[passed:]]
+        expected = whole.at(run.log_alpha).t[passed:]
+        np.testing.assert_allclose(rest.at(run.log_alpha).t, expected, rtol=0, atol=1e-6)
+        found.append(taus(rest))
+    # the start has taken in C/Λ, so that T is of order 1/Λ away
+    np.testing.assert_allclose(2 * found[1] - found[0], TIMES[passed:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_active_weights_of_the_wrong_sign_vanish_first(sign):
+    # each weight starts on the side its force pushes it away from
+    X, y = ORTHOGONAL
+    y = np.abs(y) * sign
+    on, off = (0.0, 2.0) if sign < 0 else (2.0, 0.0)
+    problem, exponents = (X, y), (on, off)
+    pred = predict(linear(-10.0, exponents=exponents), objective(problem))
+    np.testing.assert_array_equal(pred.start.value[WEIGHT], np.zeros(4))
+    g = np.abs(X.T @ y)
+    np.testing.assert_allclose(taus(pred), np.sort(2 / g), rtol=1e-12)
+    make = functools.partial(linear, exponents=exponents)
+    np.testing.assert_allclose(misses(pred, make, objective(problem), [128]), 0, atol=1e-6)
+
+
+# Weight decay against the flow
+
+
+@pytest.mark.parametrize("decay", [0.02, {WEIGHT: 0.05}])
+def test_decay_through_the_deactivation(decay):
+    loss = objective(FIXTURE)
+    pred = predict(linear(-10.0), loss, decay=decay)
+    rate = decay if isinstance(decay, float) else decay[WEIGHT]
+    X, y = FIXTURE
+    for stage in pred.stages:
+        # at rest: g = λ·sign on the support and |g| below what would have switched first
+        theta = stage.value[WEIGHT]
+        on = theta != 0
+        g = X.T @ (y - X @ theta)
+        np.testing.assert_allclose(g[on], rate * np.sign(theta[on]), atol=1e-12)
+    assert [s.deactivated for s in pred.stages] == [[], [(WEIGHT, (0,))], []]
+    np.testing.assert_allclose(misses(pred, linear, loss, [128], decay), 0, atol=1e-6)
+
+
+def test_decay_can_end_the_path_early():
+    pred = predict(linear(-10.0), objective(FIXTURE), decay=0.3)
+    # λ = 0.3: alone on its saddle weight 0 leaves forces of at most 0.28 on the others
+    assert [s.activated for s in pred.stages] == [[(WEIGHT, (0,))]]
+    np.testing.assert_allclose(pred.stages[0].value[WEIGHT], [0.56, 0, 0, 0], atol=1e-12)
+
+
+class Gated(eqx.Module):
+    """x ↦ ⟨x, a⟩(1 + ⟨x, b⟩): what a user writes, with no registration."""
+
+    a: gflow.Parameter
+    b: gflow.Parameter
+
+    def __call__(self, x):
+        return jnp.dot(x, self.a.value) * (1.0 + jnp.dot(x, self.b.value))
+
+
+@functools.cache
+def gated_problem():
+    X, y = random_problem(1)
+    return SquaredLoss(jnp.asarray(X[:, :2]), jnp.asarray(y))
+
+
+def gated(log_alpha):
+    a, b = jax.random.split(jax.random.key(1))
+    return Gated(
+        gflow.Hadamard.small(2, log_alpha=log_alpha, key=a),
+        gflow.Hadamard.small(2, log_alpha=log_alpha, key=b),
+    )
+
+
+def test_a_users_own_model_with_a_loss_that_is_not_quadratic():
+    loss = gated_problem()
+    pred = predict(gated(-10.0), loss)
+    X, y = np.asarray(loss.inputs), np.asarray(loss.targets)
+    # a gate does nothing before there is something to open it for
+    assert pred.stages[0].activated[0][0] == "a"
+    assert {s.activated[0][0] for s in pred.stages} == {"a", "b"}
+    for stage in pred.stages:
+        a, b = stage.value["a"], stage.value["b"]
+        linear, gate = X @ a, 1.0 + X @ b
+        residual = (linear * gate - y) / len(y)
+        assert stage.loss == pytest.approx(0.5 * len(y) * np.sum(residual**2), rel=1e-12)
+        np.testing.assert_allclose(np.where(a != 0, X.T @ (residual * gate), 0), 0, atol=1e-12)
+        np.testing.assert_allclose(np.where(b != 0, X.T @ (residual * linear), 0), 0, atol=1e-12)
+    np.testing.assert_allclose(misses(pred, gated, loss, [64, 128]), 0, atol=1e-6)
+
+
+# Woodworth's network
+
+
+@pytest.fixture(scope="module")
+def woodworth_problem():
+    rng = np.random.default_rng(5)
+    X, y = rng.standard_normal((3, 6)), rng.standard_normal(3)
+    return X, y
+
+
+def test_woodworth_reaches_the_l1_interpolator_in_half_the_time(woodworth_problem):
+    X, y = woodworth_problem
+    loss = objective((X, y))
+    pred = predict(woodworth(6, log_alpha=-10.0), loss)
+    program = optimize.linprog(np.ones(12), A_eq=np.hstack([X, -X]), b_eq=y)
+    smallest = program.x[:6] - program.x[6:]
+    np.testing.assert_allclose(2 * pred.stages[-1].value[WEIGHT], smallest, atol=1e-10)
+    # w = 2u⊙v: rates and times as for u⊙v with twice the force
+    single = theory.saddle_to_saddle.predict(X, y, "half_sum")
+    np.testing.assert_allclose(2 * taus(pred), taus(single), rtol=1e-9)
+    run = gflow.simulate(woodworth(6, log_alpha=-128 * LOG10), loss, tau1=6.0)
+    np.testing.assert_allclose(2 * run.leaves[WEIGHT]["value"][-1], smallest, atol=1e-6)
+    np.testing.assert_allclose(measured(pred, run), pred.at(run.log_alpha).t, atol=1e-6)
+
+
+# Softmax attention
+
+
+def tokens(count, length, scales):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.standard_normal((count, length, len(scales))) * scales)
+
+
+def teach(x, kq, vo):
+    teacher = DiagonalAttention(gflow.Frozen(jnp.array(kq)), gflow.Frozen(jnp.array(vo)))
+    return SquaredLoss(x, jax.vmap(teacher)(x))
+
+
+@functools.cache
+def one_head_problem():
+    return teach(tokens(40, 5, [1, 1.3, 0.8]), [[1, -0.6, 0.4]], [[1.5, -1, 0.7]])
+
+
+def one_head(log_alpha):
+    a, b = jax.random.split(jax.random.split(jax.random.key(1), 4)[0])
+    return DiagonalAttention(
+        gflow.Hadamard.small((1, 3), log_alpha=log_alpha, key=a),
+        gflow.Hadamard.small((1, 3), log_alpha=log_alpha, key=b),
+    )
+
+
+@functools.cache
+def one_head_prediction():
+    return predict(one_head(-10.0), one_head_problem())
+
+
+@functools.cache
+def one_head_run(decades):
+    return gflow.simulate(one_head(-decades * LOG10), one_head_problem(), tau1=4.0)
+
+
+@pytest.mark.slow
+def test_softmax_head_raises_its_rank_one_weight_at_a_time():
+    pred = one_head_prediction()
+    assert len(pred.stages) == 6
+    total = [sum(int(np.sum(r)) for r in s.rank.values()) for s in pred.stages]
+    assert total == [1, 2, 3, 4, 5, 6]
+    # with VO = 0 the output is 0 whatever KQ is, so VO is first, at 1/|⟨X̄, Y⟩|
+    loss = one_head_problem()
+    mean = jnp.mean(loss.inputs, axis=1, keepdims=True)
+    g = np.asarray(jnp.mean(jnp.sum(mean * loss.targets, axis=1), axis=0))
+    assert pred.stages[0].activated == [("vo", (0, int(np.argmax(np.abs(g)))))]
+    assert pred.stages[0].tau == pytest.approx(1 / np.max(np.abs(g)), rel=1e-12)
+    # it ends at the teacher
+    last = pred.stages[-1].value
+    np.testing.assert_allclose(last["kq"], [[1, -0.6, 0.4]], atol=1e-8)
+    np.testing.assert_allclose(last["vo"], [[1.5, -1, 0.7]], atol=1e-8)
+    assert pred.stages[-1].loss < 1e-20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("decades", "atol"), [(32, 0.02), (128, 1e-4)])
+def test_softmax_head_switches_when_predicted(decades, atol):
+    pred, run = one_head_prediction(), one_head_run(decades)
+    miss = measured(pred, run) - pred.at(run.log_alpha).t
+    np.testing.assert_allclose(miss, 0, atol=atol)
+    stages = run.stages()
+    assert [s.activated for s in stages] == [s.activated for s in pred.stages]
+    for found, stage in zip(stages, pred.stages, strict=True):
+        for name in ("kq", "vo"):
+            np.testing.assert_array_equal(found.rank[name], stage.rank[name])
+
+
+@pytest.mark.slow
+def test_softmax_head_remainder_vanishes_as_a_power_of_alpha():
+    pred = one_head_prediction()
+    miss = np.array(
+        [measured(pred, one_head_run(n)) - pred.at(-n * LOG10).t for n in (32, 64, 128)]
+    )
+    # the slowest stages: two further halvings of log α take the same power each
+    slow = np.abs(miss[:, 3:])
+    rate = np.log(slow[:-1] / slow[1:]) / (np.array([[32], [64]]) * LOG10)
+    assert np.all(slow[1:] < 0.1 * slow[:-1])
+    np.testing.assert_allclose(rate[0], rate[1], rtol=0.05)
+
+
+# Several heads
+
+
+@functools.cache
+def two_heads_problem():
+    return teach(tokens(12, 4, [1, 1.3]), [[1.0, -0.6], [-0.5, 0.8]], [[1.5, -1], [0.6, 0.9]])
+
+
+HEADS = np.random.default_rng(3).uniform(0.5, 2.0, (4, 2, 2))  # A, C of kq and of vo
+
+
+def two_heads(log_alpha, exponents=((1.0, 1.0), (1.0, 1.0))):
+    k = np.array(exponents)
+    return DiagonalAttention(
+        scaled(log_alpha, HEADS[:2], (k, k)), scaled(log_alpha, HEADS[2:], (k, k))
+    )
+
+
+@pytest.mark.slow
+def test_heads_tie_while_attention_is_uniform_and_share_by_the_square_of_their_start():
+    pred = predict(two_heads(-10.0), two_heads_problem())
+    run = gflow.simulate(two_heads(-64 * LOG10), two_heads_problem(), tau1=0.82)
+    for k, feature in enumerate([0, 1]):
+        stage = pred.stages[k]
+        assert stage.activated == [("vo", (0, feature)), ("vo", (1, feature))]
+        np.testing.assert_array_equal(stage.rank["vo"], [k + 1, k + 1])
+        np.testing.assert_array_equal(stage.rank["kq"], [0, 0])
+        positive = stage.value["vo"][0, feature] > 0
+        squares = HEADS[2 if positive else 3][:, feature] ** 2
+        shares = stage.value["vo"][:, feature] / stage.value["vo"][:, feature].sum()
+        np.testing.assert_allclose(shares, squares / squares.sum(), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(list(stage.shares.values()), shares, rtol=0, atol=1e-10)
+        middle = 0.5 * (stage.tau + pred.stages[k + 1].tau)
+        simulated = run.model(at=middle).vo.value[:, feature]
+        np.testing.assert_allclose(simulated / simulated.sum(), shares, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(simulated, stage.value["vo"][:, feature], rtol=1e-5)
+        assert stage.curvature > 0  # the line of equal saddles is not counted
+    found = run.stages()
+    assert found[0].activated == [("vo", (0, 0)), ("vo", (1, 0))]
+    np.testing.assert_array_equal(found[0].rank["vo"], [1, 1])
+    miss = measured_first(pred, run, 2) - pred.at(run.log_alpha).t[:2]
+    np.testing.assert_allclose(miss, 0, atol=1e-6)
+
+
+def measured_first(prediction, run, count):
+    rows = theory.compare(run, prediction).rows
+    return np.array([row.tau_measured for row in rows[:count]]) * run.scale
+
+
+@pytest.mark.slow
+def test_unequal_exponents_break_the_tie_of_the_heads():
+    later = ((1.0, 1.0), (1.2, 1.2))
+    pred = predict(two_heads(-10.0, later), two_heads_problem())
+    assert all(len(s.activated) == 1 for s in pred.stages)
+    assert [s.activated[0] for s in pred.stages[:2]] == [("vo", (0, 0)), ("vo", (0, 1))]
+    assert any(s.deactivated for s in pred.stages)
+    make = functools.partial(two_heads, exponents=later)
+    miss = misses(pred, make, two_heads_problem(), [128], margin=1.05)
+    np.testing.assert_allclose(miss, 0, atol=1e-6)
+
+
+# Composite curves
+
+
+def test_composite_curves_lie_on_the_simulated_ones():
+    pred = fixture("unequal")
+    errors = []
+    for decades in (8, 16, 32, 64):
+        run = fixture_run("unequal", -decades * LOG10)
+        at = pred.at(run.log_alpha)
+        loss = np.max(np.abs(at.loss(run.tau) - run.loss))
+        weight = np.max(np.abs(at.value(run.tau)[WEIGHT] - run.leaves[WEIGHT]["value"]))
+        errors.append((loss, weight))
+    errors = np.array(errors)
+    assert np.all(errors[1:] < 0.2 * errors[:-1])
+    assert np.all(errors[-1] < 1e-6)
+
+
+def test_composite_curves_take_times_of_any_shape():
+    at = fixture("unequal").at(-100.0)
+    tau = np.array([[0.5, 2.0, 4.9], [7.0, 1.0, 4.0]])
+    assert at.loss(tau).shape == (2, 3)
+    assert at.value(tau)[WEIGHT].shape == (2, 3, 4)
+    assert at.loss(0.5).shape == ()
+    plateaus = at.value(np.array([0.5, 2.5, 5.0, 7.5]))[WEIGHT]
+    np.testing.assert_allclose(plateaus[:2], [[0] * 4, SADDLES[0]], atol=1e-8)
+    np.testing.assert_allclose(plateaus[3], SADDLES[2], atol=1e-8)
+
+
+def test_times_at_finite_alpha_are_the_line_through_t_and_c():
+    pred = fixture("unequal")
+    at = pred.at(-50.0)
+    np.testing.assert_allclose(at.t, 50.0 * TIMES + offsets(pred), rtol=1e-13)
+    np.testing.assert_allclose(at.tau, TIMES + offsets(pred) / 50.0, rtol=1e-13)
+
+
+# Errors
+
+
+def two(log_alpha=-20.0, **kwargs):
+    return linear(log_alpha, **kwargs)
+
+
+class Reward(eqx.Module):
+    """−Σ θ: no minimum."""
+
+    def __call__(self, model):
+        return -jnp.sum(model.weight.value)
+
+
+class Separable(eqx.Module):
+    """Logistic loss of labels that a line separates: its minimum lies at infinity."""
+
+    inputs: jax.Array
+
+    def __call__(self, model):
+        return jnp.mean(jnp.log1p(jnp.exp(-jax.vmap(model)(self.inputs))))
+
+
+class Pair(eqx.Module):
+    first: gflow.Parameter
+    second: object
+
+    def __call__(self, x):
+        second = getattr(self.second, "value", self.second)
+        return jnp.dot(x, self.first.value + second)
+
+
+def small(log_alpha):
+    return gflow.Hadamard.small(4, log_alpha=log_alpha, key=jax.random.key(0))
+
+
+def frozen_sign():
+    u = jnp.array([1e-3, 2e-3, 1e-3, 1e-3])
+    return DiagonalLinear(gflow.Hadamard(u, u.at[1].set(1e-3), log_alpha=-7.0))
+
+
+EYE = (np.eye(4), np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("model", "problem", "words"),
+    [
+        (two(), EYE, r"accidental tie: weight\[0\], weight\[1\].*Perturb the data"),
+        (frozen_sign(), FIXTURE, r"\|u\| = \|v\| at index \(0,\)"),
+        (Pair(small(-10.0), small(-20.0)), FIXTURE, r"disagree.*first: -10, second: -20.*Pass"),
+        (two(0.0), FIXTURE, "0 < α < 1.*log_alpha = 0"),
+        (two(2.0), FIXTURE, "0 < α < 1.*log_alpha = 2"),
+        (
+            DiagonalLinear(gflow.Hadamard(jnp.full(4, 1e-3), jnp.zeros(4))),
+            FIXTURE,
+            "without log_alpha. Pass log_alpha=",
+        ),
+        (Pair(small(-10.0), jnp.ones(4)), FIXTURE, r"\['second'\].*gflow.Frozen"),
+        (two(), (FIXTURE[0], np.zeros(4)), "No weight feels a force"),
+        (two(exponents=(0.0, 0.0)), FIXTURE, r"weight\[0\] has exponents \(0, 0\).*\(0, 2\)"),
+        (two(exponents=(1.0, -0.1)), FIXTURE, r"weight\[0\] has a negative exponent"),
+    ],
+)
+def test_what_cannot_be_predicted_is_named(model, problem, words):
+    with pytest.raises(ValueError, match=words):
+        predict(model, objective(problem))
+
+
+def test_log_alpha_can_be_given():
+    unknown = DiagonalLinear(gflow.Hadamard(jnp.full(4, 1e-3), jnp.zeros(4)))
+    pred = predict(unknown, objective(FIXTURE), log_alpha=math.log(1e-3))
+    np.testing.assert_allclose(taus(pred), TIMES, atol=1e-9)
+    with pytest.raises(ValueError, match=r"log_alpha = 0.5 was given"):
+        predict(unknown, objective(FIXTURE), log_alpha=0.5)
+
+
+def test_leaves_at_two_alphas_are_two_exponents():
+    loss = objective(FIXTURE)
+    given = predict(Pair(small(-10.0), gflow.Frozen(jnp.zeros(4))), loss, log_alpha=-5.0)
+    own = predict(Pair(small(-10.0), gflow.Frozen(jnp.zeros(4))), loss)
+    np.testing.assert_allclose(taus(given), 2 * taus(own), rtol=1e-12)
+    np.testing.assert_allclose(given.at(-5.0).t, own.at(-10.0).t, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss", [Reward(), Separable(jnp.asarray(np.abs(random_problem(0)[0])))], ids=type
+)
+def test_an_objective_without_a_finite_minimum_is_refused(loss):
+    model = linear(-20.0, (np.array([0.6, 1.7, 1.0, 0.8]), np.ones(4)))
+    if isinstance(loss, Reward):
+        # equal forces tie; unequal exponents decide
+        model = linear(-20.0, exponents=(np.array([1.0, 1.1, 1.2, 1.3]), 1.0))
+    with pytest.raises(ValueError, match="without bound.*no finite saddle.*infinity"):
+        predict(model, loss)
+
+
+def test_a_minimum_at_infinity_is_refused_from_an_active_start_too():
+    inputs = jnp.asarray(np.abs(random_problem(0)[0]))
+    with pytest.raises(ValueError, match="At from the start|without bound"):
+        predict(linear(-20.0, exponents=(0.0, 2.0)), Separable(inputs))
+
+
+def test_decay_that_depends_on_time_is_refused():
+    with pytest.raises(ValueError, match="constant decay"):
+        predict(two(), objective(FIXTURE), decay=lambda t: 0.1 * t)
+
+
+def test_a_degenerate_saddle_ends_the_path_with_a_warning():
+    # at λ = 1/10 weight 0 leaves the support at exactly zero force
+    with pytest.warns(UserWarning, match="degenerate"):
+        pred = predict(linear(-20.0), objective(FIXTURE), decay=0.1)
+    assert len(pred.stages) == 1
+    assert "degenerate" in pred.ended
+
+
+@pytest.mark.parametrize("log_alpha", [0.0, 3.0, math.nan, -math.inf])
+def test_finite_alpha_needs_an_alpha(log_alpha):
+    with pytest.raises(ValueError, match="0 < α < 1"):
+        fixture("equal").at(log_alpha)
+
+
+def test_max_stages_is_said_to_be_the_reason():
+    pred = predict(linear(-10.0), objective(FIXTURE), max_stages=2)
+    assert len(pred.stages) == 2
+    assert "max_stages = 2" in pred.ended
