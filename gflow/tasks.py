@@ -1,10 +1,10 @@
 """Data of the experiments: the exact fixture, teacher and student, two real data sets.
 
-Each function returns a task: inputs, targets, and the reduction of the squared loss in
-which its stage times are quoted (`task.objective`). Random data take a typed `key=`.
+Each function returns a task: inputs, targets and, as `task.objective`, the squared loss
+in whose clock its stage times are quoted. Random data take a typed `key=`.
 """
 
-import importlib
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -23,21 +23,23 @@ class Task(eqx.Module):
 
     inputs: eqx.AbstractVar[Float[Array, "examples ..."]]
     targets: eqx.AbstractVar[Float[Array, "examples ..."]]
-    reduction: eqx.AbstractVar[str]
 
     @property
+    @abc.abstractmethod
     def objective(self) -> SquaredLoss:
         """Squared loss on all examples."""
-        return SquaredLoss(self.inputs, self.targets, self.reduction)
 
 
 class Regression(Task):
-    """Vectors x and numbers y, with a name for each coordinate of x."""
+    """Vectors x and numbers y, with a name for each coordinate of x; half-sum loss."""
 
     inputs: Float[Array, "examples d"]
     targets: Float[Array, " examples"]
     names: tuple[str, ...] = eqx.field(static=True)
-    reduction: str = eqx.field(static=True, default="half_sum")
+
+    @property
+    def objective(self) -> SquaredLoss:
+        return SquaredLoss(self.inputs, self.targets, "half_sum")
 
 
 class TeacherStudent(Task):
@@ -46,7 +48,10 @@ class TeacherStudent(Task):
     inputs: Float[Array, "examples tokens d"]
     targets: Float[Array, "examples tokens d"]
     teacher: DiagonalAttention
-    reduction: str = eqx.field(static=True, default="half_mean")
+
+    @property
+    def objective(self) -> SquaredLoss:
+        return SquaredLoss(self.inputs, self.targets, "half_mean")
 
 
 class Digits(Task):
@@ -60,20 +65,24 @@ class Digits(Task):
     targets: Float[Array, "examples 8 components"]
     directions: Float[Array, "8 components"]
     unit: Float[Array, ""]
-    reduction: str = eqx.field(static=True, default="half_mean")
+
+    @property
+    def objective(self) -> SquaredLoss:
+        return SquaredLoss(self.inputs, self.targets, "half_mean")
 
     def images(self, tokens: Float[Array, "*batch 8 components"]) -> Float[Array, "*batch 8 8"]:
         return self.unit * jnp.einsum("...c,pc->...p", tokens, self.directions)
 
 
 def zhao_fixture() -> Regression:
-    """Two examples, four coordinates, three stages with exact times 1, 4, 4 + 80/49.
+    """Two examples, four coordinates: three stages at exactly τ = 1, 4, 4 + 80/49.
 
-    A `DiagonalLinear` with u⊙v, half-sum loss. Coordinate 0 switches on, then 2, which
-    drives 0 back to zero, then 3 with a negative sign; 1 never does. The saddles are
-    (4/5, 0, 0, 0), (0, 0, 7/5, 0), (0, 0, 10/7, −10/49).
+    For a `DiagonalLinear` of Hadamard weights and the half-sum loss, as α → 0.
+    Coordinate 0 switches on, then 2, which drives 0 back to zero, then 3 with a negative
+    sign; 1 never does. The saddles are (4/5, 0, 0, 0), (0, 0, 7/5, 0) and
+    (0, 0, 10/7, −10/49), where the loss is zero.
 
-    **Source:** the counterexample of arXiv 2607.12332.
+    **Source:** arXiv 2607.12332.
 
     ```python
     task = gflow.tasks.zhao_fixture()
@@ -86,8 +95,8 @@ def zhao_fixture() -> Regression:
 
 
 #: A teacher whose student passes six well-separated saddles, one new weight at each.
-TEACHER_KQ = ((1.3, 0.8, -0.9, 0.0),)
-TEACHER_VO = ((-2.0, 1.0, 0.7, 0.0),)
+TEACHER_KQ = np.array([[1.3, 0.8, -0.9, 0.0]])
+TEACHER_VO = np.array([[-2.0, 1.0, 0.7, 0.0]])
 
 
 def teacher_student(
@@ -188,7 +197,7 @@ def digits_rows(
     Gaussian noise of standard deviation `noise`.
 
     In pixels the columns of an image are near ties in left and right pairs, and the
-    outer two are blank; principal components have neither fault. With four of them and
+    outer two nearly blank; principal components have neither fault. With four of them and
     noise ½ a head at scale 1 passes eight saddles before τ = 2.5, vo and kq interleaved.
 
     `examples`: that many images, evenly spaced in the data set, with the noise they have
@@ -204,8 +213,8 @@ def digits_rows(
     """
     images = _datasets("digits").load_digits().images / 16.0
     total, _, side = images.shape
-    examples = total if examples is None else examples
-    _check_count("examples", examples, 1, total)
+    count = total if examples is None else examples
+    _check_count("examples", count, 1, total)
     _check_count("components", components, 1, side)
     if not noise >= 0.0:
         raise ValueError(f"noise = {noise} is a standard deviation: pass 0 or more.")
@@ -215,7 +224,7 @@ def digits_rows(
     unit = np.sqrt(np.mean(clean**2))
     targets = _floats(clean / unit)
     inputs = targets + noise * jax.random.normal(key, targets.shape, targets.dtype)
-    kept = jnp.arange(examples) * total // examples
+    kept = jnp.arange(count) * total // count
     return Digits(inputs[kept], targets[kept], _floats(directions), _floats(unit))
 
 
@@ -239,9 +248,10 @@ def _check_count(name: str, value: int, lowest: int, highest: int | None = None)
 
 def _datasets(task: str) -> Any:
     try:
-        return importlib.import_module("sklearn.datasets")
+        from sklearn import datasets
     except ImportError as error:
         raise ImportError(
             f"The {task} data come with scikit-learn, which is not installed: "
             'pip install "gflow[data]".'
         ) from error
+    return datasets

@@ -84,12 +84,17 @@ def measured(prediction, trajectory):
     return np.array([row.tau_measured for row in rows]) * trajectory.scale
 
 
-def misses(prediction, make, loss, decades, decay=0.0, margin=1.2):
+def misses(prediction, make, loss, decades, decay=0.0):
     """t_k measured − (T_k·Λ + C_k), one row for each α = 10^−decades."""
     out = []
     for n in decades:
-        model = make(-n * LOG10)
-        run = gflow.simulate(model, loss, tau1=margin * prediction.stages[-1].tau, decay=decay)
+        run = gflow.simulate(
+            make(-n * LOG10),
+            loss,
+            tau1=1.2 * prediction.stages[-1].tau,
+            decay=decay,
+            error_bars=False,  # compiles in half the time
+        )
         out.append(measured(prediction, run) - prediction.at(-n * LOG10).t)
     return np.array(out)
 
@@ -105,7 +110,7 @@ def fixture(factors):
 @functools.cache
 def fixture_run(factors, log_alpha):
     model = linear(log_alpha, {"equal": EQUAL, "unequal": UNEQUAL}[factors])
-    return gflow.simulate(model, objective(FIXTURE), tau1=8.0)
+    return gflow.simulate(model, objective(FIXTURE), tau1=8.0, error_bars=False)
 
 
 both = pytest.mark.parametrize("factors", ["equal", "unequal"])
@@ -365,12 +370,19 @@ def test_a_start_away_from_zero(seed):
     np.testing.assert_allclose(misses(pred, make, loss, [128]), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("tau", "passed"), [(0.6, 0), (2.3, 1), (4.7, 2), (7.5, 3)])
-def test_a_run_continued_from_any_plateau_has_the_rest_of_the_path(tau, passed):
-    # at τ = 2.3 weight 2 is α^0.34, on its way up; at 4.7 weight 0 is α^0.07, on its way down
+@pytest.mark.parametrize(
+    ("tau", "passed", "atol"),
+    [
+        (0.6, 0, 1e-6),
+        (2.3, 1, 1e-6),  # weight 2 is α^0.34, on its way up
+        (4.7, 2, 1e-4),  # weight 0 is α^0.07, on its way down: 3e-5 at α = 1e-64
+        (7.5, 3, 1e-6),
+    ],
+)
+def test_a_run_continued_from_any_plateau_has_the_rest_of_the_path(tau, passed, atol):
     loss, whole, found = objective(FIXTURE), fixture("unequal"), []
     for decades in (64, 128):
-        run = gflow.simulate(linear(-decades * LOG10), loss, tau1=tau)
+        run = gflow.simulate(linear(-decades * LOG10), loss, tau1=tau, error_bars=False)
         rest = predict(run.final, loss)
         assert rest.start.tau == pytest.approx(tau, rel=1e-12)
         saddle = np.zeros(4) if passed == 0 else SADDLES[passed - 1]
@@ -380,7 +392,7 @@ def test_a_run_continued_from_any_plateau_has_the_rest_of_the_path(tau, passed):
         np.testing.assert_allclose(rest.at(run.log_alpha).t, expected, rtol=0, atol=1e-6)
         found.append(taus(rest))
     # the start has taken in C/Λ, so that T is of order 1/Λ away
-    np.testing.assert_allclose(2 * found[1] - found[0], TIMES[passed:], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(2 * found[1] - found[0], TIMES[passed:], rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -401,7 +413,7 @@ def test_active_weights_of_the_wrong_sign_vanish_first(sign):
 # Weight decay against the flow
 
 
-@pytest.mark.parametrize("decay", [0.02, {WEIGHT: 0.05}])
+@pytest.mark.parametrize("decay", [0.02, {WEIGHT: 0.05}], ids=["all", "by leaf"])
 def test_decay_through_the_deactivation(decay):
     loss = objective(FIXTURE)
     pred = predict(linear(-10.0), loss, decay=decay)
@@ -434,9 +446,8 @@ class Gated(eqx.Module):
         return jnp.dot(x, self.a.value) * (1.0 + jnp.dot(x, self.b.value))
 
 
-@functools.cache
-def gated_problem():
-    X, y = random_problem(1)
+def gated_problem(seed):
+    X, y = random_problem(seed)
     return SquaredLoss(jnp.asarray(X[:, :2]), jnp.asarray(y))
 
 
@@ -448,21 +459,47 @@ def gated(log_alpha):
     )
 
 
-def test_a_users_own_model_with_a_loss_that_is_not_quadratic():
-    loss = gated_problem()
-    pred = predict(gated(-10.0), loss)
+def gated_gradients(loss, a, b):
     X, y = np.asarray(loss.inputs), np.asarray(loss.targets)
-    # a gate does nothing before there is something to open it for
-    assert pred.stages[0].activated[0][0] == "a"
-    assert {s.activated[0][0] for s in pred.stages} == {"a", "b"}
+    linear, gate = X @ a, 1.0 + X @ b
+    residual = (linear * gate - y) / len(y)
+    return X.T @ (residual * gate), X.T @ (residual * linear)
+
+
+def test_a_users_own_model_with_a_loss_that_is_not_quadratic():
+    loss = gated_problem(9)
+    pred = predict(gated(-10.0), loss)
+    # a gate feels nothing before there is something to open it for
+    assert [s.activated[0][0] for s in pred.stages] == ["a", "a", "b", "b"]
     for stage in pred.stages:
         a, b = stage.value["a"], stage.value["b"]
-        linear, gate = X @ a, 1.0 + X @ b
-        residual = (linear * gate - y) / len(y)
-        assert stage.loss == pytest.approx(0.5 * len(y) * np.sum(residual**2), rel=1e-12)
-        np.testing.assert_allclose(np.where(a != 0, X.T @ (residual * gate), 0), 0, atol=1e-12)
-        np.testing.assert_allclose(np.where(b != 0, X.T @ (residual * linear), 0), 0, atol=1e-12)
+        for theta, gradient in zip((a, b), gated_gradients(loss, a, b), strict=True):
+            np.testing.assert_allclose(np.where(theta != 0, gradient, 0), 0, atol=1e-12)
     np.testing.assert_allclose(misses(pred, gated, loss, [64, 128]), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [3, 5, 6])
+def test_what_remains_beyond_c_vanishes_with_alpha(seed):
+    # near-ties (5: a margin of 0.1) and slow deactivations (5, 6): far from C at 1e-64
+    pred = predict(gated(-10.0), gated_problem(seed))
+    miss = np.abs(misses(pred, gated, gated_problem(seed), [64, 128]))
+    slow = miss[0] > 1e-6
+    assert slow.any() == (seed != 3)
+    assert np.all(miss[1, slow] < miss[0, slow] / 10)
+    assert np.all(miss[1, ~slow] < 1e-6)
+
+
+def test_decay_of_one_leaf():
+    loss, decay = gated_problem(9), {"b": 0.02}
+    free, held = predict(gated(-10.0), loss), predict(gated(-10.0), loss, decay=decay)
+    # the first two winners are of leaf a, which has no decay
+    np.testing.assert_allclose(taus(held)[:2], taus(free)[:2], rtol=1e-10)
+    for stage in held.stages:
+        a, b = stage.value["a"], stage.value["b"]
+        of_a, of_b = gated_gradients(loss, a, b)
+        np.testing.assert_allclose(np.where(a != 0, of_a, 0), 0, atol=1e-12)
+        np.testing.assert_allclose(np.where(b != 0, of_b + 0.02 * np.sign(b), 0), 0, atol=1e-12)
+    assert np.any(held.stages[-1].value["b"] != 0)
 
 
 # Woodworth's network
@@ -485,7 +522,7 @@ def test_woodworth_reaches_the_l1_interpolator_in_half_the_time(woodworth_proble
     # w = 2u⊙v: rates and times as for u⊙v with twice the force
     single = theory.saddle_to_saddle.predict(X, y, "half_sum")
     np.testing.assert_allclose(2 * taus(pred), taus(single), rtol=1e-9)
-    run = gflow.simulate(woodworth(6, log_alpha=-128 * LOG10), loss, tau1=6.0)
+    run = gflow.simulate(woodworth(6, log_alpha=-128 * LOG10), loss, tau1=6.0, error_bars=False)
     np.testing.assert_allclose(2 * run.leaves[WEIGHT]["value"][-1], smallest, atol=1e-6)
     np.testing.assert_allclose(measured(pred, run), pred.at(run.log_alpha).t, atol=1e-6)
 
@@ -523,7 +560,9 @@ def one_head_prediction():
 
 @functools.cache
 def one_head_run(decades):
-    return gflow.simulate(one_head(-decades * LOG10), one_head_problem(), tau1=4.0)
+    return gflow.simulate(
+        one_head(-decades * LOG10), one_head_problem(), tau1=4.0, error_bars=False
+    )
 
 
 @pytest.mark.slow
@@ -592,7 +631,8 @@ def two_heads(log_alpha, exponents=((1.0, 1.0), (1.0, 1.0))):
 @pytest.mark.slow
 def test_heads_tie_while_attention_is_uniform_and_share_by_the_square_of_their_start():
     pred = predict(two_heads(-10.0), two_heads_problem())
-    run = gflow.simulate(two_heads(-64 * LOG10), two_heads_problem(), tau1=0.82)
+    model, problem = two_heads(-64 * LOG10), two_heads_problem()
+    run = gflow.simulate(model, problem, tau1=0.82, error_bars=False)
     for k, feature in enumerate([0, 1]):
         stage = pred.stages[k]
         assert stage.activated == [("vo", (0, feature)), ("vo", (1, feature))]
@@ -601,8 +641,8 @@ def test_heads_tie_while_attention_is_uniform_and_share_by_the_square_of_their_s
         positive = stage.value["vo"][0, feature] > 0
         squares = HEADS[2 if positive else 3][:, feature] ** 2
         shares = stage.value["vo"][:, feature] / stage.value["vo"][:, feature].sum()
-        np.testing.assert_allclose(shares, squares / squares.sum(), rtol=0, atol=1e-10)
-        np.testing.assert_allclose(list(stage.shares.values()), shares, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(shares, squares / squares.sum(), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(list(stage.shares.values()), shares, rtol=0, atol=1e-9)
         middle = 0.5 * (stage.tau + pred.stages[k + 1].tau)
         simulated = run.model(at=middle).vo.value[:, feature]
         np.testing.assert_allclose(simulated / simulated.sum(), shares, rtol=0, atol=1e-8)
@@ -628,7 +668,7 @@ def test_unequal_exponents_break_the_tie_of_the_heads():
     assert [s.activated[0] for s in pred.stages[:2]] == [("vo", (0, 0)), ("vo", (0, 1))]
     assert any(s.deactivated for s in pred.stages)
     make = functools.partial(two_heads, exponents=later)
-    miss = misses(pred, make, two_heads_problem(), [128], margin=1.05)
+    miss = misses(pred, make, two_heads_problem(), [128])
     np.testing.assert_allclose(miss, 0, atol=1e-6)
 
 

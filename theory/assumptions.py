@@ -60,7 +60,7 @@ def perturb_and_restart(
     stage: int,
     *,
     key: PRNGKeyArray,
-    sizes: Sequence[float] = (1e-3, 1e-2, 1e-1),
+    sizes: Sequence[float] = (1e-2, 1e-1, 1.0),
     samples: int = 8,
 ) -> Restarts:
     """Does a perturbed transition reach the same saddle? (2306.07042, Fig. 3)
@@ -99,6 +99,7 @@ def _restart(orbit: Orbit, log_change: np.ndarray) -> float:
             np.asarray(fast.decay),
             x,
             scale,
+            tolerance=1e-7,
         )
     except (Degenerate, Unbounded):
         return math.inf

@@ -187,7 +187,8 @@ class _Judge:
         stage, crossing = self.prediction.stages[k], self.crossings[k]
         predicted = float(self.finite.t[k]) if math.isfinite(stage.offset) else math.nan
         if crossing is None:
-            if self._beyond(predicted if math.isfinite(predicted) else stage.tau):
+            limit_time = stage.tau * self.trajectory.scale
+            if self._beyond(predicted if math.isfinite(predicted) else limit_time):
                 return None
             return self._row([k], None, limit, "unexplained", math.nan)
         verdict, bound = self._verdict(k, crossing, predicted)
@@ -241,13 +242,13 @@ class _Judge:
             return inside[0]
         return start + int(np.argmin(trajectory.descent[start:stop]))
 
-    def _rank_at(self, k: int, waited: float) -> str:
-        """Ranks predicted at this α, where a weight may still be on its way to zero."""
+    def _rank_at(self, k: int, waited: float) -> Any:
+        """Ranks predicted at this α, where weights may still be on their way."""
         if self.prediction.orbits is None:
-            return ""
-        values = self.prediction.orbits.plateau(k, self.trajectory.scale, waited)
-        largest = max(np.max(v) for v in values.values())
-        return _rank_label({n: np.sum(v > MATTERS * largest, axis=-1) for n, v in values.items()})
+            return self.prediction.stages[k].rank
+        logs = self.prediction.orbits.log_weights(k + 1, self.trajectory.scale, np.array(waited))
+        least = max(np.max(v) for v in logs.values()) + math.log(MATTERS)
+        return {n: np.sum(v > least, axis=-1) for n, v in logs.items()}
 
     def _row(self, group, crossing: Crossing | None, limit, verdict, bound) -> Row:
         scale = self.trajectory.scale
@@ -261,9 +262,10 @@ class _Judge:
         if plateau is not None:
             measured_loss = float(self.trajectory.loss[plateau])
             active = active_weights(self.trajectory, plateau)
-            measured_rank = _rank_label({n: a.sum(axis=-1) for n, a in active.items()})
+            rank = {n: a.sum(axis=-1) for n, a in active.items()}
+            measured_rank = _rank_label(rank)
             at_alpha = self._rank_at(group[-1], float(self.trajectory.t[plateau]) - t)
-            if single and measured_rank not in (predicted_rank, at_alpha):
+            if single and not _between(rank, last.rank, at_alpha):
                 verdict = "unexplained"
         return Row(
             stage=f"{group[0] + 1}" if single else f"{group[0] + 1}–{group[-1] + 1}",
@@ -282,6 +284,16 @@ class _Judge:
             rank_measured=measured_rank,
             verdict=verdict,
         )
+
+
+def _between(rank: dict[str, Any], one: Any, other: Any) -> bool:
+    """Each rank between that of the limit and that at this α: weights on their way may count."""
+    if not isinstance(one, dict):
+        one, other = ({n: r for n in rank} for r in (one, other))
+    return all(
+        np.all((np.minimum(one[n], other[n]) <= r) & (r <= np.maximum(one[n], other[n])))
+        for n, r in rank.items()
+    )
 
 
 def _rank_label(rank: Any) -> str:

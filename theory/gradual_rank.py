@@ -65,13 +65,16 @@ def predict(
     *,
     log_alpha: float | None = None,
     decay: Decay = 0.0,
+    rtol: float = 1e-11,
     max_stages: int = 1000,
 ) -> Prediction:
     r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
 
     **Arguments:** `model`: every trained leaf a `gflow.Hadamard` (freeze others with
     `gflow.Frozen`). `objective`: differentiable, model ↦ scalar. `log_alpha`: for leaves
-    that do not carry one. `decay`: constant λ, or {leaf: λ}.
+    that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`: relative error of
+    the weights along connecting orbits, and so about that of exp(rate·C); saddles and T
+    are polished to rounding whatever it is.
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
     the times and curves at a finite α.
@@ -87,13 +90,14 @@ def predict(
     print(pred); pred.at(-74.0).tau
     ```
     """
-    return _Path(model, objective, log_alpha, decay).follow(max_stages)
+    return _Path(model, objective, log_alpha, decay, rtol).follow(max_stages)
 
 
 class _Path:
     """The state of the limit algorithm: exponents and log-sizes of every factor."""
 
-    def __init__(self, model, objective, log_alpha, decay):
+    def __init__(self, model, objective, log_alpha, decay, rtol):
+        self.rtol = rtol
         leaves = trained_leaves(model)
         other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard)]
         if other:
@@ -157,7 +161,7 @@ class _Path:
         start = Start(self.tau, self._by_leaf(self.theta), self.loss, self._rank(self.theta))
         stages: list[Stage] = []
         orbits: list[Orbit] = []
-        plateaus: list[_Plateau] = []
+        plateaus = [_Plateau(self.theta, self.exponent, self.size, self._rates())]
         ended = f"stopped at max_stages = {max_stages}"
         while len(stages) < max_stages:
             try:
@@ -296,6 +300,7 @@ class _Path:
                 np.where(support, self.decay, 0.0),
                 x,
                 self.force_scale,
+                0.5 * self.rtol,
             )
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
@@ -419,12 +424,14 @@ class _Orbits:
             loss_before = float(loss_and_force(self.landscape, jnp.asarray(before))[0])
         return loss, self.by_leaf(theta)
 
-    def plateau(self, stage: int, scale: float, waited: float) -> dict[str, np.ndarray]:
-        """|θ| of every weight at Λ = scale, `waited` flow time after the stage."""
+    def log_weights(self, stage: int, scale: float, waited: np.ndarray) -> dict[str, np.ndarray]:
+        """log|θ| at Λ = scale, `waited` flow time after stage `stage` (0: the start)."""
         here = self.plateaus[stage]
-        logs = here.size - here.exponent * scale + here.rates * waited
-        dormant = 0.25 * np.exp(np.minimum(2.0 * np.max(logs, axis=0), 0.0))
-        return self.by_leaf(np.where(here.theta != 0, np.abs(here.theta), dormant))
+        waited = np.asarray(waited, float)[..., None, None]
+        dormant = 2.0 * np.max(here.size - here.exponent * scale + here.rates * waited, axis=-2)
+        with np.errstate(divide="ignore"):
+            resting = np.log(np.abs(here.theta))
+        return self.by_leaf(np.where(here.theta != 0, resting, dormant - math.log(4.0)))
 
 
 def _scales(leaves: list[Hadamard], log_alpha: float) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,6 @@ _STEPS = 128
 _ROUNDS = 100
 #: Longest orbit, in units of 1/(largest initial force).
 _PATIENCE = 1e8
-_TOLERANCE = 1e-12
 #: A weight this many e-folds (of its square root) below the others counts as zero.
 _VANISHED = 18.0
 #: A rate this far below the largest initial force counts as rest.
@@ -95,8 +94,10 @@ def _velocity(t, x, fast):
 
 
 @eqx.filter_jit
-def _advance(fast: Fast, x: Float[Array, " p"], step: Float[Array, ""]):
-    controller = diffrax.PIDController(rtol=0.0, atol=_TOLERANCE, norm=optx.max_norm, factormin=0.1)
+def _advance(
+    fast: Fast, x: Float[Array, " p"], step: Float[Array, ""], tolerance: Float[Array, ""]
+):
+    controller = diffrax.PIDController(rtol=0.0, atol=tolerance, norm=optx.max_norm, factormin=0.1)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_velocity),
         Rodas5P(),
@@ -216,8 +217,11 @@ def connect(
     decay: np.ndarray,
     x: np.ndarray,
     force_scale: float,
+    tolerance: float = 1e-11,
 ) -> Orbit:
     """Follow the fast system from `x` until its support rests or has gone to zero.
+
+    `tolerance` is the local error in log|s|, absolute.
 
     **Raises:** Unbounded when the weights blow up (objective unbounded below, or a
     minimum at infinity); Degenerate when they creep without coming to rest.
@@ -231,7 +235,7 @@ def connect(
         if s[-1] * force_scale > _PATIENCE:
             break
         times, states, rates, count, next_step = _advance(
-            fast, jnp.asarray(xs[-1]), jnp.asarray(step)
+            fast, jnp.asarray(xs[-1]), jnp.asarray(step), jnp.asarray(tolerance)
         )
         count, step, offset = int(count), float(next_step), s[-1]
         times, states, rates = (np.asarray(a) for a in (times, states, rates))

@@ -83,21 +83,17 @@ def weights_with_times(trajectory, prediction: Prediction, leaf: str, ax=None):
 
 
 def ranks_with_times(trajectory, prediction: Prediction, ax=None):
-    """Total rank of each leaf: simulated count and predicted staircase."""
+    """Rank of each leaf, all heads together: simulated count and predicted one."""
     ax = new_axes(ax)
-    finite = prediction.at(trajectory.log_alpha)
-    end = float(trajectory.tau[-1])
+    grid = np.linspace(0.0, float(trajectory.tau[-1]), 1500)
+    ranks = prediction.at(trajectory.log_alpha).rank(grid)
     for i, leaf in enumerate(prediction.start.value):
         counts = trajectory.observables[f"{leaf}.rank"].reshape(len(trajectory.t), -1).sum(axis=1)
         style = {"color": COLOURS[i % len(COLOURS)], "lw": 1.6}
         ax.step(trajectory.tau, counts, where="post", label=f"{leaf}, simulated", **style)
-        inside = finite.tau < end
-        levels = [np.sum(prediction.start.rank[leaf])]
-        levels += [np.sum(s.rank[leaf]) for s in prediction.stages]
-        edges = np.concatenate([[0.0], finite.tau[inside], [end]])
-        steps = [*levels[: len(edges) - 1], levels[len(edges) - 2]]
-        label = "predicted" if i == 0 else None
-        ax.step(edges, steps, where="post", **FINITE, label=label)
+        predicted = ranks[leaf].reshape(len(grid), -1).sum(axis=1)
+        label = "predicted at that α" if i == 0 else None
+        ax.step(grid, predicted, where="post", **FINITE, label=label)
     ax.set(xlabel=TAU_LABEL, ylabel=r"rank (entries $|\theta_i| > \sqrt{\alpha}$)")
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False, fontsize="x-small")

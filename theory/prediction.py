@@ -81,8 +81,8 @@ class Orbits(Protocol):
         """Loss and weights at flow times `t` when stage k happens at `times[k]`."""
         ...
 
-    def plateau(self, stage: int, scale: float, waited: float) -> dict[str, np.ndarray]:
-        """|θ| of every weight, dormant ones included, a while after a stage."""
+    def log_weights(self, stage: int, scale: float, waited: np.ndarray) -> dict[str, np.ndarray]:
+        """log|θ| of every weight, `waited` flow time after the first `stage` stages."""
         ...
 
 
@@ -150,7 +150,8 @@ class FiniteAlpha:
 
     @property
     def exists(self) -> np.ndarray:
-        return np.append(np.diff(self.t) > 0, True) if len(self.t) else np.zeros(0, bool)
+        # a time that is not predicted (NaN) overtakes nothing
+        return np.append(~(np.diff(self.t) <= 0), True) if len(self.t) else np.zeros(0, bool)
 
     @property
     def near_tie(self) -> np.ndarray:
@@ -188,14 +189,34 @@ class FiniteAlpha:
         """Composite effective weights by leaf name, with leading axes of `tau`."""
         return self._composite(tau)[1]
 
-    def _composite(self, tau: ArrayLike):
+    def rank(self, tau: ArrayLike) -> dict[str, np.ndarray]:
+        """Entries above √α, as a simulation counts them, with leading axes of `tau`.
+
+        A weight passes √α before its stage, half-way up from the size α² it starts at.
+        """
+        orbits = self._orbits()
+        times = np.asarray(tau, float).ravel() * self.scale
+        starts = np.concatenate([[self.prediction.start.tau * self.scale], self.t])
+        stage = np.searchsorted(self.t, times, side="right")
+        counts: dict[str, list[np.ndarray]] = {n: [] for n in self.prediction.start.value}
+        for k, t in zip(stage, times, strict=True):
+            logs = orbits.log_weights(int(k), self.scale, t - starts[k])
+            for name, log_abs in logs.items():
+                counts[name].append(np.sum(log_abs > 0.5 * self.log_alpha, axis=-1))
+        shape = np.shape(tau)
+        return {n: np.reshape(c, (*shape, *np.shape(c[0]))) for n, c in counts.items()}
+
+    def _orbits(self) -> Orbits:
         if self.prediction.orbits is None:
             raise ValueError(
                 f"{self.prediction.source} gives saddles and limit times only; curves at "
                 "finite α come with theory.gradual_rank.predict."
             )
+        return self.prediction.orbits
+
+    def _composite(self, tau: ArrayLike):
         tau = np.asarray(tau, float)
-        loss, values = self.prediction.orbits.composite(tau.ravel() * self.scale, self.t)
+        loss, values = self._orbits().composite(tau.ravel() * self.scale, self.t)
         return loss.reshape(tau.shape), {
             n: v.reshape(*tau.shape, *v.shape[1:]) for n, v in values.items()
         }

@@ -35,10 +35,13 @@ class DiagonalAttention(eqx.Module):
         self.kq, self.vo, self.scale = kq, vo, float(scale)
 
     def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
-        query = x[None] * self.kq.value[:, None, :]  # (heads, tokens, d)
-        logits = self.scale * jnp.einsum("htd,sd->hts", query, x)
-        mixed = jnp.einsum("hts,sd->htd", jax.nn.softmax(logits, axis=-1), x)
-        return jnp.einsum("htd,hd->td", mixed, self.vo.value)
+        # sums of products in place of einsum: XLA fuses these, but loops over many small
+        # matrix products on CPU (3 to 4 times slower for d = 4)
+        query = self.kq.value[:, None, :] * x[None]  # (heads, tokens, d)
+        logits = self.scale * jnp.sum(query[:, :, None, :] * x[None, None], axis=-1)
+        weights = jax.nn.softmax(logits, axis=-1)  # (heads, tokens, tokens)
+        mixed = jnp.sum(weights[..., None] * x[None, None], axis=2)
+        return jnp.sum(mixed * self.vo.value[:, None, :], axis=0)
 
 
 class Residual(eqx.Module):
