@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from .observables import diagonal_rank, log_abs_weight
+
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
@@ -79,12 +81,31 @@ def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
     return ax
 
 
+def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
+    """Time and rank of a leaf, all heads together, between recorded steps as well.
+
+    On a plateau steps are long while log|s| and log|d| are straight lines, so these are
+    interpolated.
+    """
+    x, _ = time_axis(trajectory)
+    grid = np.union1d(x, np.linspace(x[0], x[-1], 2000))
+    leaf_record = trajectory.leaves[leaf]
+    logs = {
+        key: np.stack(
+            [np.interp(grid, x, column) for column in leaf_record[key].reshape(len(x), -1).T],
+            axis=-1,
+        )
+        for key in ("log_s", "log_d")
+    }
+    return grid, diagonal_rank(log_abs_weight(logs), trajectory.log_alpha)
+
+
 def ranks(trajectory, leaf: str, ax=None, **style):
-    """Number of active weights of a leaf, |θ| > √α, against time."""
+    """Number of active weights of a Hadamard leaf, |θ| > √α, against time."""
     ax = new_axes(ax)
-    x, label = time_axis(trajectory)
-    counts = trajectory.observables[f"{leaf}.rank"]
-    total = counts.reshape(len(x), -1).sum(axis=1)
-    ax.step(x, total, where="post", **{"color": COLOURS[0], "lw": 1.5, **style})
-    ax.set(xlabel=label, ylabel=rf"rank of {leaf} (entries $> \sqrt{{\alpha}}$)")
+    _, label = time_axis(trajectory)
+    x, counts = rank_curve(trajectory, leaf)
+    ax.step(x, counts, where="post", **{"color": COLOURS[0], "lw": 1.5, **style})
+    ax.set(xlabel=label, ylabel=r"rank (entries $|\theta_i| > \sqrt{\alpha}$)")
+    ax.yaxis.get_major_locator().set_params(integer=True)
     return ax

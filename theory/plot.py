@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from gflow.plot import COLOURS, alpha_label, loss as plot_loss, new_axes, weights
+from gflow.plot import (
+    COLOURS,
+    alpha_label,
+    loss as plot_loss,
+    new_axes,
+    ranks as plot_ranks,
+    weights,
+)
 
 from .prediction import Prediction
 
@@ -88,14 +95,11 @@ def ranks_with_times(trajectory, prediction: Prediction, ax=None):
     grid = np.linspace(0.0, float(trajectory.tau[-1]), 1500)
     ranks = prediction.at(trajectory.log_alpha).rank(grid)
     for i, leaf in enumerate(prediction.start.value):
-        counts = trajectory.observables[f"{leaf}.rank"].reshape(len(trajectory.t), -1).sum(axis=1)
-        style = {"color": COLOURS[i % len(COLOURS)], "lw": 1.6}
-        ax.step(trajectory.tau, counts, where="post", label=f"{leaf}, simulated", **style)
+        colour = COLOURS[i % len(COLOURS)]
+        plot_ranks(trajectory, leaf, ax, color=colour, label=f"{leaf}, simulated")
         predicted = ranks[leaf].reshape(len(grid), -1).sum(axis=1)
         label = "predicted at that α" if i == 0 else None
         ax.step(grid, predicted, where="post", **FINITE, label=label)
-    ax.set(xlabel=TAU_LABEL, ylabel=r"rank (entries $|\theta_i| > \sqrt{\alpha}$)")
-    ax.yaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False, fontsize="x-small")
     return ax
 

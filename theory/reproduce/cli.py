@@ -64,14 +64,11 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _set_up() -> None:
-    """float64, figures without a display, and compiled code kept between calls."""
+    """float64, and figures without a display."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     os.environ.setdefault("MPLBACKEND", "Agg")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gflow" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def _run(experiment, arguments: argparse.Namespace) -> bool:

@@ -142,7 +142,7 @@ def digits(report: Report) -> None:
     task = tasks.digits_rows(key=jax.random.key(0), examples=200 if report.fast else None)
     objective, model = task.objective, _head(task.inputs.shape[-1])
     prediction = gradual_rank.predict(model, objective, rtol=1e-8)
-    end = 1.1 * prediction.stages[-1].tau
+    end = 1.25 * prediction.stages[-1].tau
     runs = {
         k: gflow.simulate(gflow.rescale(model, -k * LOG10), objective, tau1=end, error_bars=k == 32)
         for k in ((32,) if report.fast else (16, 32, 64))

@@ -1,0 +1,269 @@
+"""Prediction × run → table: what it says when they agree, merge, differ, or do not meet."""
+
+import dataclasses
+import functools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+import theory
+from gflow.models import DiagonalLinear
+from gflow.objectives import SquaredLoss
+
+LOG10 = math.log(10.0)
+X = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7], [0, 0, 0, 0], [0, 0, 0, 0]])
+Y = np.array([1.0, 0, 0, 0])
+TIMES = np.array([1.0, 4.0, 4.0 + 80.0 / 49.0])
+LOSSES = np.array([0.1, 0.01, 0.0])
+
+
+def objective(y=Y):
+    return SquaredLoss(jnp.asarray(X), jnp.asarray(y), "half_sum")
+
+
+def model(decades, factors=((0.6, 1.7, 1.0, 0.8), (1.2, 0.7, 1.9, 0.9))):
+    log_alpha = -decades * LOG10
+    log_s, log_d = (log_alpha + jnp.log(jnp.array(f)) for f in factors)
+    return DiagonalLinear(
+        gflow.Hadamard.from_scales(log_s=log_s, log_d=log_d, log_alpha=log_alpha)
+    )
+
+
+@functools.cache
+def run(decades, tau1=8.0):
+    return gflow.simulate(model(decades), objective(), tau1=tau1)
+
+
+@functools.cache
+def prediction():
+    return theory.gradual_rank.predict(model(10), objective())
+
+
+@functools.cache
+def limits():
+    return theory.saddle_to_saddle.predict(X, Y, "half_sum")
+
+
+def test_a_row_for_every_transition():
+    table = theory.compare(run(64), prediction())
+    assert table.passed
+    assert [r.stage for r in table.rows] == ["1", "2", "3"]
+    assert [r.switches for r in table.rows] == [
+        "+weight[0]",
+        "+weight[2] −weight[0]",
+        "+weight[3]",
+    ]
+    assert {r.verdict for r in table.rows} == {"agrees"}
+    np.testing.assert_allclose([r.tau_limit for r in table.rows], TIMES, atol=1e-12)
+    np.testing.assert_allclose([r.loss_predicted for r in table.rows], LOSSES, atol=1e-12)
+    np.testing.assert_allclose([r.loss_measured for r in table.rows], LOSSES, atol=1e-6)
+    assert [r.rank_predicted for r in table.rows] == ["weight 1", "weight 1", "weight 2"]
+    assert [r.rank_measured for r in table.rows] == ["weight 1", "weight 1", "weight 2"]
+    assert all(math.isnan(r.limit) for r in table.rows)
+
+
+def test_what_the_columns_mean():
+    scale = 64 * LOG10
+    for r, stage in zip(theory.compare(run(64), prediction()).rows, prediction().stages, strict=True):
+        # times in units of Λ, offsets in flow time
+        assert r.offset_measured == pytest.approx((r.tau_measured - r.tau_limit) * scale, abs=1e-9)
+        assert r.offset_predicted == stage.offset
+        assert r.tau_predicted == pytest.approx(r.tau_limit + stage.offset / scale, rel=1e-14)
+        assert abs(r.tau_measured - r.tau_predicted) <= r.tolerance
+        assert r.tolerance == pytest.approx(0.01 / stage.rate / scale, rel=1e-12)
+        # and the measured time is where the weight passes half its plateau value
+        (_, (index,)), value = stage.level
+        weight = run(64).model(at=r.tau_measured).weight.value[index]
+        assert float(weight) == pytest.approx(value, rel=1e-7)
+
+
+@pytest.mark.parametrize("decades", [16, 64])
+def test_error_bars_contain_the_error(decades):
+    reference = gflow.simulate(model(decades), objective(), tau1=8.0, rtol=1e-12, error_bars=False)
+    table, exact = (theory.compare(x, prediction()).rows for x in (run(decades), reference))
+    for row, truth in zip(table, exact, strict=True):
+        error = abs(row.tau_measured - truth.tau_measured)
+        assert error <= row.error
+        assert row.error < 1e-7  # and are of use
+
+
+def test_overtaking_makes_one_merged_row():
+    equal = ((math.sqrt(2),) * 4,) * 2
+    pred = theory.gradual_rank.predict(model(10, equal), objective())
+    trajectory = gflow.simulate(model(4, equal), objective(), tau1=8.0)
+    table = theory.compare(trajectory, pred)
+    assert table.passed
+    first, both = table.rows
+    assert first.verdict == "agrees"
+    assert (both.stage, both.verdict) == ("2–3", "merged")
+    assert both.switches == "+weight[2] −weight[0] +weight[3]"
+    assert math.isnan(both.offset_measured)
+    # its time is the fall from the plateau before to the plateau after
+    middle = 0.5 * (LOSSES[0] + LOSSES[2])
+    assert float(np.interp(both.tau_measured, trajectory.tau, trajectory.loss)) == pytest.approx(
+        middle, rel=1e-2
+    )
+
+
+@pytest.mark.parametrize("decades", [6, 8, 12, 16])
+def test_a_weight_still_on_its_way_does_not_fail_the_plateau(decades):
+    # weight 0 decays at 1/10 on the second plateau and is not gone when the third begins
+    assert theory.compare(run(decades), prediction()).passed
+
+
+@pytest.mark.parametrize("y", [(1.0, 0.3), (1.0, -0.2), (0.9, 0.0)])
+def test_the_prediction_of_other_data_is_unexplained(y):
+    other = theory.gradual_rank.predict(model(10), objective(np.array([*y, 0, 0])))
+    table = theory.compare(run(64), other)
+    assert not table.passed
+    assert "unexplained" in {r.verdict for r in table.rows}
+    assert "unexplained" in str(table)
+
+
+def test_an_offset_off_by_more_than_its_bound_is_unexplained():
+    first, *rest = prediction().stages
+    first = dataclasses.replace(first, offset=first.offset - 2.5 / first.rate)
+    shifted = dataclasses.replace(prediction(), stages=[first, *rest])
+    table = theory.compare(run(64), shifted)
+    assert [r.verdict for r in table.rows] == ["unexplained", "agrees", "agrees"]
+    assert not table.passed
+
+
+def test_a_wrong_rank_is_unexplained_at_the_right_time():
+    stages = list(prediction().stages)
+    stages[2] = dataclasses.replace(stages[2], rank={"weight": np.array(4)})
+    wrong = dataclasses.replace(prediction(), stages=stages, orbits=None)
+    assert [r.verdict for r in theory.compare(run(64), wrong).rows][2] == "unexplained"
+
+
+def test_limit_times_alone_are_compared_as_such():
+    table = theory.compare(run(64), limits())
+    assert [r.verdict for r in table.rows] == ["limit only"] * 3
+    assert table.passed
+    assert all(math.isnan(r.offset_predicted) for r in table.rows)
+    # what is measured does not depend on who predicted the level
+    own = theory.compare(run(64), prediction())
+    np.testing.assert_allclose(
+        [r.tau_measured for r in table.rows], [r.tau_measured for r in own.rows], rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("predict", [prediction, limits])
+def test_a_run_that_ends_early_has_the_rows_it_reached(predict):
+    table = theory.compare(run(32, 4.5), predict())
+    assert [r.stage for r in table.rows] == ["1", "2"]
+    assert table.passed
+
+
+@pytest.mark.parametrize("predict", [prediction, limits])
+def test_a_run_that_reached_nothing_does_not_pass(predict):
+    table = theory.compare(run(32, 0.5), predict())
+    assert table.rows == []
+    assert not table.passed
+
+
+def test_a_second_run_gives_the_limit():
+    table = theory.compare(run(64), prediction(), second=run(128))
+    np.testing.assert_allclose([r.limit for r in table.rows], TIMES, rtol=0, atol=1e-6)
+    swapped = theory.compare(run(128), prediction(), second=run(64))
+    np.testing.assert_allclose([r.limit for r in swapped.rows], TIMES, rtol=0, atol=1e-6)
+    assert "τ → limit" in str(table)
+    assert "τ → limit" not in str(theory.compare(run(64), prediction()))
+
+
+def test_extrapolation_finds_t_and_c_without_a_prediction():
+    for pair in ([run(64), run(128)], [run(128), run(64)]):
+        found = theory.extrapolate(pair)
+        assert [x.winner for x in found] == ["weight[0]", "weight[2]", "weight[3]"]
+        np.testing.assert_allclose([x.tau for x in found], TIMES, rtol=0, atol=1e-6)
+        offsets = [s.offset for s in prediction().stages]
+        np.testing.assert_allclose([x.offset for x in found], offsets, rtol=0, atol=1e-4)
+        for x, T in zip(found, TIMES, strict=True):
+            assert abs(x.tau - T) <= x.error
+
+
+def test_extrapolation_refuses_what_it_cannot_use(tmp_path):
+    other = gflow.simulate(model(128, ((1.0,) * 4, (2.0,) * 4)), objective(), tau1=8.0)
+    run(64).save(tmp_path / "run.nc")
+    loaded = gflow.Trajectory.load(tmp_path / "run.nc")
+    for pair, words in [
+        ([run(64), other], r"different O\(1\) factors.*gflow.rescale"),
+        ([run(64), run(64)], "two values of α"),
+        ([loaded, run(128)], "like=model"),
+        ([run(64)], "two trajectories, was given 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            theory.extrapolate(pair)
+    for second, words in [(other, "factors"), (run(64), "two values"), (loaded, "two values")]:
+        with pytest.raises(ValueError, match=words):
+            theory.compare(run(64), prediction(), second=second)
+
+
+def test_a_loaded_run_compares_within_its_wider_error_bar(tmp_path):
+    run(64).save(tmp_path / "run.nc")
+    loaded = gflow.Trajectory.load(tmp_path / "run.nc", like=model(64))
+    table, own = theory.compare(loaded, prediction()), theory.compare(run(64), prediction())
+    assert table.passed
+    for row, exact in zip(table.rows, own.rows, strict=True):
+        assert abs(row.tau_measured - exact.tau_measured) <= row.error
+        assert row.error >= exact.error
+        assert row.loss_measured == exact.loss_measured
+    # with the model at hand it extrapolates as well
+    found = theory.extrapolate([loaded, run(128)])
+    np.testing.assert_allclose([x.tau for x in found], TIMES, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [{"weight": np.zeros(3)}, {"other": np.zeros(4)}], ids=str)
+def test_runs_of_another_model_are_refused(value):
+    start = dataclasses.replace(prediction().start, value=value)
+    with pytest.raises(ValueError, match="different models"):
+        theory.compare(run(64), dataclasses.replace(prediction(), start=start))
+
+
+def test_the_table_prints_and_exports_every_row():
+    table = theory.compare(run(64), prediction(), second=run(128))
+    text = str(table).splitlines()
+    assert text[0].startswith("α = 10^-64 (Λ = 147.365)")
+    assert len(text) == 1 + 2 + 3
+    for line, row in zip(text[3:], table.rows, strict=True):
+        assert row.switches in line
+        assert line.endswith("agrees")
+        assert f"{row.tau_measured:.6f}" in line
+    frame = table.to_dataframe()
+    assert list(frame.columns) == [f.name for f in dataclasses.fields(table.rows[0])]
+    assert frame.verdict.tolist() == ["agrees"] * 3
+    np.testing.assert_array_equal(frame.tau_measured, [r.tau_measured for r in table.rows])
+    data = table.to_xarray()
+    assert dict(data.sizes) == {"stage": 3}
+    np.testing.assert_array_equal(data.tau_limit, [r.tau_limit for r in table.rows])
+
+
+def test_every_verdict_is_explained():
+    from theory.compare import VERDICTS
+
+    assert set(VERDICTS) == {
+        "agrees",
+        "within the error bar",
+        "near-tie",
+        "within |C|/Λ",
+        "merged",
+        "limit only",
+        "unexplained",
+    }
+
+
+def test_a_near_tie_is_called_one():
+    # features 0 and 1 pull almost equally: both have grown when one has won
+    y = np.array([1.0, 0.95, 0, 0])
+    pred = theory.gradual_rank.predict(model(10), objective(y))
+    g = X.T @ y
+    assert pred.stages[0].margin == pytest.approx(1 / g[1] - 1 / g[0], rel=1e-9)
+    assert pred.at(-32 * LOG10).near_tie[0]
+    assert not pred.at(-1000 * LOG10).near_tie[0]
+    coarse = gflow.simulate(model(32), objective(y), tau1=2.0)
+    fine = gflow.simulate(model(1000), objective(y), tau1=2.0)
+    assert theory.compare(coarse, pred).rows[0].verdict == "near-tie"
+    assert theory.compare(fine, pred).rows[0].verdict == "agrees"
