@@ -27,9 +27,7 @@ def objective(y=Y):
 def model(decades, factors=((0.6, 1.7, 1.0, 0.8), (1.2, 0.7, 1.9, 0.9))):
     log_alpha = -decades * LOG10
     log_s, log_d = (log_alpha + jnp.log(jnp.array(f)) for f in factors)
-    return DiagonalLinear(
-        gflow.Hadamard.from_scales(log_s=log_s, log_d=log_d, log_alpha=log_alpha)
-    )
+    return DiagonalLinear(gflow.Hadamard.from_scales(log_s=log_s, log_d=log_d, log_alpha=log_alpha))
 
 
 @functools.cache
@@ -67,7 +65,9 @@ def test_a_row_for_every_transition():
 
 def test_what_the_columns_mean():
     scale = 64 * LOG10
-    for r, stage in zip(theory.compare(run(64), prediction()).rows, prediction().stages, strict=True):
+    for r, stage in zip(
+        theory.compare(run(64), prediction()).rows, prediction().stages, strict=True
+    ):
         # times in units of Λ, offsets in flow time
         assert r.offset_measured == pytest.approx((r.tau_measured - r.tau_limit) * scale, abs=1e-9)
         assert r.offset_predicted == stage.offset

@@ -265,7 +265,7 @@ class _Judge:
             rank = {n: a.sum(axis=-1) for n, a in active.items()}
             measured_rank = _rank_label(rank)
             at_alpha = self._rank_at(group[-1], float(self.trajectory.t[plateau]) - t)
-            if single and not _between(rank, last.rank, at_alpha):
+            if single and verdict != "near-tie" and not _between(rank, last.rank, at_alpha):
                 verdict = "unexplained"
         return Row(
             stage=f"{group[0] + 1}" if single else f"{group[0] + 1}–{group[-1] + 1}",

@@ -1,0 +1,193 @@
+"""Plateaus and transitions read off a run, and the crossings that time them."""
+
+import functools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow.crossings import Quantity, first_crossing
+from gflow.models import DiagonalLinear
+from gflow.objectives import SquaredLoss
+from gflow.stages import DIP, active_weights, plateau_steps
+
+LOG10 = math.log(10.0)
+X = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7], [0, 0, 0, 0], [0, 0, 0, 0]])
+Y = np.array([1.0, 0, 0, 0])
+SADDLES = np.array([[4 / 5, 0, 0, 0], [0, 0, 7 / 5, 0], [0, 0, 10 / 7, -10 / 49]])
+LOSSES = np.array([0.1, 0.01, 0.0])
+EQUAL = ((math.sqrt(2),) * 4,) * 2
+
+
+def objective():
+    return SquaredLoss(jnp.asarray(X), jnp.asarray(Y), "half_sum")
+
+
+def model(decades, factors=EQUAL):
+    log_alpha = -decades * LOG10
+    log_s, log_d = (log_alpha + jnp.log(jnp.array(f)) for f in factors)
+    return DiagonalLinear(gflow.Hadamard.from_scales(log_s=log_s, log_d=log_d, log_alpha=log_alpha))
+
+
+@functools.cache
+def run(decades, rtol=1e-8):
+    return gflow.simulate(model(decades), objective(), tau1=8.0, rtol=rtol)
+
+
+# Plateaus of a given descent
+
+
+def zigzag(*turns, between=20):
+    """exp of a piecewise linear height through `turns`, `between` steps a leg."""
+    legs = [
+        np.linspace(a, b, between, endpoint=False) for a, b in zip(turns, turns[1:], strict=False)
+    ]
+    return np.exp(np.concatenate([*legs, [turns[-1]]]))
+
+
+def test_plateaus_are_the_valleys_between_peaks():
+    # low start, two transitions with a valley between them, low end
+    assert plateau_steps(zigzag(-30, 0, -20, -2, -31)) == [0, 40, 80]
+
+
+@pytest.mark.parametrize("shift", [-600.0, 0.0, 600.0])
+def test_the_unit_of_the_loss_does_not_matter(shift):
+    descent = zigzag(-30, 0, -20, -2, -31) * math.exp(shift)
+    assert plateau_steps(descent) == [0, 40, 80]
+
+
+@pytest.mark.parametrize(
+    ("dip", "count"), [(0.5 * DIP, 1), (0.9 * DIP, 1), (1.1 * DIP, 2), (1e5 * DIP, 2)]
+)
+def test_two_bumps_are_one_transition_unless_the_loss_rests_between(dip, count):
+    descent = zigzag(-30, 1, -math.log(dip), 0, -30)
+    assert len(plateau_steps(descent)) == 1 + count
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_at_the_end_of_a_run_is_no_transition(seed):
+    # the last plateau is 1e-16 of the largest descent, with random digits and signs
+    descent = zigzag(-30, 0, -20, -2, -31, between=50)
+    rng = np.random.default_rng(seed)
+    tail = 1e-16 * rng.standard_normal(300) * 10.0 ** rng.uniform(-4, 1, 300)
+    steps = plateau_steps(np.concatenate([descent, tail]))
+    assert steps[:2] == [0, 100]
+    assert len(steps) == 3
+    assert steps[2] >= 180
+
+
+def test_noise_within_a_transition_does_not_split_it():
+    rng = np.random.default_rng(0)
+    descent = zigzag(-30, 0, -20, -2, -31, between=200)
+    rough = descent * np.exp(rng.uniform(-1, 1, descent.size))  # at most a factor e² < DIP
+    steps = plateau_steps(rough)
+    assert len(steps) == 3
+    assert abs(steps[1] - 400) < 40
+
+
+def test_a_run_may_begin_or_end_within_a_transition():
+    assert plateau_steps(zigzag(0, -30)) == [0, 20]
+    assert plateau_steps(zigzag(0, -30, 0, -30)) == [0, 20, 60]
+    # one that is not over at the end has not been made
+    assert plateau_steps(zigzag(-30, 0)) == [0]
+    assert plateau_steps(zigzag(-30, 0, -20, -2)) == [0, 40]
+
+
+# Stages of a run
+
+
+@pytest.mark.parametrize("decades", [40, 64, 128])
+def test_stages_of_the_fixture(decades):
+    trajectory = run(decades)
+    stages = trajectory.stages()
+    assert [s.activated for s in stages] == [[("weight", (i,))] for i in (0, 2, 3)]
+    assert [s.deactivated for s in stages] == [[], [("weight", (0,))], []]
+    assert [int(s.rank["weight"]) for s in stages] == [1, 1, 2]
+    np.testing.assert_allclose([s.value["weight"] for s in stages], SADDLES, atol=1e-2)
+    np.testing.assert_allclose([s.loss for s in stages], LOSSES, atol=1e-4)
+    for stage, index in zip(stages, (0, 2, 3), strict=True):
+        assert stage.tau * trajectory.scale == pytest.approx(stage.t, rel=1e-15)
+        assert trajectory.loss[stage.step] == stage.loss
+        # t is where the new weight passes half its plateau value
+        half = trajectory.model(t=stage.t).weight.value[index]
+        assert float(half) == pytest.approx(0.5 * stage.value["weight"][index], rel=1e-7)
+        np.testing.assert_allclose(stage.model.weight.value, stage.value["weight"], rtol=1e-9)
+
+
+def test_plateaus_lie_between_the_transitions():
+    trajectory = run(64)
+    stages = trajectory.stages()
+    for stage, later in zip(stages, stages[1:], strict=False):
+        assert stage.t < trajectory.t[stage.step] < later.t
+
+
+def test_transitions_that_overtake_each_other_are_one_stage():
+    # at α = 1e-4 weights 2 and 3 come together (2607.12332)
+    first, both = run(4).stages()
+    assert first.activated == [("weight", (0,))]
+    assert both.activated == [("weight", (2,)), ("weight", (3,))]
+    # and on the line of interpolators weight 0 then stays where it was on its way to zero
+    assert both.deactivated == []
+    assert 0.05 < both.value["weight"][0] < 0.8
+
+
+@pytest.mark.parametrize("decades", [32, 64])
+def test_error_bars_contain_the_error(decades):
+    # the level, half the measured plateau, is part of what the bar has to cover
+    pairs = list(zip(run(decades).stages(), run(decades, 1e-12).stages(), strict=True))
+    assert len(pairs) == 3
+    for stage, exact in pairs:
+        assert abs(stage.t - exact.t) <= stage.error + exact.error
+        assert stage.error < 0.1
+
+
+@pytest.mark.parametrize("rtol", [1e-5, 1e-7, 1e-9])
+def test_error_bars_of_a_crossing_follow_the_tolerance(rtol):
+    level, quantity = 0.7, Quantity("weight", (2,))
+    exact = first_crossing(run(40, 1e-12), quantity, level)
+    found = first_crossing(run(40, rtol), quantity, level)
+    assert abs(found.t - exact.t) <= found.error
+    assert found.error < 1e3 * rtol * exact.t
+
+
+def test_crossings_of_the_loss_and_of_either_sign():
+    trajectory = run(40)
+    for quantity, level in [
+        (Quantity(sign=-1.0), -0.3),
+        (Quantity("weight", (0,)), 0.4),
+        (Quantity("weight", (3,), -1.0), 0.1),
+    ]:
+        crossing = first_crossing(trajectory, quantity, level)
+        record = trajectory.record_at(crossing.t)
+        assert float(quantity.of(record)) == pytest.approx(level, rel=1e-9)
+        assert trajectory.t[crossing.step] <= crossing.t <= trajectory.t[crossing.step + 1]
+        # first: everything recorded before lies below
+        before = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
+        assert np.all(before[: crossing.step + 1] < level)
+
+
+def test_a_level_that_is_not_reached_has_no_crossing():
+    assert first_crossing(run(40), Quantity("weight", (0,)), 0.9) is None
+    assert first_crossing(run(40), Quantity("weight", (1,)), 0.01) is None
+    # weight 0 passes 0.4 upwards once, and falls through it later
+    once = first_crossing(run(40), Quantity("weight", (0,)), 0.4)
+    assert first_crossing(run(40), Quantity("weight", (0,)), 0.4, once.step + 1) is None
+
+
+def test_a_weight_on_its_way_to_zero_is_not_active():
+    # on the second plateau weight 0 is still above √α, decaying at |g| = 1/20
+    trajectory = run(64)
+    step = trajectory.stages()[1].step
+    size = trajectory.observables["weight.log_abs"][step]
+    assert size[0] > 0.5 * trajectory.log_alpha
+    np.testing.assert_array_equal(
+        active_weights(trajectory, step)["weight"], [False, False, True, False]
+    )
+
+
+def test_nothing_is_active_at_the_start_and_no_stage_on_the_first_plateau():
+    trajectory = gflow.simulate(model(64), objective(), tau1=0.6)
+    assert not active_weights(trajectory, 0)["weight"].any()
+    assert trajectory.stages() == []
