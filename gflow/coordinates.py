@@ -109,7 +109,7 @@ class LogCoordinates(Coordinates):
         return type(self).from_logs(record["log_s"], record["log_d"], self.decays)
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return _product_residual(self.value(state), force, decay)
+        return product_residual(self.value(state), force, decay)
 
     def record(self, state: State) -> dict[str, Array]:
         larger, other = self._logs(state)
@@ -184,7 +184,7 @@ class FactorCoordinates(Coordinates):
         return type(self)(record["u"], record["v"])
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return _product_residual(self.value(state), force, decay)
+        return product_residual(self.value(state), force, decay)
 
     def record(self, state: State) -> dict[str, Array]:
         u, v = self._factors(state)
@@ -199,7 +199,7 @@ class FactorCoordinates(Coordinates):
         return jnp.all(jnp.minimum(s, d) > floor)
 
 
-def _product_residual(value: Weight, force: Weight, decay: Float[Array, ""]) -> Array:
+def product_residual(value: Weight, force: Weight, decay: Float[Array, ""]) -> Array:
     """Growth rate left: |g| − λ of a dormant weight, and |θ|·||g| − λ| of an active one.
 
     At rest a weight is either zero with |g| ≤ λ, or not zero with |g| = λ.

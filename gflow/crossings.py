@@ -71,19 +71,21 @@ def _root(trajectory, quantity, level, values, i) -> tuple[float, float]:
             return float(values[i + 1]) - level
         return float(quantity.of(trajectory.resolver(here, left, span))) - level
 
-    span = _bracketed_root(gap, right - left)
+    span = bracketed_root(gap, right - left)
     return left + span, ulp
 
 
-def _bracketed_root(gap: Callable[[float], float], width: float) -> float:
-    return float(optimize.brentq(gap, 0.0, width, xtol=1e-15 * width, rtol=1e-14))
+def bracketed_root(gap: Callable[[float], float], width: float) -> float:
+    """The root of `gap` between 0 and `width`, by Brent's method."""
+    root, _ = optimize.brentq(gap, 0.0, width, xtol=1e-15 * width, full_output=True)
+    return float(root)
 
 
 def _interpolated_root(t, values, level, i) -> tuple[float, float]:
     """Without the flow: a cubic spline; its distance from a monotone cubic is the error bar."""
     window, width = slice(max(i - 3, 0), i + 5), float(t[i + 1] - t[i])
     spline, monotone = (
-        _bracketed_root(curve(t[window] - t[i], values[window] - level), width)
+        bracketed_root(curve(t[window] - t[i], values[window] - level), width)
         for curve in (interpolate.CubicSpline, interpolate.PchipInterpolator)
     )
     return float(t[i]) + spline, abs(spline - monotone)

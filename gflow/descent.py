@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,18 +16,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .coordinates import (
-    Coordinates,
-    FactorCoordinates,
-    RawCoordinates,
-    State,
-    Weight,
-    _product_residual,
-)
-from .flow import Decay, Flow, Objective, _check_leaf, _rate, build_flow, trained_leaves
-from .integrate import _record, first_record
-from .parameters import Hadamard, is_parameter, to_factors
-from .simulate import _elapsed, _to_host
+from .coordinates import FactorCoordinates, RawCoordinates
+from .discrete import SignedLogs, discrete
+from .flow import Decay, Flow, Objective, build_flow, check_leaf, decay_rate, trained_leaves
+from .integrate import record_state
+from .minibatch import Batches, make_batches
+from .parameters import is_parameter, to_factors
+from .simulate import elapsed_time, to_host
 from .trajectory import Trajectory, log_alpha_of
 
 #: Records one call of the compiled loop makes.
@@ -104,19 +99,19 @@ def descend(
     checks = dict(allow_float32=allow_float32, allow_frozen_sign=allow_frozen_sign)
     trained = model
     if learning_rate is not None:
-        flow = _discrete(build_flow(model, objective, decay=decay, **checks), model)
+        flow = discrete(build_flow(model, objective, decay=decay, **checks), model)
         rule: Any = _Plain(jnp.asarray(learning_rate, flow.start().dtype))
     else:
         for name, leaf in trained_leaves(model).items():
-            _check_leaf(name, leaf, **checks)
+            check_leaf(name, leaf, **checks)
         trained = to_factors(model)
         flow = build_flow(trained, objective, **checks)
         rule = _Optax(optimizer, trained)
-    batches = _make_batches(flow, batch, key)
+    batches = make_batches(flow, batch, key)
 
     began = time.perf_counter()
     carry = rule.start(flow)
-    start = _elapsed(model) if rule.knows_time(carry) else 0.0
+    start = elapsed_time(model) if rule.knows_time(carry) else 0.0
     run = _Run(rule, flow, batches, observables, carry, start, steps, save_every)
     run.go()
     trajectory = Trajectory.from_records(
@@ -146,114 +141,6 @@ def descend(
     return trajectory
 
 
-class _SignedLogs(Coordinates):
-    """log|s|, log|d| and the signs of both, with what rounding took from the logarithms."""
-
-    log_s: Float[Array, "..."]
-    log_d: Float[Array, "..."]
-    sign_s: Array
-    sign_d: Array
-
-    def start(self) -> State:
-        dtype, zero = self.log_s.dtype, jnp.zeros_like(self.log_s)
-        signs = (self.sign_s.astype(dtype), self.sign_d.astype(dtype))
-        return jnp.stack([self.log_s, self.log_d, *signs, zero, zero]).ravel()
-
-    def _parts(self, state: State) -> Array:
-        return state.reshape(6, *self.log_s.shape)
-
-    def value(self, state: State) -> Weight:
-        log_s, log_d, *_ = self._parts(state)
-        return 0.25 * (jnp.exp(2.0 * log_s) - jnp.exp(2.0 * log_d))
-
-    def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
-        zero = jnp.zeros_like(force)
-        return jnp.stack([force - decay, -force - decay, *4 * [zero]]).ravel()
-
-    def descended(
-        self, state: State, force: Weight, decay: Float[Array, ""], rate: Float[Array, ""]
-    ) -> State:
-        """State after s⁺ = (1 − ηλ + ηg)s, d⁺ = (1 − ηλ − ηg)d."""
-        log_s, log_d, sign_s, sign_d, lost_s, lost_d = self._parts(state)
-        for_s, for_d = rate * (force - decay), -rate * (force + decay)
-        log_s, lost_s = _compensated(log_s, lost_s, _log_abs1p(for_s))
-        log_d, lost_d = _compensated(log_d, lost_d, _log_abs1p(for_d))
-        sign_s, sign_d = sign_s * jnp.sign(1.0 + for_s), sign_d * jnp.sign(1.0 + for_d)
-        return jnp.stack([log_s, log_d, sign_s, sign_d, lost_s, lost_d]).ravel()
-
-    def record(self, state: State) -> dict[str, Array]:
-        log_s, log_d, sign_s, sign_d, *_ = self._parts(state)
-        return {
-            "value": self.value(state),
-            "log_s": log_s,
-            "log_d": log_d,
-            "sign_s": sign_s.astype(jnp.int8),
-            "sign_d": sign_d.astype(jnp.int8),
-        }
-
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError("discrete steps have no tolerance")
-
-    def at(self, record: dict[str, Array]) -> "_SignedLogs":
-        return _SignedLogs(*(record[k] for k in ("log_s", "log_d", "sign_s", "sign_d")))
-
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return _product_residual(self.value(state), force, decay)
-
-    def resolved(self, state: State) -> Array:
-        return jnp.array(True)
-
-
-def _log_abs1p(x: Array) -> Array:
-    """log|1 + x| to rounding: 1 + x is exact on [−2, −½], where log1p loses or fails."""
-    near = x > -0.5
-    return jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), jnp.log(jnp.abs(1.0 + x)))
-
-
-def _compensated(total: Array, lost: Array, change: Array) -> tuple[Array, Array]:
-    """total + change and what rounding lost (Kahan): at log α = −1e6 one ulp is 1e-10."""
-    change = change - lost
-    new = total + change
-    lost = jnp.where(jnp.isfinite(new), (new - total) - change, 0.0)
-    return new, lost
-
-
-def _discrete(flow: Flow, model: PyTree) -> Flow:
-    """`flow` with coordinates in which a gradient step is exact."""
-    leaves = trained_leaves(model)
-    coordinates = []
-    for name, c in zip(flow.names, flow.coordinates, strict=True):
-        leaf = leaves[name]
-        if isinstance(leaf, Hadamard):
-            c = _SignedLogs(leaf.log_s, leaf.log_d, leaf.sign_s, leaf.sign_d)
-        elif not isinstance(c, RawCoordinates | FactorCoordinates):
-            raise ValueError(
-                f"Leaf {name!r} is a {type(leaf).__name__}: its coordinates have no discrete "
-                "step. Train gflow.to_factors(model)."
-            )
-        coordinates.append(c)
-    return eqx.tree_at(lambda f: f.coordinates, flow, tuple(coordinates))
-
-
-class _Batches(eqx.Module):
-    """Minibatches of an objective's data; `factor` makes their gradient unbiased."""
-
-    key: Array
-    factor: Float[Array, ""]
-    size: int = eqx.field(static=True)
-
-    def __call__(self, objective: Any, step: Int[Array, ""]) -> Callable[[Any], Array]:
-        key = jax.random.fold_in(self.key, step)
-        count = objective.inputs.shape[0]
-        index = jax.random.choice(key, count, (self.size,), replace=False)
-        some = _with_data(objective, objective.inputs[index], objective.targets[index])
-        return lambda model: self.factor * some(model)
-
-
-def _with_data(objective: Any, inputs: Array, targets: Array) -> Any:
-    return eqx.tree_at(lambda o: (o.inputs, o.targets), objective, (inputs, targets))
-
-
 class _Plain(eqx.Module):
     """Gradient descent; it carries the state of the flow."""
 
@@ -268,8 +155,8 @@ class _Plain(eqx.Module):
         for name, c, rate, part in zip(
             flow.names, flow.coordinates, flow.decay, flow.split(carry), strict=True
         ):
-            decay = _rate(rate, t, part.dtype)
-            if isinstance(c, _SignedLogs):
+            decay = decay_rate(rate, t, part.dtype)
+            if isinstance(c, SignedLogs):
                 parts.append(c.descended(part, force[name], decay, self.learning_rate))
             else:
                 parts.append(part + self.learning_rate * c.velocity(part, force[name], decay))
@@ -335,7 +222,7 @@ def _known_rate(memory: Any) -> Any:
 def _advance(
     rule: Any,
     flow: Flow,
-    batches: _Batches | None,
+    batches: Batches | None,
     observables: dict,
     carry: Any,
     made: Int[Array, ""],
@@ -361,7 +248,7 @@ def _advance(
         inside = lax.while_loop(lambda x: (x[0] < stop) & x[1], step, inside)
         i, finite, carry = inside
         t = rule.time(carry, start, i)
-        record = _record(flow, observables, t, rule.state(carry))
+        record = record_state(flow, observables, t, rule.state(carry))
         finite = finite & jnp.isfinite(record["loss"])
         return inside, {"step": i, "t": t, "finite": finite, "record": record}
 
@@ -383,7 +270,7 @@ class _Run:
         self.steps, self.made, self.status = steps, 0, DescentStatus.reached
         self.carry = carry
         self.times = [np.array([start])]
-        self.records = [_to_host(first_record(flow, observables, self.clock[0]))]
+        self.records = [to_host(firstrecord_state(flow, observables, self.clock[0]))]
 
     def go(self) -> None:
         try:
@@ -396,7 +283,7 @@ class _Run:
         carry, saved = _advance(
             *self.arguments, self.carry, jnp.asarray(self.made, int), *self.clock
         )
-        saved = _to_host(saved)
+        saved = to_host(saved)
         fresh = np.diff(saved["step"], prepend=self.made) > 0
         count = int(np.sum(fresh & saved["finite"]))
         if not saved["finite"].all():
@@ -440,61 +327,11 @@ def _check_steps(steps: int, save_every: int | None) -> tuple[int, int]:
     return steps, save_every
 
 
-def _has_examples(data: Any) -> TypeGuard[Array]:
-    return eqx.is_array(data) and data.ndim > 0
-
-
-def _make_batches(flow: Flow, batch: int | None, key: Any) -> _Batches | None:
-    if batch is None:
-        if key is not None:
-            raise ValueError("key= draws minibatches: give batch=, their size, as well.")
-        return None
-    if key is None:
-        raise ValueError(f"batch = {batch} needs a key: pass key=jax.random.key(0).")
-    if not (eqx.is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
-        raise ValueError(f"key = {key!r} is not one typed key: pass key=jax.random.key(0).")
-    objective = flow.objective
-    inputs, targets = (getattr(objective, name, None) for name in ("inputs", "targets"))
-    if not (_has_examples(inputs) and _has_examples(targets)):
-        raise ValueError(
-            f"batch = {batch} draws examples from the leading axis of objective.inputs and "
-            f"objective.targets, which {type(objective).__name__} does not have. Use "
-            "gflow.objectives.SquaredLoss or a module with these two arrays."
-        )
-    count = inputs.shape[0]
-    if not 1 <= batch <= count:
-        raise ValueError(f"batch = {batch}: choose from 1 to {count}, the number of examples.")
-    total, single = _losses(flow)
-    if np.isclose(np.mean(single), total, rtol=1e-4):
-        factor = 1.0
-    elif np.isclose(np.sum(single), total, rtol=1e-4):
-        factor = count / batch
-    else:
-        raise ValueError(
-            f"{type(objective).__name__} is {float(total):.6g} on all examples, neither the mean "
-            f"nor the sum of its values on single ones ({float(np.mean(single)):.6g} and "
-            f"{float(np.sum(single)):.6g}): a minibatch would give a biased gradient."
-        )
-    return _Batches(key, jnp.asarray(factor, total.dtype), batch)
-
-
-@eqx.filter_jit
-def _losses(flow: Flow) -> tuple[Array, Array]:
-    """The loss at the start: on all examples, and on each alone."""
-    weights = flow.weights(flow.start())
-
-    def alone(x, y):
-        objective = _with_data(flow.objective, x[None], y[None])
-        return dataclasses.replace(flow, objective=objective).loss(weights)
-
-    return flow.loss(weights), jax.vmap(alone)(flow.objective.inputs, flow.objective.targets)
-
-
-def _describe(rule: Any, flow: Flow, batches: _Batches | None) -> str:
+def _describe(rule: Any, flow: Flow, batches: Batches | None) -> str:
     how = "" if batches is None else f", minibatches of {batches.size}"
     if isinstance(rule, _Optax):
         return f"Optax optimizer{how}, on plain factors"
-    names = {_SignedLogs: "log", RawCoordinates: "raw", FactorCoordinates: "factor"}
+    names = {SignedLogs: "log", RawCoordinates: "raw", FactorCoordinates: "factor"}
     kinds = sorted({names[type(c)] for c in flow.coordinates})
     what = "gradient descent" if batches is None else "stochastic gradient descent"
     rate = float(rule.learning_rate)

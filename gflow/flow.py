@@ -82,7 +82,7 @@ class Flow(eqx.Module):
         for name, c, rate, part in zip(
             self.names, self.coordinates, self.decay, self.split(state), strict=True
         ):
-            parts.append(c.velocity(part, force[name], _rate(rate, t, state.dtype)))
+            parts.append(c.velocity(part, force[name], decay_rate(rate, t, state.dtype)))
         return jnp.concatenate(parts)
 
     def at(self, leaves: Mapping[str, dict[str, Array]]) -> "Flow":
@@ -98,7 +98,7 @@ class Flow(eqx.Module):
         for name, c, rate, part in zip(
             self.names, self.coordinates, self.decay, self.split(state), strict=True
         ):
-            decay = _rate(rate, t, state.dtype)
+            decay = decay_rate(rate, t, state.dtype)
             velocity = c.velocity(part, force[name], decay)
             _, drift = jax.jvp(c.value, (part,), (velocity,))
             descent = descent + jnp.sum(force[name] * drift)
@@ -116,7 +116,7 @@ class Flow(eqx.Module):
         return np.concatenate([a for a, _ in pairs]), np.concatenate([r for _, r in pairs])
 
 
-def _rate(rate, t, dtype) -> Float[Array, ""]:
+def decay_rate(rate, t, dtype) -> Float[Array, ""]:
     if rate is None:
         return jnp.zeros((), dtype)
     return jnp.asarray(rate.value if isinstance(rate, Constant) else rate(t), dtype)
@@ -164,7 +164,7 @@ def build_flow(
     coordinates = []
     for name, slot, rate in zip(names, slots, rates, strict=True):
         leaf = leaves[slot]
-        _check_leaf(name, leaf, allow_float32, allow_frozen_sign)
+        check_leaf(name, leaf, allow_float32, allow_frozen_sign)
         if isinstance(leaf, Trainable):
             coordinates.append(leaf.coordinates(rate is not None))
         else:
@@ -188,7 +188,7 @@ def _check_untied(names: tuple[str, ...], leaves: list[Any]) -> None:
         seen[id(leaf)] = name
 
 
-def _check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: bool) -> None:
+def check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: bool) -> None:
     arrays = [x for x in jax.tree.leaves(leaf) if eqx.is_inexact_array(x)]
     dtypes = {np.dtype(x.dtype) for x in arrays}
     if any(np.issubdtype(d, np.complexfloating) for d in dtypes):

@@ -68,7 +68,7 @@ def _velocity(t, state, args):
     return flow.velocity(offset + t, state)
 
 
-def _record(flow: Flow, observables, t, state) -> dict[str, Any]:
+def record_state(flow: Flow, observables, t, state) -> dict[str, Any]:
     record = flow.record(t, state)
     model = flow.model(flow.weights(state))
     record["observables"] = {name: jnp.asarray(f(model)) for name, f in observables.items()}
@@ -79,7 +79,7 @@ def _record(flow: Flow, observables, t, state) -> dict[str, Any]:
 @eqx.filter_jit
 def first_record(flow: Flow, observables: dict, t: Float[Array, ""]) -> dict[str, Any]:
     """The record of the flow's own starting point."""
-    return _record(flow, observables, t, flow.start())
+    return record_state(flow, observables, t, flow.start())
 
 
 @eqx.filter_jit
@@ -119,6 +119,7 @@ def run_round(
     index = jnp.minimum(jnp.arange(STEPS), last)
     assert solution.ts is not None
     assert solution.ys is not None
+    assert solution.controller_state is not None
     any_step = accepted > 0
     t = jnp.where(any_step, solution.ts[index], 0.0)
     states = jnp.where(any_step, solution.ys[index], flow.start()[None])
@@ -126,10 +127,10 @@ def run_round(
     companion = None
     if refined is not None:
         states_refined = _halved(refined, term, solver, offset, t, accepted)
-        companion = jax.vmap(lambda t, x: _record(refined, observables, t, x))(
+        companion = jax.vmap(lambda t, x: record_state(refined, observables, t, x))(
             offset + t, states_refined
         )
-    record = jax.vmap(lambda t, x: _record(flow, observables, t, x))(offset + t, states)
+    record = jax.vmap(lambda t, x: record_state(flow, observables, t, x))(offset + t, states)
     next_step, _ = solution.controller_state
     return Round(t, record, companion, accepted, solution.stats["num_rejected_steps"], next_step)
 
@@ -174,4 +175,4 @@ def single_step(
     zero = jnp.zeros_like(step)
     inner = solver.init(term, zero, step, state, args)
     out = solver.step(term, zero, step, state, args, inner, made_jump=False)
-    return _record(flow, observables, offset + step, out[0])
+    return record_state(flow, observables, offset + step, out[0])

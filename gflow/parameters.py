@@ -450,10 +450,10 @@ def _checked_log_alpha(log_alpha: ArrayLike | None, required: bool = False) -> A
     return value
 
 
-def _check_logs(log_s: Array, log_d: Array) -> None:
-    if isinstance(log_s, jax.core.Tracer) or isinstance(log_d, jax.core.Tracer):
+def _check_logs(s: Array, d: Array) -> None:
+    if isinstance(s, jax.core.Tracer) or isinstance(d, jax.core.Tracer):
         return
-    log_s, log_d = np.asarray(log_s), np.asarray(log_d)
+    log_s, log_d = np.asarray(s), np.asarray(d)
     if np.any(np.isnan(log_s) | np.isnan(log_d) | np.isposinf(log_s) | np.isposinf(log_d)):
         raise ValueError(
             "A Hadamard leaf needs finite factors: NaN or infinity in u, v (or in log_s, log_d)."

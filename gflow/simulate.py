@@ -109,7 +109,7 @@ def simulate(
     _check_rtol(rtol, flow)
     solver = _choose_solver(flow, solver)
     scale, conflict = log_alpha_of(model, log_alpha)
-    start = _elapsed(model)
+    start = elapsed_time(model)
     end = _end_time(t1, tau1, start, scale, conflict)
     wanted = _save_times(save, start, end)
     if end is None and not all(isinstance(rate, Constant | None) for rate in flow.decay):
@@ -155,7 +155,7 @@ class _Run:
         self.tolerance = (jnp.asarray(atol, dtype), jnp.asarray(relative, dtype))
         self.status = Status.max_steps
         self.accepted = self.rejected = self.rounds = 0
-        first = _to_host(first_record(flow, observables, jnp.asarray(start, dtype)))
+        first = to_host(first_record(flow, observables, jnp.asarray(start, dtype)))
         self.times, self.records, self.refined = [start], [first], [first]
         self.initial_residual = float(first["residual"])
         if end is None and self.initial_residual == 0.0:
@@ -196,7 +196,7 @@ class _Run:
         if count == 0:
             self.status = Status.step_underflow
             return True
-        local, record, refined = _to_host((done.t, done.record, done.refined))
+        local, record, refined = to_host((done.t, done.record, done.refined))
         finite = np.isfinite(record["loss"][:count])
         if not finite.all():
             count, self.status = int(np.argmin(finite)), Status.overflow
@@ -242,7 +242,7 @@ def _start_velocity(flow: Flow, t: Array) -> Array:
     return flow.velocity(t, flow.start())
 
 
-def _to_host(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
@@ -287,7 +287,7 @@ def _describe(flow: Flow, solver: Any, rtol: float) -> str:
     return f"{type(solver).__name__} in {' and '.join(kinds)} coordinates, rtol={rtol:g}"
 
 
-def _elapsed(model: PyTree) -> float:
+def elapsed_time(model: PyTree) -> float:
     leaves = jax.tree.leaves(model, is_leaf=is_parameter)
     times = {float(x.elapsed) for x in leaves if isinstance(x, Hadamard)}
     if len(times) > 1:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float
-from scipy import optimize
 
+from gflow.crossings import bracketed_root
 from gflow.flow import Flow
 from gflow.integrate import RememberedStep
 from gflow.solvers import Rodas5P
@@ -111,6 +111,8 @@ def _advance(
         max_steps=_STEPS,
         throw=False,
     )
+    assert solution.ys is not None
+    assert solution.controller_state is not None
     count = solution.stats["num_accepted_steps"]
     keep = jnp.arange(_STEPS) < count
     states = jnp.where(keep[:, None], solution.ys, x[None])
@@ -182,7 +184,7 @@ class Orbit:
                 return float(values[i + (step > 0)]) - level
             return read(np.asarray(_one_step(self.fast, start, jnp.asarray(step)))) - level
 
-        return float(self.s[i]) + float(optimize.brentq(gap, 0.0, width, xtol=1e-14 * width))
+        return float(self.s[i]) + bracketed_root(gap, width)
 
     def gain(self, before: np.ndarray) -> np.ndarray:
         """∫(x' − before) over s < 0 plus ∫(x' − after) over s > 0, for every coordinate."""

@@ -73,7 +73,8 @@ def coordinate_label(coordinate: Coordinate) -> str:
 class Orbits(Protocol):
     """The connecting orbits behind a prediction, one a stage."""
 
-    orbits: list[Any]
+    @property
+    def orbits(self) -> list[Any]: ...
 
     def composite(
         self, t: np.ndarray, times: np.ndarray
