@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .coordinates import FactorCoordinates, RawCoordinates
 from .discrete import SignedLogs, discrete
 from .flow import Decay, Flow, Objective, build_flow, check_leaf, decay_rate, trained_leaves
-from .integrate import record_state
+from .integrate import first_record, record_state
 from .minibatch import Batches, make_batches
 from .parameters import is_parameter, to_factors
 from .simulate import elapsed_time, to_host
@@ -270,7 +270,7 @@ class _Run:
         self.steps, self.made, self.status = steps, 0, DescentStatus.reached
         self.carry = carry
         self.times = [np.array([start])]
-        self.records = [to_host(firstrecord_state(flow, observables, self.clock[0]))]
+        self.records = [to_host(first_record(flow, observables, self.clock[0]))]
 
     def go(self) -> None:
         try:

@@ -90,9 +90,9 @@ class _Rodas5PInterpolation(diffrax.AbstractLocalInterpolation):
         end, _ = ravel_pytree(self.y1)
         # a zero-length interval would divide 0 by 0
         length = jnp.where(jnp.equal(self.t1, self.t0), 1.0, self.t1 - self.t0)
-        x = (t0 - self.t0) / length
+        x = jnp.asarray((t0 - self.t0) / length)
         bend = self.k[0] + x * (self.k[1] + x * self.k[2])
-        return unravel((1.0 - x) * start + x * (end + (1.0 - x) * bend))
+        return unravel(jnp.asarray((1.0 - x) * start + x * (end + (1.0 - x) * bend)))
 
 
 class Rodas5P(diffrax.AbstractAdaptiveSolver):
