@@ -202,6 +202,9 @@ class _Run:
             count, self.status = int(np.argmin(finite)), Status.overflow
             if count == 0:
                 return True
+        resolved = record["resolved"][:count]
+        if not resolved.all():
+            count, self.status = max(int(np.argmin(resolved)), 1), Status.unresolved
         self.times.extend((offset + local[:count]).tolist())
         self.records.append(jax.tree.map(lambda x: x[:count], record))
         last = jax.tree.map(lambda x: x[count - 1], record)
@@ -221,11 +224,9 @@ class _Run:
         return self._finished(float(local[count - 1]), span, last)
 
     def _finished(self, reached: float, span: float, last: dict[str, Any]) -> bool:
-        if self.status is Status.overflow:
+        if self.status in (Status.overflow, Status.unresolved):
             return True
-        if not last["resolved"]:
-            self.status = Status.unresolved
-        elif self.end is not None and (reached >= span or self.times[-1] >= self.end):
+        if self.end is not None and (reached >= span or self.times[-1] >= self.end):
             self.times[-1] = self.end  # offset + span may be one rounding away from it
             self.status = Status.reached
         elif reached <= 1e-13 * self.times[-1]:  # a whole round within rounding of one time

@@ -109,8 +109,10 @@ class Trajectory:
         if (at is None) == (t is None):
             raise ValueError("Give either at=τ or t=flow time.")
         time = float(t) if t is not None else float(at) * self.scale  # type: ignore[arg-type]
-        record = self.record_at(time)
-        return self._model_at(record["leaves"], None, time)
+        recorded = np.flatnonzero(self.t == time)
+        if recorded.size:
+            return self._model_at(self.leaves, int(recorded[0]), time)
+        return self._model_at(self.record_at(time)["leaves"], None, time)
 
     def _model_at(self, leaves: dict[str, Any], index: int | None, time: float) -> PyTree:
         if self.like is None:

@@ -134,13 +134,14 @@ def test_agrees_with_kvaerno5():
     np.testing.assert_allclose(ours.ys[-1], theirs.ys[-1], rtol=1e-7)
 
 
+def prothero_robinson(t, y, rate):
+    """y' = λ(cos t − y) − sin t, y = cos t."""
+    return rate * (jnp.cos(t) - y) - jnp.sin(t)
+
+
 @pytest.mark.parametrize("rate", [1e2, 1e6, 1e10])
 def test_a_stiff_component_follows_its_slow_manifold(rate):
-    # Prothero & Robinson: y' = λ(cos t − y) − sin t, y = cos t
-    def field(t, y, args):
-        return args * (jnp.cos(t) - y) - jnp.sin(t)
-
-    solution = solve(field, jnp.array(1.0), 5.0, args=jnp.asarray(rate))
+    solution = solve(prothero_robinson, jnp.array(1.0), 5.0, args=jnp.asarray(rate))
     assert float(solution.ys[-1]) == pytest.approx(np.cos(5.0), abs=1e-7)
     assert solution.stats["num_steps"] < 200
 
@@ -148,14 +149,16 @@ def test_a_stiff_component_follows_its_slow_manifold(rate):
 # Steps that leave the domain
 
 
+def parabola(t, y, bad):
+    """y = (√y₀ − t/2)², and `bad` below 0."""
+    return jnp.where(y < 0, bad, -jnp.sqrt(jnp.abs(y)))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_step_with_anything_not_finite_returns_its_start(bad):
-    def field(t, y, args):
-        return jnp.where(y < 0, bad, -jnp.sqrt(jnp.abs(y)))
-
-    y0 = jnp.array([1.0, 4.0])
+    y0, bad = jnp.array([1.0, 4.0]), jnp.asarray(bad)
     y1, error, _, _, result = Rodas5P().step(
-        diffrax.ODETerm(field), jnp.array(0.0), jnp.array(50.0), y0, None, None, made_jump=False
+        diffrax.ODETerm(parabola), jnp.array(0.0), jnp.array(50.0), y0, bad, None, made_jump=False
     )
     np.testing.assert_array_equal(y1, y0)
     assert np.all(np.isnan(error))
@@ -164,11 +167,7 @@ def test_a_step_with_anything_not_finite_returns_its_start(bad):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_steps_that_leave_the_domain_are_rejected(bad):
-    # y = (1 − t/2)², undefined below 0: the first trial step ends there
-    def field(t, y, args):
-        return jnp.where(y < 0, args, -jnp.sqrt(jnp.abs(y)))
-
-    solution = solve(field, jnp.array(1.0), 1.9, dt0=1.9, args=jnp.asarray(bad))
+    solution = solve(parabola, jnp.array(1.0), 1.9, dt0=1.9, args=jnp.asarray(bad))
     assert float(solution.ys[-1]) == pytest.approx(0.05**2, abs=1e-7)
     assert solution.stats["num_rejected_steps"] > 0
 
@@ -178,8 +177,8 @@ def test_steps_that_leave_the_domain_are_rejected(bad):
 
 def test_the_state_may_be_any_pytree():
     def field(t, y, args):
-        flat = spiral(t, jnp.stack([y["a"], y["b"][0]]), None)
-        return {"a": flat[0], "b": [flat[1]][0][None]}
+        rates = spiral(t, jnp.stack([y["a"], y["b"][0]]), None)
+        return {"a": rates[0], "b": rates[1:]}
 
     start = spiral_exact(jnp.array(0.0))
     tree = solve(field, {"a": start[0], "b": start[1:]}, 1.0).ys
@@ -207,26 +206,24 @@ def test_a_batch_is_its_members():
 
 
 def test_a_failing_member_leaves_the_others_alone():
-    def field(t, y, k):
-        return jnp.where(y < 0, jnp.nan, -k * jnp.sqrt(jnp.abs(y)))
-
-    def end(k):
+    def end(y0):
         return diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
+            diffrax.ODETerm(parabola),
             Rodas5P(),
             0.0,
             1.9,
             None,
-            jnp.array(1.0),
-            args=k,
+            y0,
+            args=jnp.array(jnp.nan),
             stepsize_controller=diffrax.PIDController(rtol=1e-8, atol=1e-8),
             max_steps=64,
             throw=False,
-        ).ys[-1]
+        )
 
-    # k = 2 reaches 0 at t = 1 and has nowhere to go
-    ends = jax.vmap(end)(jnp.array([1.0, 2.0]))
-    assert float(ends[0]) == pytest.approx(0.05**2, abs=1e-7)
+    # y₀ = ¼ reaches 0 at t = 1 and has nowhere to go
+    solutions = jax.vmap(end)(jnp.array([1.0, 0.25]))
+    assert float(solutions.ys[0, -1]) == pytest.approx(0.05**2, abs=1e-7)
+    assert solutions.result[1] == diffrax.RESULTS.max_steps_reached
 
 
 def test_gradients_through_the_solve():
