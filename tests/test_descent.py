@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from kinds import Linear, Mixed
 
 import gflow
 from gflow.models import DiagonalLinear
@@ -25,29 +26,6 @@ HALF_SUM = SquaredLoss(X, Y, "half_sum")
 
 def small(log_alpha=-10.0, seed=0, d=4):
     return DiagonalLinear(gflow.Hadamard.small(d, log_alpha=log_alpha, key=jax.random.key(seed)))
-
-
-class Linear(eqx.Module):
-    """⟨x, weight⟩ with a plain array."""
-
-    weight: jax.Array
-
-    def __call__(self, x):
-        return jnp.dot(x, self.weight)
-
-
-class Mixed(eqx.Module):
-    """⟨x, sum of leaves of every kind⟩; `gain` is frozen."""
-
-    hadamard: gflow.Parameter
-    factors: gflow.Parameter
-    scaled: gflow.Parameter
-    plain: jax.Array
-    gain: gflow.Frozen
-
-    def __call__(self, x):
-        total = self.hadamard.value + self.factors.value + self.scaled.value
-        return jnp.dot(x, total + self.gain.value * self.plain)
 
 
 def mixed():

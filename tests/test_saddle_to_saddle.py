@@ -66,11 +66,11 @@ def test_fixture():
     assert pred.start.loss == 0.5
     # the times do not say where the orbits go, so there are no offsets and no curves
     assert all(math.isnan(s.offset) for s in pred.stages)
-    with pytest.raises(ValueError, match="saddles and limit times only.*gradual_rank"):
+    with pytest.raises(ValueError, match=r"saddles and limit times only.*gradual_rank"):
         pred.at(-10.0).loss(1.0)
 
 
-@pytest.mark.parametrize(("seed", "n", "p"), SQUARE + [(20, 6, 10), (35, 6, 10)])
+@pytest.mark.parametrize(("seed", "n", "p"), [*SQUARE, (20, 6, 10), (35, 6, 10)])
 def test_agrees_with_the_general_limit_algorithm(seed, n, p):
     X, y = random_problem(seed, n, p)
     own = predict(X, y, "half_sum")
@@ -153,7 +153,7 @@ def inverse_scale_space(X, y):
     return np.array(times), np.array(saddles)
 
 
-@pytest.mark.parametrize(("seed", "n", "p"), SQUARE + TALL + [(4, 6, 10)])
+@pytest.mark.parametrize(("seed", "n", "p"), [*SQUARE, *TALL, (4, 6, 10)])
 def test_it_is_the_inverse_scale_space_path_of_the_l1_norm(seed, n, p):
     X, y = random_problem(seed, n, p)
     pred = predict(X, y, "half_sum")

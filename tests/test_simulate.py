@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kinds import Linear, Mixed
 from scipy.integrate import solve_ivp
 
 import gflow
@@ -22,29 +23,6 @@ HALF_SUM = SquaredLoss(INPUTS, TARGETS, "half_sum")
 
 def small(log_alpha=-4.6, seed=0, d=4):
     return DiagonalLinear(gflow.Hadamard.small(d, log_alpha=log_alpha, key=jax.random.key(seed)))
-
-
-class Linear(eqx.Module):
-    """⟨x, weight⟩ with a plain array."""
-
-    weight: jax.Array
-
-    def __call__(self, x):
-        return jnp.dot(x, self.weight)
-
-
-class Mixed(eqx.Module):
-    """⟨x, sum of leaves of every kind⟩; `gain` is frozen."""
-
-    hadamard: gflow.Parameter
-    factors: gflow.Parameter
-    scaled: gflow.Parameter
-    plain: jax.Array
-    gain: gflow.Frozen
-
-    def __call__(self, x):
-        total = self.hadamard.value + self.factors.value + self.scaled.value
-        return jnp.dot(x, total + self.gain.value * self.plain)
 
 
 GAIN = np.array([1.0, 0.3, 0.5, -0.2])

@@ -1,7 +1,9 @@
 """Plateaus and transitions read off a run, and the crossings that time them."""
 
 import functools
+import itertools
 import math
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,9 +43,7 @@ def run(decades, rtol=1e-8):
 
 def zigzag(*turns, between=20):
     """exp of a piecewise linear height through `turns`, `between` steps a leg."""
-    legs = [
-        np.linspace(a, b, between, endpoint=False) for a, b in zip(turns, turns[1:], strict=False)
-    ]
+    legs = [np.linspace(a, b, between, endpoint=False) for a, b in itertools.pairwise(turns)]
     return np.exp(np.concatenate([*legs, [turns[-1]]]))
 
 
@@ -119,7 +119,7 @@ def test_stages_of_the_fixture(decades):
 def test_plateaus_lie_between_the_transitions():
     trajectory = run(64)
     stages = trajectory.stages()
-    for stage, later in zip(stages, stages[1:], strict=False):
+    for stage, later in itertools.pairwise(stages):
         assert stage.t < trajectory.t[stage.step] < later.t
 
 
@@ -174,6 +174,23 @@ def test_a_level_that_is_not_reached_has_no_crossing():
     # weight 0 passes 0.4 upwards once, and falls through it later
     once = first_crossing(run(40), Quantity("weight", (0,)), 0.4)
     assert first_crossing(run(40), Quantity("weight", (0,)), 0.4, once.step + 1) is None
+
+
+def recorded(t, loss):
+    """A run of which only the loss was kept, as after loading from a file."""
+    refined = {"loss": loss, "leaves": {}}
+    return types.SimpleNamespace(t=t, loss=loss, leaves={}, resolver=None, refined=refined)
+
+
+@pytest.mark.parametrize("steps", [30, 100, 1000])
+def test_the_first_of_several_crossings_by_interpolation(steps):
+    t = np.sort(np.random.default_rng(0).uniform(0, 20, steps))
+    trajectory = recorded(t, np.sin(t))
+    for start, turn in [(0, 0), (np.searchsorted(t, 3.0), 1), (np.searchsorted(t, 9.0), 2)]:
+        crossing = first_crossing(trajectory, Quantity(), 0.5, int(start))
+        exact = math.pi / 6 + 2 * math.pi * turn
+        assert abs(crossing.t - exact) <= crossing.error < 0.5
+    assert first_crossing(trajectory, Quantity(), 0.5, 1, int(np.searchsorted(t, 0.4))) is None
 
 
 def test_a_weight_on_its_way_to_zero_is_not_active():
