@@ -82,13 +82,19 @@ def bracketed_root(gap: Callable[[float], float], width: float) -> float:
 
 
 def _interpolated_root(t, values, level, i) -> tuple[float, float]:
-    """Without the flow: a cubic spline; its distance from a monotone cubic is the error bar."""
-    window, width = slice(max(i - 3, 0), i + 5), float(t[i + 1] - t[i])
-    spline, monotone = (
-        bracketed_root(curve(t[window] - t[i], values[window] - level), width)
-        for curve in (interpolate.CubicSpline, interpolate.PchipInterpolator)
-    )
-    return float(t[i]) + spline, abs(spline - monotone)
+    """Without the flow: a cubic spline.
+
+    Twice its distance from a monotone cubic and from the cubic of the nearest four steps,
+    whichever is farther, is the error bar; one of them alone may agree by accident.
+    """
+
+    def root(curve: Any, reach: int) -> float:
+        window = slice(max(i - reach, 0), i + reach + 2)
+        return bracketed_root(curve(t[window] - t[i], values[window] - level), t[i + 1] - t[i])
+
+    spline = root(interpolate.CubicSpline, 3)
+    others = root(interpolate.PchipInterpolator, 3), root(interpolate.CubicSpline, 1)
+    return float(t[i]) + spline, 2.0 * max(abs(spline - other) for other in others)
 
 
 def _bar(trajectory, quantity, stacked, i) -> float:

@@ -267,9 +267,12 @@ class Hadamard(Trainable):
                 log_s, log_d, sign_s, sign_d,
                 self.exponent_s, self.exponent_d, alpha, time,
             )  # fmt: skip
-        rise = (log_s - self.log_s) / alpha
-        exponent_s, exponent_d = self.exponent_s + rise, self.exponent_d - rise
+        exponent_s = self.exponent_s + (log_s - self.log_s) / alpha
+        exponent_d = self.exponent_d + (log_d - self.log_d) / alpha
+        # s·d changes by decay and discrete steps alone, not by rounding
         total = self.exponent_s + self.exponent_d
+        shrunk = exponent_s + exponent_d - total
+        total = total + jnp.where(jnp.abs(shrunk) > 1e-9, shrunk, 0.0)
         on_s = log_abs_product(log_s, log_d) > 0.5 * alpha
         on_d = on_s & (log_d > log_s)
         on_s = on_s & ~on_d

@@ -205,6 +205,9 @@ class _Run:
         resolved = record["resolved"][:count]
         if not resolved.all():
             count, self.status = max(int(np.argmin(resolved)), 1), Status.unresolved
+        resting = record["residual"][:count] <= 1e-9 * self.initial_residual
+        if self.end is None and resting.any() and self.status is Status.max_steps:
+            count, self.status = int(np.argmax(resting)) + 1, Status.converged
         self.times.extend((offset + local[:count]).tolist())
         self.records.append(jax.tree.map(lambda x: x[:count], record))
         last = jax.tree.map(lambda x: x[count - 1], record)
@@ -221,18 +224,16 @@ class _Run:
                 file=sys.stderr,
                 flush=True,
             )
-        return self._finished(float(local[count - 1]), span, last)
+        return self._finished(float(local[count - 1]), span)
 
-    def _finished(self, reached: float, span: float, last: dict[str, Any]) -> bool:
-        if self.status in (Status.overflow, Status.unresolved):
+    def _finished(self, reached: float, span: float) -> bool:
+        if self.status is not Status.max_steps:
             return True
         if self.end is not None and (reached >= span or self.times[-1] >= self.end):
             self.times[-1] = self.end  # offset + span may be one rounding away from it
             self.status = Status.reached
         elif reached <= 1e-13 * self.times[-1]:  # a whole round within rounding of one time
             self.status = Status.step_underflow
-        elif self.end is None and last["residual"] <= 1e-9 * self.initial_residual:
-            self.status = Status.converged
         else:
             return False
         return True

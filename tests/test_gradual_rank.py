@@ -405,7 +405,6 @@ def test_a_run_continued_from_any_plateau_has_the_rest_of_the_path(tau, passed, 
     np.testing.assert_allclose(2 * found[1] - found[0], TIMES[passed:], rtol=0, atol=atol)
 
 
-@pytest.mark.xfail(reason="Hadamard.moved leaves ∫λ out of the exponent of d")
 @pytest.mark.parametrize("tau", [2.3, 6.0])
 def test_a_run_with_decay_can_be_continued_too(tau):
     loss, decay = objective(FIXTURE), {WEIGHT: 0.05}

@@ -17,6 +17,12 @@ from .prediction import Prediction, coordinate_label
 #: Disagreement, in e-folds of the winner's growth, that still counts as agreement.
 AGREEMENT = 0.01
 
+#: What the remainder beyond C/Λ may amount to at finite α, in the same unit.
+FINITE_ALPHA = 2.0
+
+#: What C itself may amount to where it is not predicted, in the same unit.
+LIMIT_ONLY = 20.0
+
 VERDICTS = {
     "agrees": "the finite-α prediction T + C/Λ is met to a hundredth of an e-fold",
     "within the error bar": "the difference is no larger than the solver's error bar",
@@ -215,7 +221,7 @@ class _Judge:
         rate = stage.rate if math.isfinite(stage.rate) else 1.0
         if math.isnan(predicted):
             limit = stage.tau * self.trajectory.scale
-            bound = 0.5 * self.trajectory.scale / rate
+            bound = LIMIT_ONLY / rate
             return ("limit only" if abs(crossing.t - limit) <= bound else "unexplained"), bound
         miss = abs(crossing.t - predicted)
         # a rival changes the time by as long as the two weights need to part
@@ -224,7 +230,7 @@ class _Judge:
             ("agrees", AGREEMENT / rate),
             ("within the error bar", crossing.error),
             ("near-tie", tie if self.finite.near_tie[k] else 0.0),
-            ("within |C|/Λ", max(abs(stage.offset), 1.0 / rate)),
+            ("within |C|/Λ", FINITE_ALPHA / rate),
         ):
             if miss <= bound:
                 return verdict, bound

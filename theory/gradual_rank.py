@@ -25,7 +25,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import ArrayLike, PyTree
 
 from gflow.flow import Decay, Objective, build_flow, trained_leaves
 from gflow.parameters import Constant, Hadamard
@@ -424,7 +424,7 @@ class _Orbits:
             loss_before = float(loss_and_force(self.landscape, jnp.asarray(before))[0])
         return loss, self.by_leaf(theta)
 
-    def log_weights(self, stage: int, scale: float, waited: np.ndarray) -> dict[str, np.ndarray]:
+    def log_weights(self, stage: int, scale: float, waited: ArrayLike) -> dict[str, np.ndarray]:
         """log|θ| at Λ = scale, `waited` flow time after stage `stage` (0: the start)."""
         here = self.plateaus[stage]
         waited = np.asarray(waited, float)[..., None, None]

@@ -82,7 +82,7 @@ class Orbits(Protocol):
         """Loss and weights at flow times `t` when stage k happens at `times[k]`."""
         ...
 
-    def log_weights(self, stage: int, scale: float, waited: np.ndarray) -> dict[str, np.ndarray]:
+    def log_weights(self, stage: int, scale: float, waited: ArrayLike) -> dict[str, np.ndarray]:
         """log|θ| of every weight, `waited` flow time after the first `stage` stages."""
         ...
 

@@ -31,7 +31,7 @@ def predict(X: ArrayLike, y: ArrayLike, reduction: str = "half_mean") -> Predict
     **Raises:** ValueError for shapes, non-finite data, an unknown reduction, a tie.
     """
     X, y = np.asarray(X, float), np.asarray(y, float)
-    if X.ndim != 2 or y.shape != X.shape[:1]:
+    if X.ndim != 2 or y.shape != X.shape[:1] or X.size == 0:
         raise ValueError(
             f"predict(X, y) needs X of shape (n, p) and y of shape (n,); got {X.shape} and "
             f"{y.shape}."
