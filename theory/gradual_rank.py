@@ -419,7 +419,7 @@ class _Orbits:
         for orbit, time in zip(self.orbits, times, strict=True):
             psi = orbit.weights(t - time)
             theta = theta + psi - before
-            loss = loss + np.asarray(losses(self.landscape, jnp.asarray(psi))) - loss_before
+            loss = loss + losses(self.landscape, psi) - loss_before
             before = orbit.theta
             loss_before = float(loss_and_force(self.landscape, jnp.asarray(before))[0])
         return loss, self.by_leaf(theta)

@@ -62,8 +62,15 @@ def loss_and_force(landscape: Landscape, theta: Float[Array, " p"]) -> tuple[Arr
 
 
 @eqx.filter_jit
-def losses(landscape: Landscape, thetas: Float[Array, "n p"]) -> Float[Array, " n"]:
+def _losses(landscape: Landscape, thetas: Float[Array, "n p"]) -> Float[Array, " n"]:
     return jax.lax.map(landscape.loss, thetas, batch_size=64)
+
+
+def losses(landscape: Landscape, thetas: np.ndarray) -> np.ndarray:
+    """Loss at many points, compiled once for all numbers of points up to a power of two."""
+    count = len(thetas)
+    padded = np.resize(thetas, (max(1 << (count - 1).bit_length(), 256), thetas.shape[1]))
+    return np.asarray(_losses(landscape, jnp.asarray(padded)))[:count]
 
 
 @eqx.filter_jit

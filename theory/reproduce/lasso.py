@@ -64,7 +64,8 @@ def add_to(report, task, trajectory: Trajectory, path: Prediction) -> None:
     )  # fmt: skip
     tau = trajectory.tau[1:]
     window = (tau > 1.2 * start) & (tau < first_off)
-    near = relative_distance(simulated_average(trajectory, "weight"), lasso.at(tau))[window].max()
+    average = simulated_average(trajectory, "weight")[window]
+    near = relative_distance(average, lasso.at(tau[window])).max()
     report.say(
         "diabetes: distance of the time average (1/τ)∫β from the Lasso at λ = 1/τ, relative to "
         "the Lasso weights",
@@ -83,9 +84,10 @@ def plot(ax, task, trajectory: Trajectory, path: Prediction):
     ax.loglog(tau, np.maximum(limit, 1e-16), color="black", ls=(0, (4, 2)), lw=1.0, label="limit")
     run_tau = trajectory.tau[1:]
     window = run_tau > 1.2 * start
-    run = relative_distance(simulated_average(trajectory, "weight"), lasso.at(run_tau))
+    average = simulated_average(trajectory, "weight")[window]
+    run = relative_distance(average, lasso.at(run_tau[window]))
     label = rf"simulated, $\Lambda = {trajectory.scale:.4g}$"
-    ax.loglog(run_tau[window], run[window], color=COLOURS[0], lw=1.4, label=label)
+    ax.loglog(run_tau[window], run, color=COLOURS[0], lw=1.4, label=label)
     for stage in path.stages:
         if stage.deactivated:
             ax.axvline(stage.tau, color="0.35", ls=(0, (1, 1.5)), lw=1.2)
