@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import ArrayLike
 
 from gflow.plot import COLOURS
 from gflow.trajectory import Trajectory
@@ -19,12 +20,12 @@ class LassoPath:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, inputs: np.ndarray, targets: np.ndarray) -> "LassoPath":
+    def of(cls, inputs: ArrayLike, targets: ArrayLike) -> "LassoPath":
         """From `lars_path`, whose alphas are λ/n."""
         from sklearn.linear_model import lars_path
 
         alphas, _, coefficients = lars_path(np.array(inputs), np.array(targets), method="lasso")
-        return cls(alphas[::-1] * len(targets), coefficients.T[::-1])
+        return cls(alphas[::-1] * np.size(targets), coefficients.T[::-1])
 
     def at(self, tau: np.ndarray) -> np.ndarray:
         penalty = 1.0 / tau
