@@ -157,7 +157,8 @@ def test_diabetes_is_centred_and_its_loss_is_half_the_unexplained_variance():
 
 
 def test_the_rows_of_all_components_are_the_images_less_their_brightness():
-    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets
+
     images = datasets.load_digits().images / 16
     task = tasks.digits_rows(key=jax.random.key(0), components=8)
     assert task.inputs.shape == task.targets.shape == (1797, 8, 8)

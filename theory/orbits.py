@@ -40,7 +40,7 @@ class Landscape(eqx.Module):
     flow: Flow
 
     def unflatten(self, theta: Float[Array, " p"]) -> dict[str, Array]:
-        shapes = [c.log.shape for c in self.flow.coordinates]  # type: ignore[attr-defined]
+        shapes = [jax.eval_shape(c.value, c.start()).shape for c in self.flow.coordinates]
         cuts = np.cumsum([int(np.prod(s)) for s in shapes])[:-1].tolist()
         parts = jnp.split(theta, cuts)
         return {
