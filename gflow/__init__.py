@@ -16,5 +16,6 @@ from .parameters import (
     rescale as rescale,
     to_factors as to_factors,
 )
-from .simulate import Status as Status, simulate as simulate
+from .rounds import Status as Status
+from .simulate import simulate as simulate
 from .trajectory import Trajectory as Trajectory

@@ -10,8 +10,7 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 State = Float[Array, " size"]
 Weight = Float[Array, "..."]
@@ -33,10 +32,6 @@ class Coordinates(eqx.Module):
         """d(state)/dt under the force −∂L/∂weight and the decay rate λ(t)."""
 
     @abc.abstractmethod
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
-        """Absolute and relative tolerance of each state component."""
-
-    @abc.abstractmethod
     def record(self, state: State) -> dict[str, Array]:
         """What a trajectory stores of `state`; enough for `at` and `Parameter.moved`."""
 
@@ -53,7 +48,31 @@ class Coordinates(eqx.Module):
         """False where rounding has swallowed what the flow still needs."""
 
 
-class LogCoordinates(Coordinates):
+class FlowCoordinates(Coordinates):
+    """Coordinates for continuous time: what adaptive steps need to know of them."""
+
+    @abc.abstractmethod
+    def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
+        """Absolute and relative tolerance of each state component."""
+
+    @abc.abstractmethod
+    def frame(self) -> PyTree[Array]:
+        """The part of the coordinates that may change from one step to the next."""
+
+    @abc.abstractmethod
+    def framed(self, frame: PyTree[Array]) -> "FlowCoordinates":
+        """The same coordinates with states written in `frame`."""
+
+    @abc.abstractmethod
+    def recentred(self, state: State) -> tuple[PyTree[Array], State]:
+        """The frame in which `state` loses least to rounding, and the state in it."""
+
+    @abc.abstractmethod
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        """Longest step worth trying: until something yet unfelt comes to be felt."""
+
+
+class LogCoordinates(FlowCoordinates):
     r"""Logarithm of the larger of |s| and |d|, for a weight θ = (s² − d²)/4.
 
     With s' = g s and d' = −g d the product s·d is conserved, so one number per weight
@@ -62,8 +81,12 @@ class LogCoordinates(Coordinates):
         x' = side·g − λ,    θ = side·(e^{2x} − e^{2(log|sd| − x)})/4.
 
     An active weight has x = O(1), a dormant one x = O(log α): both are held to full
-    precision at any α. Under decay the last component is ∫λ dt, which lowers log|sd|
-    by twice its value.
+    precision at any α, since `side` (the frame) follows the larger of the two from step to
+    step. Under decay the last component is ∫λ dt, which lowers log|sd| by twice its value.
+
+    A chart that is logarithmic while a weight is dormant and linear once it is active
+    (asinh, softplus) takes as many steps for the same error in log|θ| and costs more a
+    step, so there is none here.
     """
 
     log: Float[Array, "..."]
@@ -100,11 +123,47 @@ class LogCoordinates(Coordinates):
             return rate
         return jnp.concatenate([rate - decay, decay[None]])
 
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+    def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         # log|θ| moves at twice the speed of x, and ∫λ enters it twice as well; local errors
         # of many steps add up, so each may take a fifth of what is promised in the end
-        size = self.log.size + int(self.decays)
-        return np.full(size, 0.1 * rtol), np.zeros(size)
+        zero = jnp.zeros_like(self.start())
+        return zero + 0.1 * rtol, zero
+
+    def frame(self) -> Array:
+        return self.side
+
+    def framed(self, frame: Array) -> "LogCoordinates":
+        return eqx.tree_at(lambda c: c.side, self, frame)
+
+    def recentred(self, state: State) -> tuple[Array, State]:
+        larger, other = self._logs(state)
+        swap = other > larger
+        side = jnp.where(swap, -self.side, self.side)
+        x = jnp.where(swap, other, larger).ravel()
+        return side, jnp.concatenate([x, state[self.log.size :]])
+
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        r"""While nothing active moves, a dormant logarithm z grows linearly, at rate r.
+
+        Its weight e^{2z}/4 is not felt before z comes within ½ log(4·atol) of 0: the error
+        estimate is blind until then, however long the step, and a step that goes further
+        ends in a transition it has not seen. A force that changes by e^{2z} at the end of a
+        step of |z|/r would move logarithms by e^{2z}|z|, hence ½ log(1 + 2|z|) more. From
+        there on a step may cover 0.4 of the way to |θ| = 1.
+        """
+        size = self.log.size
+        larger, other = (z.ravel() for z in self._logs(state))
+        rate, fallen = velocity[:size], 0.0
+        if self.decays:
+            fallen = 2.0 * velocity[size]
+        grows = rate > 0.0
+        z = jnp.where(grows, larger, other)
+        speed = jnp.where(grows, rate, -rate - fallen)
+        unfelt = 0.5 * jnp.log(0.4 * atol[:size]) - 0.5 * jnp.log1p(2.0 * jnp.abs(z))
+        way = jnp.maximum(unfelt - z, 0.4 * (jnp.log(2.0) - z))
+        dormant = (z < 0.0) & jnp.isfinite(z) & (speed > 0.0)
+        time = jnp.where(dormant, way / jnp.where(dormant, speed, 1.0), jnp.inf)
+        return jnp.min(time, initial=jnp.inf)
 
     def at(self, record: dict[str, Array]) -> "LogCoordinates":
         return type(self).from_logs(record["log_s"], record["log_d"], self.decays)
@@ -125,7 +184,7 @@ class LogCoordinates(Coordinates):
         return jnp.array(True)
 
 
-class RawCoordinates(Coordinates):
+class RawCoordinates(FlowCoordinates):
     """The weight itself over a fixed factor: W = e^{log_scale}·state, W' = g − λW."""
 
     initial: Float[Array, "..."]
@@ -140,8 +199,20 @@ class RawCoordinates(Coordinates):
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         return jnp.exp(-self.log_scale) * force.ravel() - decay * state
 
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
-        return _raw_tolerance(self.initial, rtol)
+    def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
+        return _raw_tolerance(self.start(), rtol)
+
+    def frame(self) -> tuple[()]:
+        return ()
+
+    def framed(self, frame: tuple[()]) -> "RawCoordinates":
+        return self
+
+    def recentred(self, state: State) -> tuple[tuple[()], State]:
+        return (), state
+
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        return jnp.asarray(jnp.inf, state.dtype)
 
     def at(self, record: dict[str, Array]) -> "RawCoordinates":
         return eqx.tree_at(lambda c: c.initial, self, record["array"])
@@ -156,7 +227,7 @@ class RawCoordinates(Coordinates):
         return jnp.array(True)
 
 
-class FactorCoordinates(Coordinates):
+class FactorCoordinates(FlowCoordinates):
     """The two factors themselves: θ = u⊙v, u' = v⊙g − λu, v' = u⊙g − λv."""
 
     u: Float[Array, "..."]
@@ -178,8 +249,20 @@ class FactorCoordinates(Coordinates):
         flow = jnp.concatenate([(v * force).ravel(), (u * force).ravel()])
         return flow - decay * state
 
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+    def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         return _raw_tolerance(self.start(), rtol)
+
+    def frame(self) -> tuple[()]:
+        return ()
+
+    def framed(self, frame: tuple[()]) -> "FactorCoordinates":
+        return self
+
+    def recentred(self, state: State) -> tuple[tuple[()], State]:
+        return (), state
+
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        return jnp.asarray(jnp.inf, state.dtype)
 
     def at(self, record: dict[str, Array]) -> "FactorCoordinates":
         return type(self)(record["u"], record["v"])
@@ -209,8 +292,8 @@ def product_residual(value: Weight, force: Weight, decay: Float[Array, ""]) -> A
     return jnp.max(jnp.maximum(excess, jnp.abs(value) * jnp.abs(excess)))
 
 
-def _raw_tolerance(initial: Array, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+def _raw_tolerance(initial: State, rtol: Float[Array, ""]) -> tuple[State, State]:
     """Tolerances tied to the initial scale: a bare atol above it ends the escape."""
-    array = np.asarray(initial)
-    scale = np.max(np.abs(array), initial=0.0)
-    return np.full(array.size, rtol * (scale or 1.0)), np.full(array.size, rtol)
+    scale = jnp.max(jnp.abs(initial), initial=0.0)
+    relative = jnp.broadcast_to(rtol, initial.shape)
+    return relative * jnp.where(scale > 0.0, scale, 1.0), relative

@@ -19,11 +19,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from .coordinates import FactorCoordinates, RawCoordinates
 from .discrete import SignedLogs, discrete
 from .flow import Decay, Flow, Objective, build_flow, check_leaf, decay_rate, trained_leaves
-from .integrate import first_record, record_state
+from .integrate import record_state
 from .minibatch import Batches, make_batches
 from .parameters import is_parameter, to_factors
-from .simulate import elapsed_time, to_host
-from .trajectory import Trajectory, log_alpha_of
+from .simulate import elapsed_time
+from .trajectory import Trajectory, joined, log_alpha_of
 
 #: Records one call of the compiled loop makes.
 RECORDS = 64
@@ -39,6 +39,10 @@ class DescentStatus(enum.Enum):
         "went. Pass a smaller learning rate; the records before are kept"
     )
     interrupted = "interrupted by the user"
+
+    @property
+    def successful(self) -> bool:
+        return self is DescentStatus.reached
 
 
 def descend(
@@ -117,7 +121,7 @@ def descend(
     trajectory = Trajectory.from_records(
         model=trained,
         t=np.concatenate(run.times),
-        records=run.records,
+        records=joined(run.records),
         refined=None,
         log_alpha=scale,
         log_alpha_conflict=conflict,
@@ -256,6 +260,15 @@ def _advance(
     return inside[2], saved
 
 
+@eqx.filter_jit
+def _first(flow: Flow, observables: dict, t: Float[Array, ""]) -> dict[str, Any]:
+    return record_state(flow, observables, t, flow.start())
+
+
+def _to_host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
+
+
 class _Run:
     """The loop over calls of `_advance`: what is recorded, and when to stop."""
 
@@ -270,7 +283,8 @@ class _Run:
         self.steps, self.made, self.status = steps, 0, DescentStatus.reached
         self.carry = carry
         self.times = [np.array([start])]
-        self.records = [to_host(first_record(flow, observables, self.clock[0]))]
+        first = _to_host(_first(flow, observables, self.clock[0]))
+        self.records = [jax.tree.map(lambda x: x[None], first)]
 
     def go(self) -> None:
         try:
@@ -283,7 +297,7 @@ class _Run:
         carry, saved = _advance(
             *self.arguments, self.carry, jnp.asarray(self.made, int), *self.clock
         )
-        saved = to_host(saved)
+        saved = _to_host(saved)
         fresh = np.diff(saved["step"], prepend=self.made) > 0
         count = int(np.sum(fresh & saved["finite"]))
         if not saved["finite"].all():

@@ -2,7 +2,6 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .coordinates import (
@@ -61,9 +60,6 @@ class SignedLogs(Coordinates):
             "sign_s": sign_s.astype(jnp.int8),
             "sign_d": sign_d.astype(jnp.int8),
         }
-
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError("discrete steps have no tolerance")
 
     def at(self, record: dict[str, Array]) -> "SignedLogs":
         return SignedLogs(*(record[k] for k in ("log_s", "log_d", "sign_s", "sign_d")))

@@ -1,5 +1,6 @@
 """The exact flow of a model: dθ/dt = −∇L(θ) − λθ, each leaf in its own coordinates."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .coordinates import Coordinates, RawCoordinates
 from .parameters import Constant, Hadamard, Parameter, Trainable, is_parameter
+from .stepping import Field
 
 Objective = Callable[[Any], Float[Array, ""]]
 Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
@@ -33,14 +35,14 @@ class _Effective(Parameter):
         )
 
 
-class Flow(eqx.Module):
+class Flow(Field):
     """Vector field of the gradient flow on one flat state vector.
 
     Made by `build_flow`. `velocity(t, state)` is d(state)/dt; `weights(state)` are the
     effective weights by leaf name; `forces(weights)` is the loss with g = −∂L/∂weights.
     """
 
-    coordinates: tuple[Coordinates, ...]
+    coordinates: tuple[Any, ...]
     decay: tuple[Constant | Callable | None, ...]
     others: list[Any]
     objective: Any
@@ -63,6 +65,11 @@ class Flow(eqx.Module):
         """Loss and g = −∂L/∂weight for every trained leaf."""
         loss, gradient = jax.value_and_grad(self.loss)(weights)
         return loss, jax.tree.map(jnp.negative, gradient)
+
+    @property
+    def dtype(self) -> Any:
+        """Of the state."""
+        return jax.tree.leaves(eqx.filter(self.coordinates, eqx.is_inexact_array))[0].dtype
 
     def start(self) -> Float[Array, " size"]:
         return jnp.concatenate([c.start() for c in self.coordinates])
@@ -111,9 +118,33 @@ class Flow(eqx.Module):
         parts = zip(self.coordinates, self.split(state), strict=True)
         return jnp.all(jnp.stack([c.resolved(part) for c, part in parts]))
 
-    def tolerance(self, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+    def tolerance(self, rtol: Float[Array, ""]) -> tuple[Array, Array]:
         pairs = [c.tolerance(rtol) for c in self.coordinates]
-        return np.concatenate([a for a, _ in pairs]), np.concatenate([r for _, r in pairs])
+        return jnp.concatenate([a for a, _ in pairs]), jnp.concatenate([r for _, r in pairs])
+
+    def frame(self) -> tuple[PyTree[Array], ...]:
+        return tuple(c.frame() for c in self.coordinates)
+
+    def framed(self, frame: tuple[PyTree[Array], ...]) -> "Flow":
+        pairs = zip(self.coordinates, frame, strict=True)
+        return eqx.tree_at(lambda f: f.coordinates, self, tuple(c.framed(x) for c, x in pairs))
+
+    def recentred(self, state: Float[Array, " size"]) -> tuple[Any, Array, Array]:
+        pairs = zip(self.coordinates, self.split(state), strict=True)
+        frames, parts = zip(*(c.recentred(part) for c, part in pairs), strict=True)
+        state = jnp.concatenate(parts)
+        changed = jax.tree.map(lambda a, b: jnp.any(a != b), frames, self.frame())
+        return frames, state, jax.tree.reduce(jnp.logical_or, changed, jnp.array(False))
+
+    def horizon(
+        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
+    ) -> Float[Array, ""]:
+        velocity = self.velocity(t, state)
+        parts = zip(
+            self.coordinates, self.split(state), self.split(velocity), self.split(atol),
+            strict=True,
+        )  # fmt: skip
+        return jnp.min(jnp.stack([c.horizon(*part) for c, *part in parts]))
 
 
 def decay_rate(rate, t, dtype) -> Float[Array, ""]:
@@ -143,8 +174,13 @@ def build_flow(
     decay: Decay = 0.0,
     allow_float32: bool = False,
     allow_frozen_sign: bool = False,
+    members: int | None = None,
+    shared: bool = True,
 ) -> Flow:
     """Check `model` and `objective` and put every trained leaf into its coordinates.
+
+    With `members` the model is a batch stacked along a leading axis of that length, and so
+    is the objective unless it is `shared`.
 
     **Raises:** ValueError (with the leaf's name and the remedy) for a model without
     trained leaves, tied weights, float32 state, factors of equal size, an unknown leaf
@@ -161,19 +197,52 @@ def build_flow(
         )
     _check_untied(names, [leaves[i] for i in slots])
     rates = _decay_rates(decay, names)
-    coordinates = []
-    for name, slot, rate in zip(names, slots, rates, strict=True):
-        leaf = leaves[slot]
-        check_leaf(name, leaf, allow_float32, allow_frozen_sign)
-        if isinstance(leaf, Trainable):
-            coordinates.append(leaf.coordinates(rate is not None))
-        else:
-            coordinates.append(RawCoordinates(jnp.asarray(leaf), jnp.zeros((), leaf.dtype)))
+    for name, slot in zip(names, slots, strict=True):
+        check_leaf(name, leaves[slot], allow_float32, allow_frozen_sign)
+    trained = [x if is_parameter(x) else jnp.asarray(x) for x in (leaves[i] for i in slots)]
+    decays = tuple(rate is not None for rate in rates)
     others = [None if i in slots else leaf for i, leaf in enumerate(leaves)]
+    others, objective = _on_device(others), _on_device(objective)
     wrapped = tuple(isinstance(leaves[i], Trainable) for i in slots)
-    flow = Flow(tuple(coordinates), rates, others, objective, names, slots, wrapped, treedef)
-    _check_loss(flow)
-    return flow
+    flow = Flow((), rates, others, objective, names, slots, wrapped, treedef)
+    coordinates, checks = _started(flow, trained, decays, members is not None)
+    if checks is not None:
+        _check_loss(names, *checks)
+    return dataclasses.replace(flow, coordinates=coordinates)
+
+
+@eqx.filter_jit
+def _started(flow: Flow, leaves: list[Any], decays: tuple[bool, ...], batched: bool) -> Any:
+    """Coordinates of the leaves; of a single flow also its loss and which forces are finite."""
+
+    def coordinates(leaf, decays):
+        if isinstance(leaf, Trainable):
+            return leaf.coordinates(decays)
+        return RawCoordinates(leaf, jnp.zeros((), leaf.dtype))
+
+    def of(leaves):
+        return tuple(coordinates(leaf, d) for leaf, d in zip(leaves, decays, strict=True))
+
+    if batched:
+        return jax.vmap(of)(leaves), None
+    flow = dataclasses.replace(flow, coordinates=of(leaves))
+    weights = flow.weights(flow.start())
+    value = eqx.filter_eval_shape(flow.loss, weights)
+    if not hasattr(value, "shape"):
+        raise ValueError(f"The objective must return a scalar loss; it returned {type(value)}.")
+    if value.shape != ():
+        raise ValueError(
+            f"The objective must return a scalar loss; it returned shape {value.shape}. "
+            "Sum or average over examples."
+        )
+    loss, forces = flow.forces(weights)
+    finite = jnp.stack([jnp.all(jnp.isfinite(forces[name])) for name in flow.names])
+    return flow.coordinates, (loss, finite)
+
+
+def _on_device(tree: PyTree) -> PyTree:
+    """NumPy arrays as JAX arrays, so that they are data and not part of the program."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
 
 
 def _check_untied(names: tuple[str, ...], leaves: list[Any]) -> None:
@@ -236,23 +305,8 @@ def _checked_rate(rate: Any, name: str) -> Constant | Callable | None:
     return Constant(value) if value > 0.0 else None
 
 
-@eqx.filter_jit
-def _forces(flow: Flow, weights: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-    return flow.forces(weights)
-
-
-def _check_loss(flow: Flow) -> None:
-    weights = flow.weights(flow.start())
-    shape = eqx.filter_eval_shape(flow.loss, weights)
-    if not eqx.is_array_like(shape) and not hasattr(shape, "shape"):
-        raise ValueError(f"The objective must return a scalar loss; it returned {type(shape)}.")
-    if shape.shape != ():
-        raise ValueError(
-            f"The objective must return a scalar loss; it returned shape {shape.shape}. "
-            "Sum or average over examples."
-        )
-    loss, forces = _forces(flow, weights)
-    bad = [n for n, g in forces.items() if not np.all(np.isfinite(g))]
+def _check_loss(names: tuple[str, ...], loss: Array, finite: Array) -> None:
+    bad = [name for name, sound in zip(names, np.asarray(finite), strict=True) if not sound]
     if not np.isfinite(loss) or bad:
         what = f"is {float(loss)}" if not np.isfinite(loss) else f"has no finite gradient in {bad}"
         raise ValueError(

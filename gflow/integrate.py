@@ -1,71 +1,57 @@
-"""Integration in rounds of a fixed number of steps.
+"""One round of integration: a bounded number of steps, and what is recorded of them.
 
-One compiled function advances the flow by at most `STEPS` steps and hands back what was
-recorded. Between rounds the coordinates are chosen anew for the point reached, so that
-neither states nor times lose digits to the length of the run; memory, progress, partial
-results and stopping rules live outside the compiled code.
+One compiled function advances the flow, or a batch of flows, by at most `attempts` steps and
+hands back what was recorded. Memory, progress, partial results, stopping rules and the
+removal of finished members live between rounds, outside the compiled code.
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flow import Flow
+from .stepping import TERM, halved, march
 
-STEPS = 64
 
-
-class RememberedStep(diffrax.AbstractAdaptiveStepSizeController):
-    """A controller that keeps the step size it proposes, so that a solve can resume."""
-
-    controller: diffrax.AbstractAdaptiveStepSizeController
-
-    @property
-    def rtol(self):
-        return self.controller.rtol
-
-    @property
-    def atol(self):
-        return self.controller.atol
-
-    @property
-    def norm(self):
-        return self.controller.norm
-
-    def wrap(self, direction):
-        return RememberedStep(self.controller.wrap(direction))
-
-    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        end, inner = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        return end, (end - t0, inner)
-
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, state):
-        _, inner = state
-        keep, start, end, jump, inner, result = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, inner
-        )
-        return keep, start, end, jump, (end - start, inner), result
+Parts = dict[str, PyTree[Array]]
 
 
 class Round(eqx.Module):
-    """What one round recorded; entries past `accepted` are copies of the last."""
+    """What one round recorded: an entry an attempt, of which only the `kept` are steps."""
 
-    t: Float[Array, " steps"]
+    t: Float[Array | np.ndarray, "attempts ..."]
+    kept: Bool[Array | np.ndarray, "attempts ..."]
+    tried: Bool[Array | np.ndarray, "attempts ..."]
     record: dict[str, Any]
     refined: dict[str, Any] | None
-    accepted: Int[Array, ""]
-    rejected: Int[Array, ""]
-    next_step: Float[Array, ""]
+    next_step: Float[Array | np.ndarray, "..."]
+    evaluations: Int[Array | np.ndarray, "..."] | None
 
 
-def _velocity(t, state, args):
-    flow, offset = args
-    return flow.velocity(offset + t, state)
+def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
+    """What a run carries from round to round (in a batch: what each member has), and the rest.
+
+    `shared` tells whether the members of a batch have one objective in common.
+    """
+    if not batched:
+        return {"coordinates": flow.coordinates}, dataclasses.replace(flow, coordinates=())
+    names = ("decay", "others") if shared else ("decay", "others", "objective")
+    split = {name: eqx.partition(getattr(flow, name), eqx.is_array) for name in names}
+    parts = {"coordinates": flow.coordinates} | {name: own for name, (own, _) in split.items()}
+    rest = {name: common for name, (_, common) in split.items()}
+    return parts, dataclasses.replace(flow, coordinates=(), **rest)
+
+
+def united(parts: Parts, fixed: Flow) -> Flow:
+    """The flow `divide` has taken apart."""
+    own = {k: eqx.combine(v, getattr(fixed, k)) for k, v in parts.items() if k != "coordinates"}
+    return dataclasses.replace(fixed, coordinates=parts["coordinates"], **own)
 
 
 def record_state(flow: Flow, observables, t, state) -> dict[str, Any]:
@@ -77,102 +63,121 @@ def record_state(flow: Flow, observables, t, state) -> dict[str, Any]:
 
 
 @eqx.filter_jit
-def first_record(flow: Flow, observables: dict, t: Float[Array, ""]) -> dict[str, Any]:
-    """The record of the flow's own starting point."""
-    return record_state(flow, observables, t, flow.start())
+def first_record(
+    parts: Parts,
+    fixed: Flow,
+    observables: dict,
+    clock: Float[Array, "2 ..."],
+    batched: bool = False,
+) -> tuple[dict[str, Any], Array, tuple[Array, Array]]:
+    """The record of the flow's own starting point, the largest speed there, and tolerances.
+
+    `clock` is the flow time and the `rtol` asked for.
+    """
+
+    def first(parts, clock):
+        flow = united(parts, fixed)
+        (t, rtol), start = clock, flow.start()
+        speed = jnp.max(jnp.abs(flow.velocity(t, start)))
+        return record_state(flow, observables, t, start), speed, flow.tolerance(rtol)
+
+    return jax.vmap(first, in_axes=(0, 1))(parts, clock) if batched else first(parts, clock)
 
 
 @eqx.filter_jit
 def run_round(
-    flow: Flow,
-    refined: Flow | None,
-    solver: diffrax.AbstractSolver,
+    parts: Parts,
+    refined: Parts | None,
+    fixed: Flow,
+    members: Int[Array, " width"] | None,
+    solver: diffrax.AbstractAdaptiveSolver,
     tolerance: tuple[Array, Array],
-    offset: Float[Array, ""],
-    span: Float[Array, ""],
-    step: Float[Array, ""],
+    clock: Float[Array, "3 ..."],
     observables: dict,
-) -> Round:
-    """Advance by at most STEPS steps or `span`; repeat each accepted step as two halves.
+    attempts: int,
+    most: Int[Array, ""],
+) -> tuple[Parts, Parts | None, Round]:
+    """Advance by at most `attempts` or `most` steps, or `span`; repeat each step kept as two halves.
 
-    `refined` is the companion that takes the halves: its distance from the main run is
-    the error bar. Times inside a round start at 0; `offset` is the flow time there.
+    `refined` is the companion that takes the halves: its distance from the main run is the
+    error bar. `clock` is the flow time at the start, how far to go, and the first step.
+    `members` are the rows of a batch to advance (`clock` and `tolerance` are theirs already);
+    a row past the end is filling. Returns the parts at the last step kept.
     """
-    atol, rtol = tolerance
-    term = diffrax.ODETerm(_velocity)
-    controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=optx.max_norm, factormin=0.1)
-    solution = diffrax.diffeqsolve(
-        term,
-        solver,
-        t0=jnp.zeros_like(span),
-        t1=span,
-        dt0=step,
-        y0=flow.start(),
-        args=(flow, offset),
-        stepsize_controller=RememberedStep(controller),
-        saveat=diffrax.SaveAt(steps=True, controller_state=True),
-        max_steps=STEPS,
-        throw=False,
-    )
-    accepted = solution.stats["num_accepted_steps"]
-    last = jnp.maximum(accepted - 1, 0)
-    index = jnp.minimum(jnp.arange(STEPS), last)
-    assert solution.ts is not None
-    assert solution.ys is not None
-    assert solution.controller_state is not None
-    any_step = accepted > 0
-    t = jnp.where(any_step, solution.ts[index], 0.0)
-    states = jnp.where(any_step, solution.ys[index], flow.start()[None])
+    batched = members is not None
+    here, companion = (parts, refined) if members is None else _taken((parts, refined), members)
+    offset, span, step = clock
 
-    companion = None
-    if refined is not None:
-        states_refined = _halved(refined, term, solver, offset, t, accepted)
-        companion = jax.vmap(lambda t, x: record_state(refined, observables, t, x))(
-            offset + t, states_refined
-        )
-    record = jax.vmap(lambda t, x: record_state(flow, observables, t, x))(offset + t, states)
-    next_step, _ = solution.controller_state
-    return Round(t, record, companion, accepted, solution.stats["num_rejected_steps"], next_step)
+    def each(function, *axes, out=1):
+        return jax.vmap(function, axes, out) if batched else function
+
+    def build(parts):
+        return united(parts, fixed)
+
+    def recorded(parts, offset, t, state, frame):
+        flow = build(parts)
+
+        def at(t, state, frame):
+            return record_state(flow.framed(frame), observables, offset + t, state)
+
+        return jax.vmap(at)(t, state, frame)
+
+    def moved(parts, record, kept):
+        last = jnp.max(jnp.where(kept, jnp.arange(attempts), 0))
+        leaves = jax.tree.map(lambda x: x[last], record["leaves"])
+        new = build(parts).at(leaves).coordinates
+        new = jax.tree.map(lambda a, b: jnp.where(jnp.any(kept), a, b), new, parts["coordinates"])
+        return parts | {"coordinates": new}
+
+    steps = march(
+        build, here, solver, tolerance, offset, span, step,
+        attempts=attempts, most=most, batched=batched,
+    )  # fmt: skip
+    record = each(recorded, 0, 0, 1, 1, 1)(here, offset, steps.t, steps.state, steps.frame)
+    after = each(moved, 0, 1, 1, out=0)(here, record, steps.kept)
+    second = None
+    if companion is not None:
+
+        def halves(parts, offset, t, kept):
+            return halved(build, parts, solver, offset, t, kept)
+
+        states, frames = each(halves, 0, 0, 1, 1)(companion, offset, steps.t, steps.kept)
+        second = each(recorded, 0, 0, 1, 1, 1)(companion, offset, steps.t, states, frames)
+        companion = each(moved, 0, 1, 1, out=0)(companion, second, steps.kept)
+    if members is not None:
+        after, companion = _returned((parts, refined), (after, companion), members)
+    evaluations = getattr(steps.solver_state, "evaluations", None)
+    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.next_step, evaluations)
+    return after, companion, done
 
 
-def _halved(flow, term, solver, offset, t, accepted):
-    """The states at times `t`, each accepted step taken as two of half its length."""
-    args = (flow, offset)
+def _taken(tree: PyTree, members: Int[Array, " width"]) -> PyTree:
+    return jax.tree.map(lambda x: jnp.take(x, members, axis=0, mode="clip"), tree)
 
-    def both_halves(start, end, state):
-        middle = start + 0.5 * (end - start)
 
-        def half(state, interval):
-            a, b = interval
-            inner = solver.init(term, a, b, state, args)
-            out = solver.step(term, a, b, state, args, inner, made_jump=False)
-            return out[0], None
-
-        edges = jnp.stack([jnp.stack([start, middle]), jnp.stack([middle, end])])
-        return jax.lax.scan(half, state, edges)[0]
-
-    def body(carry, item):
-        start, state = carry
-        i, end = item
-        state = jax.lax.cond(i < accepted, lambda: both_halves(start, end, state), lambda: state)
-        return (end, state), state
-
-    steps = (jnp.arange(STEPS), t)
-    _, states = jax.lax.scan(body, (jnp.zeros_like(t[0]), flow.start()), steps)
-    return states
+def _returned(tree: PyTree, rows: PyTree, members: Int[Array, " width"]) -> PyTree:
+    return jax.tree.map(lambda x, new: x.at[members].set(new, mode="drop"), tree, rows)
 
 
 @eqx.filter_jit
-def single_step(
+def resolve(
     flow: Flow,
-    solver: diffrax.AbstractSolver,
-    offset: Float[Array, ""],
-    step: Float[Array, ""],
+    leaves: dict[str, dict[str, Array]],
+    solver: diffrax.AbstractAdaptiveSolver,
+    offset: Float[Array, "..."],
+    step: Float[Array, "..."],
     observables: dict,
 ) -> dict[str, Any]:
-    """The record one solver step of length `step` after the flow's start."""
-    term, args, state = diffrax.ODETerm(_velocity), (flow, offset), flow.start()
-    zero = jnp.zeros_like(step)
-    inner = solver.init(term, zero, step, state, args)
-    out = solver.step(term, zero, step, state, args, inner, made_jump=False)
-    return record_state(flow, observables, offset + step, out[0])
+    """The record one solver step of length `step` after the recorded `leaves`.
+
+    With a leading axis on all of `leaves`, `offset` and `step`: for each of them.
+    """
+
+    def one(leaves, offset, step):
+        here = flow.at(leaves)
+        args, state, zero = (here, offset), here.start(), jnp.zeros_like(step)
+        inner = solver.init(TERM, zero, step, state, args)
+        out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))
+        return record_state(here, observables, offset + step, out[0])
+
+    return (jax.vmap(one) if offset.ndim else one)(leaves, offset, step)

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from . import plot, storage
 from .flow import Flow, leaf_name, trained_leaves
+from .integrate import resolve
 from .observables import diagonal_rank, log_abs_weight
 from .parameters import Hadamard, Trainable, is_parameter
 from .stages import MeasuredStage, find_stages
@@ -24,12 +25,26 @@ class Resolver:
     """Re-solves between two recorded times with one step of the run's own solver."""
 
     flow: Flow
-    step: Callable[[Flow, float, float], dict[str, Any]]
+    solver: Any
+    observables: dict[str, Callable[[Any], Any]]
 
-    def __call__(self, leaves: dict[str, Any], t: float, span: float) -> dict[str, Any]:
-        """The record at flow time t + span, from the leaves recorded at t."""
-        flow = self.flow.at(jax.tree.map(jnp.asarray, leaves))
-        return jax.tree.map(np.asarray, self.step(flow, t, span))
+    def __call__(self, leaves: dict[str, Any], t: Any, span: Any) -> dict[str, Any]:
+        """The record at flow time t + span, from the leaves recorded at t.
+
+        With a leading axis on all three: at each of the times, in one compiled call.
+        """
+        t = np.asarray(t, self.flow.dtype)
+        span = np.asarray(span, self.flow.dtype)
+        count, room = t.size, 1 << max(t.size - 1, 0).bit_length()
+
+        def padded(x):  # compiled once for all numbers of times up to a power of two
+            return np.concatenate([x, np.repeat(x[-1:], room - count, axis=0)])
+
+        if t.ndim:
+            leaves, t, span = jax.tree.map(padded, (leaves, t, span))
+        leaves, t, span = jax.tree.map(jnp.asarray, (leaves, t, span))
+        out = resolve(self.flow, leaves, self.solver, t, span, self.observables)
+        return jax.tree.map(lambda x: np.asarray(x)[:count] if t.ndim else np.asarray(x), out)
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,25 +81,20 @@ class Trajectory:
         *,
         model: PyTree,
         t: np.ndarray,
-        records: list[dict[str, Any]],
-        refined: list[dict[str, Any]] | None,
+        records: dict[str, Any],
+        refined: dict[str, Any] | None,
         log_alpha: float,
         status: Any,
         **provenance: Any,
     ) -> "Trajectory":
-        """Assemble from the first record and the stacked records of each round."""
+        """Assemble from stacked records, and those of the companion of the error bars."""
         return cls(
             t=t,
             log_alpha=log_alpha,
             like=model,
             status=status.value,
-            successful=status.name in ("reached", "converged"),
-            **_fields(
-                model,
-                log_alpha,
-                _concatenate(records),
-                None if refined is None else _concatenate(refined),
-            ),
+            successful=status.successful,
+            **_fields(model, log_alpha, records, refined),
             **provenance,
         )
 
@@ -133,12 +143,14 @@ class Trajectory:
 
         return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)
 
-    def record_at(self, time: float, companion: bool = False) -> dict[str, Any]:
-        """Everything recorded, at any flow time within the run."""
-        if not self.t[0] <= time <= self.t[-1]:
+    def record_at(self, time: Any, companion: bool = False) -> dict[str, Any]:
+        """Everything recorded, at any flow time within the run or at an array of them."""
+        time = np.asarray(time, float)
+        outside = ~((self.t[0] <= time) & (time <= self.t[-1]))
+        if np.any(outside):
             raise ValueError(
-                f"t = {time:.8g} is outside the run, which covers {self.t[0]:.8g} to "
-                f"{self.t[-1]:.8g} (status: {self.status})."
+                f"t = {time[outside].ravel()[0]:.8g} is outside the run, which covers "
+                f"{self.t[0]:.8g} to {self.t[-1]:.8g} (status: {self.status})."
             )
         if self.resolver is None:
             raise ValueError(
@@ -149,9 +161,9 @@ class Trajectory:
         if companion:
             assert self.refined is not None
             leaves = self.refined["leaves"]
-        i = int(np.searchsorted(self.t, time, side="right")) - 1
+        i = np.searchsorted(self.t, time, side="right") - 1
         here = jax.tree.map(lambda x: x[i], leaves)
-        start, span = float(self.t[i]), time - float(self.t[i])
+        start, span = self.t[i], time - self.t[i]
         if companion:  # two halves here as well, or this step's error would cancel
             half = 0.5 * span
             here = self.resolver(here, start, half)["leaves"]
@@ -161,19 +173,17 @@ class Trajectory:
     def with_times(self, times: ArrayLike) -> "Trajectory":
         """The same run, recorded at further flow times as well."""
         wanted = np.setdiff1d(np.asarray(times, float).ravel(), self.t)
-        main = [self.record_at(x) for x in wanted]
-        if not main:
+        if not wanted.size:
             return self
+        main = self.record_at(wanted)
         t = np.concatenate([self.t, wanted])
         order = np.argsort(t, kind="stable")
 
-        def merge(old: dict[str, Any], new: list[dict[str, Any]]) -> dict[str, Any]:
-            extra = [{key: record[key] for key in old} for record in new]
-            return jax.tree.map(
-                lambda x, *xs: np.concatenate([x, np.stack(xs)])[order], old, *extra
-            )
+        def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+            extra = {key: new[key] for key in old}
+            return jax.tree.map(lambda x, y: np.concatenate([x, y])[order], old, extra)
 
-        own = {n: self.observables[n] for n in main[0]["observables"]}
+        own = {n: self.observables[n] for n in main["observables"]}
         before = {
             "loss": self.loss,
             "descent": self.descent,
@@ -182,8 +192,7 @@ class Trajectory:
         }
         companion = None
         if self.refined is not None:
-            second = [self.record_at(x, companion=True) for x in wanted]
-            companion = merge(self.refined, second)
+            companion = merge(self.refined, self.record_at(wanted, companion=True))
         merged = _fields(self.like, self.log_alpha, merge(before, main), companion)
         return dataclasses.replace(self, t=t[order], **merged)
 
@@ -259,10 +268,9 @@ def _bar(main: np.ndarray, companion: np.ndarray) -> np.ndarray:
     return 2.0 * ndimage.maximum_filter1d(difference, 3, axis=0, mode="nearest")
 
 
-def _concatenate(records: list[dict[str, Any]]) -> dict[str, Any]:
-    first, *rest = records
-    rows = [jax.tree.map(lambda x: np.asarray(x)[None], first), *rest]
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
+def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacked records one after the other."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *records)
 
 
 def _leaf_observables(

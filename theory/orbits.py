@@ -9,18 +9,16 @@ the transition, followed until the support rests or leaves for zero.
 import dataclasses
 from collections.abc import Callable
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jaxtyping import Array, Bool, Float
 
 from gflow.crossings import bracketed_root
 from gflow.flow import Flow
-from gflow.integrate import RememberedStep
 from gflow.solvers import Rodas5P
+from gflow.stepping import TERM, Field, march
 
 _STEPS = 128
 _ROUNDS = 100
@@ -96,42 +94,50 @@ class Fast(eqx.Module):
         return jnp.where(self.support, self.side * g - self.decay, g)
 
 
-def _velocity(t, x, fast):
-    return fast.velocity(x)
+class _Started(Field):
+    """The fast system at a point, for `march`: autonomous, in one frame."""
+
+    fast: Fast
+    x: Float[Array, " p"]
+
+    def start(self):
+        return self.x
+
+    def velocity(self, t, state):
+        return self.fast.velocity(state)
+
+    def horizon(self, t, state, atol):
+        return jnp.full((), jnp.inf, state.dtype)
+
+    def frame(self):
+        return ()
+
+    def framed(self, frame):
+        return self
+
+    def recentred(self, state):
+        return (), state, jnp.array(False)
 
 
 @eqx.filter_jit
 def _advance(
     fast: Fast, x: Float[Array, " p"], step: Float[Array, ""], tolerance: Float[Array, ""]
 ):
-    controller = diffrax.PIDController(rtol=0.0, atol=tolerance, norm=optx.max_norm, factormin=0.1)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_velocity),
-        Rodas5P(),
-        t0=jnp.zeros_like(step),
-        t1=jnp.full_like(step, 1e30),
-        dt0=step,
-        y0=x,
-        args=fast,
-        stepsize_controller=RememberedStep(controller),
-        saveat=diffrax.SaveAt(steps=True, controller_state=True),
-        max_steps=_STEPS,
-        throw=False,
-    )
-    assert solution.ys is not None
-    assert solution.controller_state is not None
-    count = solution.stats["num_accepted_steps"]
-    keep = jnp.arange(_STEPS) < count
-    states = jnp.where(keep[:, None], solution.ys, x[None])
-    velocities = jax.lax.map(fast.velocity, states)
-    return solution.ts, states, velocities, count, solution.controller_state[0]
+    """Times, states, velocities and which of them are steps; the next step."""
+    zero = jnp.zeros_like(step)
+    steps = march(
+        lambda x: _Started(fast, x), x, Rodas5P(), (tolerance, zero), zero,
+        jnp.full_like(step, 1e30), step, attempts=_STEPS,
+    )  # fmt: skip
+    velocities = jax.vmap(fast.velocity)(steps.state)
+    return steps.t, steps.state, velocities, steps.kept, steps.next_step
 
 
 @eqx.filter_jit
 def _one_step(fast: Fast, x: Float[Array, " p"], step: Float[Array, ""]) -> Float[Array, " p"]:
     zero = jnp.zeros_like(step)
-    term = diffrax.ODETerm(_velocity)
-    return Rodas5P().step(term, zero, step, x, fast, None, made_jump=False)[0]
+    args = (_Started(fast, x), zero)
+    return Rodas5P().step(TERM, zero, step, x, args, None, made_jump=False)[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -243,14 +249,14 @@ def connect(
     for _ in range(_ROUNDS):
         if s[-1] * force_scale > _PATIENCE:
             break
-        times, states, rates, count, next_step = _advance(
+        *found, kept, next_step = _advance(
             fast, jnp.asarray(xs[-1]), jnp.asarray(step), jnp.asarray(tolerance)
         )
-        count, step, offset = int(count), float(next_step), s[-1]
-        times, states, rates = (np.asarray(a) for a in (times, states, rates))
-        if count == 0 or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
+        step, offset = float(next_step), s[-1]
+        times, states, rates = (np.asarray(a)[np.asarray(kept)] for a in found)
+        if not len(times) or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
             raise Unbounded(_NO_SADDLE)
-        for i in range(count):
+        for i in range(len(times)):
             s.append(offset + float(times[i]))
             xs.append(states[i])
             velocities.append(rates[i])

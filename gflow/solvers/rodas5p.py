@@ -5,10 +5,11 @@ from typing import ClassVar
 import diffrax
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
+
+from .linear import factorised
 
 
 def _square(rows: list[list[float]]) -> np.ndarray:
@@ -56,6 +57,7 @@ _C = _square([
         66.9347231244047, -40.06618937091002, -54.66780262877968, -9.48861652309627,
     ],
 ])  # fmt: skip
+_AC = np.stack([_A, _C], axis=1)
 _c = [
     0.0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716,
     0.4288403609558664, 1.0, 1.0, 1.0,
@@ -143,18 +145,18 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         jacobian = jax.jacfwd(lambda y: f(t0, y))(y)
         _, slope = jax.jvp(lambda t: f(t, y), (t0,), (jnp.ones_like(t0),))
         matrix = jnp.eye(y.size, dtype=y.dtype) / (h * _GAMMA) - jacobian
-        lu = jax.scipy.linalg.lu_factor(matrix)
+        solve = factorised(matrix)
 
-        # a loop in place of eight copies of the vector field: a third less to compile,
-        # and no slower to run
+        # a loop in place of eight copies of the vector field: half as long to compile; the
+        # two rows of coefficients in one kernel
         def stage(stages, row):
-            a, C, c, d, i = row
-            point = y + a @ stages
-            known = h * d * slope + (C / h) @ stages
-            solved = jax.scipy.linalg.lu_solve(lu, f(t0 + c * h, point) + known)
-            return stages.at[i].set(solved), point
+            coefficients, c, d, i = row
+            shift, known = jnp.sum(coefficients[:, :, None] * stages[None], axis=1)
+            point = y + shift
+            solved = solve(f(t0 + c * h, point) + known / h + h * d * slope)
+            return jax.lax.dynamic_update_index_in_dim(stages, solved, i, 0), point
 
-        tables = [jnp.asarray(table, y.dtype) for table in (_A, _C, _c, _d)]
+        tables = [jnp.asarray(table, y.dtype) for table in (_AC, _c, _d)]
         start = jnp.zeros((8, y.size), y.dtype)
         stages, points = jax.lax.scan(stage, start, (*tables, jnp.arange(8)))
         end, error = points[-1] + stages[-1], stages[-1]
@@ -162,7 +164,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         finite = jnp.all(jnp.isfinite(jnp.stack([end, error])))
         end = jnp.where(finite, end, y)
         error = jnp.where(finite, error, jnp.full_like(error, jnp.nan))
-        dense = jnp.asarray(_H, y.dtype) @ stages
+        dense = jnp.sum(jnp.asarray(_H, y.dtype)[:, :, None] * stages[None], axis=1)
         y1 = unravel(end)
         return (
             y1,

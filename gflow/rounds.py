@@ -1,0 +1,240 @@
+"""Runs that advance together in rounds: what is recorded, who has ended and why."""
+
+import enum
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .flow import Flow
+from .integrate import Round, divide, first_record, run_round
+from .trajectory import joined
+
+_FOREVER = 1e30
+
+#: Attempts a round of one run, and of a batch (whose finished members leave in between).
+ATTEMPTS, ATTEMPTS_BATCHED = 128, 32
+
+#: Numbers in the record of one round, at most (for large models a round is shorter).
+_ROOM = 2**24
+
+
+class Status(enum.Enum):
+    """How a run ended; the value is the message."""
+
+    reached = "reached the requested time"
+    converged = "converged: no weight moves or grows any more"
+    max_steps = (
+        "stopped at max_steps. Likely causes: (a) an explicit solver on a long plateau, (b) a "
+        "tolerance near rounding, (c) no t1 and a loss without a minimum. Pass t1, a larger "
+        "rtol or max_steps"
+    )
+    step_underflow = (
+        "the step size shrank to nothing. Likely causes: (a) the loss is not differentiable or "
+        "not finite here, (b) it is unbounded below and the weights blow up, (c) rtol is "
+        "beyond float64"
+    )
+    overflow = (
+        "the loss became NaN or infinite. Likely causes: (a) it is unbounded below and the "
+        "weights blow up, (b) it is undefined where they went. What was recorded before is kept"
+    )
+    unresolved = (
+        "dormant weights have sunk below the rounding of the active ones in the raw factors "
+        "(u, v): later stage times would be noise. Use gflow.Hadamard leaves (log coordinates)"
+    )
+    interrupted = "interrupted by the user"
+
+    @property
+    def successful(self) -> bool:
+        return self in (Status.reached, Status.converged)
+
+
+class Rounds:
+    """One run (`members` = None) or a batch of them, advanced round by round.
+
+    In every round the first `width` members that have not ended are advanced, so that
+    finished ones make room for waiting ones, and in the end the width itself shrinks by
+    factors of four. Times, steps and states of a member are its own: it neither waits for
+    the others nor fails with them.
+    """
+
+    def __init__(
+        self, flow: Flow, *, solver, rtol, observables, start, end, error_bars,
+        members: int | None = None, shared: bool = True, width: int = 1,
+    ):  # fmt: skip
+        self.solver, self.observables, self.dtype = solver, observables, flow.dtype
+        self.batched, self.width = members is not None, width
+        self.parts, self.fixed = divide(flow, self.batched, shared)
+        self.companion = self.parts if error_bars else None
+        self.end = np.full(members or 1, np.inf) if end is None else np.array(end, float)
+        self.start = self.time = np.full(members or 1, start, float)
+        first, speed, self.tolerance = first_record(
+            self.parts, self.fixed, observables, self._clock(self.start, rtol), self.batched
+        )
+        self.first = self._rows(first)
+        self.residual = self.first["residual"].copy()
+        speed = np.atleast_1d(np.asarray(speed, float))
+        self.step = 1e-3 / np.where(speed > 0, speed, 1.0)
+        self.status = np.full(len(self.time), None, object)
+        self.status[~np.isfinite(self.first["loss"])] = Status.overflow
+        zero = np.zeros(len(self.time), int)
+        self.accepted, self.rejected, self.evaluations = zero, zero.copy(), None
+        self.rounds, self.tried, self.room = 0, 0, 0
+        self._history: list[tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]] = []
+        numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
+        most = ATTEMPTS_BATCHED if self.batched else ATTEMPTS
+        self.attempts = int(np.clip(_ROOM // (numbers * max(width, 1)), 8, most))
+
+    def _clock(self, *numbers: Any) -> jax.Array:
+        """Numbers of each member, on the device."""
+        rows = np.stack(np.broadcast_arrays(*numbers))
+        return jnp.asarray(rows if self.batched else rows[:, 0], self.dtype)
+
+    def _rows(self, tree: Any) -> Any:
+        """On the host, with the axis of members first."""
+        return jax.tree.map(lambda x: np.asarray(x) if self.batched else np.asarray(x)[None], tree)
+
+    def go(self, max_steps: int, progress: bool = False) -> None:
+        """Advance until every member has ended."""
+        try:
+            while (left := np.flatnonzero(self.status == None)).size:  # noqa: E711
+                self._advance(left[: self.width], max_steps)
+                over = self.accepted + self.rejected >= max_steps
+                self.status[over & (self.status == None)] = Status.max_steps  # noqa: E711
+                if progress:
+                    self._report()
+        except KeyboardInterrupt:
+            self.status[self.status == None] = Status.interrupted  # noqa: E711
+
+    def _slots(self, members: np.ndarray) -> np.ndarray:
+        """`members` and filling, up to one of few widths: each width is compiled once."""
+        width = min(self.width, len(self.status))
+        while width // 4 >= len(members):
+            width //= 4
+        filling = np.full(width - len(members), len(self.status))
+        return np.concatenate([members, filling])
+
+    def _advance(self, members: np.ndarray, max_steps: int) -> None:
+        slots = self._slots(members) if self.batched else members
+        rows = np.minimum(slots, len(self.status) - 1)
+        offset = self.time[rows]
+        span = np.where(slots == rows, np.minimum(self.end[rows] - offset, _FOREVER), 0.0)
+        tolerance = self.tolerance
+        if self.batched:
+            tolerance = jax.tree.map(lambda x: x[rows], tolerance)
+        self.parts, self.companion, done = run_round(
+            self.parts,
+            self.companion,
+            self.fixed,
+            jnp.asarray(slots) if self.batched else None,
+            self.solver,
+            tolerance,
+            self._clock(offset, span, np.minimum(self.step[rows], span)),
+            self.observables,
+            self.attempts,
+            jnp.asarray(max_steps - int(np.min((self.accepted + self.rejected)[members]))),
+        )
+        self._absorb(members, self._host(done, len(members)), span[: len(members)])
+
+    def _host(self, done: Round, count: int) -> Round:
+        """`done` as NumPy arrays, members second, the filling left out."""
+        axis = 1
+        late = (done.next_step, done.evaluations)
+        early = (done.t, done.kept, done.tried, done.record, done.refined)
+        if not self.batched:
+            early = jax.tree.map(lambda x: np.expand_dims(np.asarray(x), axis), early)
+            late = jax.tree.map(lambda x: np.asarray(x)[None], late)
+        early = jax.tree.map(lambda x: np.asarray(x)[:, :count], early)
+        late = jax.tree.map(lambda x: np.asarray(x)[:count], late)
+        self.room += self.attempts_made(done) * (done.kept.shape[1] if self.batched else 1)
+        return Round(*early, *late)
+
+    def attempts_made(self, done: Round) -> int:
+        """How many attempts the round took before its last member arrived."""
+        tried = np.asarray(done.tried)
+        return int(np.max(np.sum(tried, axis=0), initial=0))
+
+    def _absorb(self, members: np.ndarray, done: Round, span: np.ndarray) -> None:
+        """Keep what was recorded up to where each member ends, if it does."""
+        kept, local, record = done.kept, done.t, done.record
+        attempt = np.arange(len(kept))[:, None]
+        offset, never = self.time[members], len(kept)
+        status = np.full(len(members), None, object)
+
+        def first(where: np.ndarray) -> np.ndarray:
+            return np.where(where.any(axis=0), np.argmax(where, axis=0), never)
+
+        def cut(at: np.ndarray, inclusive: bool, why: Status) -> None:
+            nonlocal kept
+            status[(at < never) & (status == None)] = why  # noqa: E711
+            kept = kept & (attempt < at + inclusive)
+
+        cut(first(kept & ~np.isfinite(record["loss"])), False, Status.overflow)
+        lost = first(kept & ~record["resolved"])
+        cut(np.maximum(lost, first(kept) + 1), False, Status.unresolved)
+        resting = record["residual"] <= 1e-9 * self.residual[members]
+        endless = np.isinf(self.end[members])
+        cut(first(kept & resting & endless), True, Status.converged)
+
+        count, tried = kept.sum(axis=0), done.tried.sum(axis=0)
+        last = np.max(np.where(kept, attempt, 0), axis=0)
+        reached = np.where(count > 0, local[last, np.arange(len(members))], 0.0)
+        time = offset + reached
+        there = ~endless & (count > 0) & ((reached >= span) | (time >= self.end[members]))
+        time = np.where(there, self.end[members], time)  # offset + span may be a rounding off
+        t = offset + local
+        t[last[there], np.flatnonzero(there)] = time[there]
+        stuck = (count == 0) | (reached <= 1e-13 * time)
+        for why, which in ((Status.reached, there), (Status.step_underflow, stuck)):
+            status[which & (status == None)] = why  # noqa: E711
+
+        self.time = self.time.copy()
+        self.time[members], self.step[members] = time, done.next_step
+        self.accepted[members] += count
+        self.rejected[members] += tried - count
+        if done.evaluations is not None:
+            if self.evaluations is None:
+                self.evaluations = np.zeros(len(self.status), int)
+            self.evaluations[members] += done.evaluations
+        self.status[members] = status
+        self.rounds += 1
+        self.tried += int(tried.sum())
+        if not self.batched:  # rejected attempts need not be stored
+            keep = kept[:, 0]
+            data = jax.tree.map(lambda x: x[keep], (t, record, done.refined))
+            t, record, refined = data
+            self._history.append((members, kept[keep], t, record, refined))
+        else:
+            self._history.append((members, kept, t, record, done.refined))
+
+    def member(self, i: int) -> tuple[np.ndarray, Any, Any]:
+        """Times, stacked records and the companion's records of one member."""
+        begin = jax.tree.map(lambda x: x[i : i + 1], self.first)
+        times, records, refined = [self.start[i : i + 1]], [begin], [begin]
+        for members, kept, t, record, second in self._history:
+            column = int(np.searchsorted(members, i))
+            if column == len(members) or members[column] != i:
+                continue
+            rows = kept[:, column]
+
+            def pick(x, rows=rows, column=column):
+                return x[rows, column]
+
+            times.append(pick(t))
+            records.append(jax.tree.map(pick, record))
+            if second is not None:
+                refined.append(jax.tree.map(pick, second))
+        companion = None if self.companion is None else joined(refined)
+        return np.concatenate(times), joined(records), companion
+
+    def _report(self) -> None:
+        ended = int(np.sum(self.status != None))  # noqa: E711
+        if self.batched:
+            line = f"{ended} of {len(self.status)} members ended"
+        else:
+            goal = "rest" if np.isinf(self.end[0]) else f"{self.end[0]:.6g}"
+            line = f"t = {self.time[0]:.6g} of {goal}"
+        steps = int(self.accepted.sum())
+        print(f"\r{line}, {steps} steps", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,191 @@
+"""Adaptive steps of any Diffrax solver in one bounded loop, for one run or a batch of them."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+SAFETY, SHRINK, GROW = 0.9, 0.1, 10.0
+
+
+class Field(eqx.Module):
+    """A vector field on a flat state, and what its coordinates know about good steps.
+
+    The `frame` is the part of the coordinates that may change from one step to the next
+    (which of two charts a weight is in); between two steps `recentred` chooses it anew.
+    """
+
+    @abc.abstractmethod
+    def start(self) -> Float[Array, " size"]:
+        """The state the field was made at."""
+
+    @abc.abstractmethod
+    def velocity(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
+        """d(state)/dt."""
+
+    @abc.abstractmethod
+    def horizon(
+        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
+    ) -> Float[Array, ""]:
+        """The longest step worth trying from here; ∞ where nothing is known."""
+
+    @abc.abstractmethod
+    def frame(self) -> PyTree[Array]:
+        """The frame `start` is written in."""
+
+    @abc.abstractmethod
+    def framed(self, frame: PyTree[Array]) -> "Field":
+        """The same field with states written in `frame`."""
+
+    @abc.abstractmethod
+    def recentred(self, state: Float[Array, " size"]) -> tuple[PyTree[Array], Array, Array]:
+        """The best frame for a point, its state there, and whether the frame is another."""
+
+
+class Steps(eqx.Module):
+    """The attempts of `march`: entry i is what attempt i led to, if `kept`.
+
+    A batch has its axis second. `next_step` and `solver_state` continue the solve.
+    """
+
+    t: Float[Array, "attempts ..."]
+    state: Float[Array, "attempts ... size"]
+    frame: PyTree[Array]
+    kept: Bool[Array, "attempts ..."]
+    tried: Bool[Array, "attempts ..."]
+    next_step: Float[Array, "..."]
+    solver_state: PyTree
+
+
+class _Now(eqx.Module):
+    t: Array
+    state: Array
+    frame: PyTree[Array]
+    step: Array
+    jumped: Array
+    solver_state: PyTree
+
+
+def velocity(t, state, args):
+    """The field as a Diffrax term, `args` = (field, time at the start of the round)."""
+    field, offset = args
+    return field.velocity(offset + t, state)
+
+
+TERM = diffrax.ODETerm(velocity)
+
+
+def march(
+    build: Callable[[PyTree], Any],
+    parts: PyTree[Array],
+    solver: diffrax.AbstractAdaptiveSolver,
+    tolerance: tuple[Array, Array],
+    offset: Float[Array, "..."],
+    span: Float[Array, "..."],
+    step: Float[Array, "..."],
+    *,
+    attempts: int,
+    most: Int[Array, ""] | None = None,
+    batched: bool = False,
+) -> Steps:
+    """At most `attempts` (and at most `most`) adaptive steps from t = 0 towards `span`.
+
+    `build(parts)` is the `Field`. With `batched` the parts, tolerances, offsets, spans and
+    steps have a leading axis, and members move at their own steps in one loop. An attempt
+    with a non-finite state or error is rejected like one whose error is too large. The step
+    follows the error alone (an integral controller): in a flow of plateaus and transitions
+    the last error tells little about the next.
+    """
+    each = jax.vmap if batched else _alone
+    most = jnp.asarray(attempts) if most is None else jnp.minimum(most, attempts)
+    order = solver.error_order(TERM)
+
+    def begin(parts, offset, span, step):
+        field = build(parts)
+        state, zero = field.start(), jnp.zeros_like(span)
+        inner = solver.init(TERM, zero, jnp.minimum(step, span), state, (field, offset))
+        inner = jax.tree.map(jnp.asarray, inner)
+        return _Now(zero, state, field.frame(), step, jnp.array(False), inner)
+
+    def attempt(parts, tolerance, offset, span, now):
+        atol, rtol = tolerance
+        field = build(parts).framed(now.frame)
+        running = now.t < span
+        limit = jnp.minimum(now.step, field.horizon(offset + now.t, now.state, atol))
+        last = limit >= span - now.t
+        # a member that has arrived idles with a step that is harmless
+        end = jnp.where(running & last, span, now.t + limit)
+        state, error, _, inner, _ = solver.step(
+            TERM, now.t, end, now.state, (field, offset), now.solver_state, now.jumped
+        )
+        allowed = atol + rtol * jnp.maximum(jnp.abs(now.state), jnp.abs(state))
+        error = jnp.max(jnp.abs(error) / allowed)
+        sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
+        kept = running & sound & (error <= 1.0)
+        factor = SAFETY * jnp.maximum(error, 1e-30) ** (-1.0 / order)
+        factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
+        frame, state, jumped = field.recentred(state)
+        after = _Now(end, state, frame, (end - now.t) * factor, jumped, inner)
+        stay = eqx.tree_at(lambda n: n.step, now, jnp.where(running, after.step, now.step))
+        chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
+        return chosen, running
+
+    def body(carry):
+        i, now, steps = carry
+        after, tried = each(attempt)(parts, tolerance, offset, span, now)
+        kept = tried & (after.t > now.t)
+        entry = (after.t, after.state, after.frame, kept, tried)
+        steps = jax.tree.map(lambda log, x: log.at[i].set(x), steps, entry)
+        return i + 1, after, steps
+
+    def unfinished(carry):
+        i, now, _ = carry
+        return (i < most) & jnp.any(now.t < span)
+
+    now = each(begin)(parts, offset, span, step)
+    nothing = jnp.zeros_like(span, bool)
+    entry = (now.t, now.state, now.frame, nothing, nothing)
+    blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
+    _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
+    return Steps(*steps, now.step, now.solver_state)
+
+
+def halved(
+    build: Callable[[PyTree], Any],
+    parts: PyTree[Array],
+    solver: diffrax.AbstractAdaptiveSolver,
+    offset: Float[Array, ""],
+    t: Float[Array, " attempts"],
+    kept: Bool[Array, " attempts"],
+) -> tuple[Array, PyTree[Array]]:
+    """States and frames at times `t`, each step that was kept taken as two of half its length."""
+    field = build(parts)
+
+    def half(now, edges):
+        state, frame = now
+        a, b = edges
+        here = field.framed(frame)
+        inner = solver.init(TERM, a, b, state, (here, offset))
+        state = solver.step(TERM, a, b, state, (here, offset), inner, jnp.array(False))[0]
+        frame, state, _ = here.recentred(state)
+        return (state, frame), None
+
+    def body(carry, entry):
+        start, now = carry
+        end, kept = entry
+        middle = start + 0.5 * (end - start)
+        edges = jnp.stack([start, middle]), jnp.stack([middle, end])
+        now = jax.lax.cond(kept, lambda: jax.lax.scan(half, now, edges)[0], lambda: now)
+        return (jnp.where(kept, end, start), now), now
+
+    first = (jnp.zeros_like(offset), (field.start(), field.frame()))
+    return jax.lax.scan(body, first, (t, kept))[1]
+
+
+def _alone(function: Callable) -> Callable:
+    return function
