@@ -7,6 +7,7 @@ from . import (
     solvers as solvers,
     tasks as tasks,
 )
+from .batch import Batch as Batch, simulate_batch as simulate_batch
 from .descent import descend as descend
 from .parameters import (
     Frozen as Frozen,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .coordinates import Coordinates, RawCoordinates
+from .coordinates import RawCoordinates
 from .parameters import Constant, Hadamard, Parameter, Trainable, is_parameter
 from .stepping import Field
 
@@ -70,6 +69,11 @@ class Flow(Field):
     def dtype(self) -> Any:
         """Of the state."""
         return jax.tree.leaves(eqx.filter(self.coordinates, eqx.is_inexact_array))[0].dtype
+
+    @property
+    def size(self) -> int:
+        """Length of the state (of a batch: of all states)."""
+        return sum(jax.eval_shape(c.start).size for c in self.coordinates)
 
     def start(self) -> Float[Array, " size"]:
         return jnp.concatenate([c.start() for c in self.coordinates])
@@ -196,7 +200,7 @@ def build_flow(
             "inexact array (Frozen leaves and integer arrays stay)."
         )
     _check_untied(names, [leaves[i] for i in slots])
-    rates = _decay_rates(decay, names)
+    rates = _decay_rates(decay, names, members)
     for name, slot in zip(names, slots, strict=True):
         check_leaf(name, leaves[slot], allow_float32, allow_frozen_sign)
     trained = [x if is_parameter(x) else jnp.asarray(x) for x in (leaves[i] for i in slots)]
@@ -281,7 +285,7 @@ def check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: boo
             )
 
 
-def _decay_rates(decay: Decay, names: tuple[str, ...]) -> tuple[Any, ...]:
+def _decay_rates(decay: Decay, names: tuple[str, ...], members: int | None) -> tuple[Any, ...]:
     if isinstance(decay, Mapping):
         for key in decay:
             if key not in names:
@@ -290,19 +294,27 @@ def _decay_rates(decay: Decay, names: tuple[str, ...]) -> tuple[Any, ...]:
                     f"decay names leaf {key!r}, which this model does not train. "
                     f"Did you mean one of {near}?"
                 )
-        return tuple(_checked_rate(decay.get(name, 0.0), name) for name in names)
-    return tuple(_checked_rate(decay, "every leaf") for _ in names)
+        return tuple(_checked_rate(decay.get(name, 0.0), name, members) for name in names)
+    return tuple(_checked_rate(decay, "every leaf", members) for _ in names)
 
 
-def _checked_rate(rate: Any, name: str) -> Constant | Callable | None:
+def _checked_rate(rate: Any, name: str, members: int | None) -> Constant | Callable | None:
     if callable(rate):
         return rate
-    value = float(rate)
-    if not (value >= 0.0 and math.isfinite(value)):
+    value = np.asarray(rate, float)
+    allowed = ((),) if members is None else ((), (members,))
+    if value.shape not in allowed:
+        raise ValueError(
+            f"decay for {name} has shape {value.shape}: it is a number, a function of time"
+            + (f", or one number for each of the {members} members." if members else ".")
+        )
+    if not np.all((value >= 0.0) & np.isfinite(value)):
         raise ValueError(
             f"decay = {rate} for {name}: the rate λ of (λ/2)‖factors‖² must be finite and ≥ 0."
         )
-    return Constant(value) if value > 0.0 else None
+    if not np.any(value):
+        return None
+    return Constant(value if members is None else np.broadcast_to(value, (members,)))
 
 
 def _check_loss(names: tuple[str, ...], loss: Array, finite: Array) -> None:

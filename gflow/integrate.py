@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .flow import Flow
 from .stepping import TERM, halved, march
 
-
 Parts = dict[str, PyTree[Array]]
 
 
@@ -97,7 +96,7 @@ def run_round(
     attempts: int,
     most: Int[Array, ""],
 ) -> tuple[Parts, Parts | None, Round]:
-    """Advance by at most `attempts` or `most` steps, or `span`; repeat each step kept as two halves.
+    """Advance by at most `attempts` or `most` steps; repeat each step kept as two halves.
 
     `refined` is the companion that takes the halves: its distance from the main run is the
     error bar. `clock` is the flow time at the start, how far to go, and the first step.

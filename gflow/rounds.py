@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .flow import Flow
-from .integrate import Round, divide, first_record, run_round
+from .integrate import Round, divide, first_record, run_round, united
 from .trajectory import joined
 
 _FOREVER = 1e30
@@ -67,7 +67,7 @@ class Rounds:
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
         self.batched, self.width = members is not None, width
         self.parts, self.fixed = divide(flow, self.batched, shared)
-        self.companion = self.parts if error_bars else None
+        self.begun, self.companion = self.parts, self.parts if error_bars else None
         self.end = np.full(members or 1, np.inf) if end is None else np.array(end, float)
         self.start = self.time = np.full(members or 1, start, float)
         first, speed, self.tolerance = first_record(
@@ -82,7 +82,7 @@ class Rounds:
         zero = np.zeros(len(self.time), int)
         self.accepted, self.rejected, self.evaluations = zero, zero.copy(), None
         self.rounds, self.tried, self.room = 0, 0, 0
-        self._history: list[tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]] = []
+        self._history: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
         numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
         most = ATTEMPTS_BATCHED if self.batched else ATTEMPTS
         self.attempts = int(np.clip(_ROOM // (numbers * max(width, 1)), 8, most))
@@ -163,7 +163,7 @@ class Rounds:
         offset, never = self.time[members], len(kept)
         status = np.full(len(members), None, object)
 
-        def first(where: np.ndarray) -> np.ndarray:
+        def first(where: Any) -> np.ndarray:
             return np.where(where.any(axis=0), np.argmax(where, axis=0), never)
 
         def cut(at: np.ndarray, inclusive: bool, why: Status) -> None:
@@ -208,6 +208,11 @@ class Rounds:
             self._history.append((members, kept[keep], t, record, refined))
         else:
             self._history.append((members, kept, t, record, done.refined))
+
+    def flow(self, i: int) -> Flow:
+        """The flow of one member, at its start."""
+        parts = jax.tree.map(lambda x: x[i], self.begun) if self.batched else self.begun
+        return united(parts, self.fixed)
 
     def member(self, i: int) -> tuple[np.ndarray, Any, Any]:
         """Times, stacked records and the companion's records of one member."""

@@ -8,12 +8,11 @@ from typing import Any
 
 import diffrax
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import Decay, Flow, Objective, build_flow
-from .methods import choose, describe
+from .flow import Decay, Objective, build_flow
+from .methods import check_memory, check_rtol, choose, describe
 from .parameters import Constant, Hadamard, is_parameter
 from .rounds import Rounds
 from .trajectory import Resolver, Trajectory, log_alpha_of
@@ -74,12 +73,12 @@ def simulate(
         allow_float32=allow_float32,
         allow_frozen_sign=allow_frozen_sign,
     )
-    _check_rtol(rtol, flow)
+    check_rtol(rtol, flow)
     solver = choose(flow, solver)
     scale, conflict = log_alpha_of(model, log_alpha)
     start = elapsed_time(model)
     end = _end_time(t1, tau1, start, scale, conflict)
-    wanted = _save_times(save, start, end)
+    wanted = save_times(save, start, end)
     if end is None and not all(isinstance(rate, Constant | None) for rate in flow.decay):
         raise ValueError(
             "decay depends on time, so that rest at one time is not rest for ever. Give t1 or tau1."
@@ -95,13 +94,14 @@ def simulate(
         end=None if end is None else [end],
         error_bars=error_bars,
     )
+    check_memory(run, flow, solver)
     if end is None and run.residual[0] == 0.0:
         raise ValueError(
             "The start is stationary (no force on any weight), so the run would end at "
             "once. Give t1 or tau1, or start away from the saddle."
         )
     run.go(max_steps, progress)
-    trajectory = trajectory_of(run, 0, model, flow, scale, conflict, describe(flow, solver, rtol))
+    trajectory = trajectory_of(run, 0, model, scale, conflict, describe(flow, solver, rtol))
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
         warnings.warn(f"gflow.simulate {trajectory.status}.", stacklevel=2)
@@ -109,9 +109,9 @@ def simulate(
 
 
 def trajectory_of(
-    run: Rounds, i: int, model: PyTree, flow: Flow, log_alpha: float, conflict: str, method: str
+    run: Rounds, i: int, model: PyTree, log_alpha: float, conflict: str, method: str
 ) -> Trajectory:
-    """The trajectory of member `i`, whose model and flow these are."""
+    """The trajectory of member `i`, which started as `model`."""
     times, records, refined = run.member(i)
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
@@ -127,16 +127,8 @@ def trajectory_of(
         status=run.status[i],
         method=method,
         statistics=statistics,
-        resolver=Resolver(flow, run.solver, run.observables),
+        resolver=Resolver(run.flow(i), run.solver, run.observables),
     )
-
-
-def _check_rtol(rtol: float, flow: Flow) -> None:
-    eps = float(jnp.finfo(flow.dtype).eps)
-    if not 64 * eps <= rtol < 1:
-        raise ValueError(
-            f"rtol = {rtol}: choose a number from {64 * eps:.1e} (64 roundings) to below 1."
-        )
 
 
 def elapsed_time(model: PyTree) -> float:
@@ -168,7 +160,7 @@ def _end_time(t1, tau1, start: float, log_alpha: float, conflict: str) -> float 
     return t1
 
 
-def _save_times(save: Any, start: float, end: float | None) -> np.ndarray:
+def save_times(save: Any, start: float, end: float | None) -> np.ndarray:
     times = np.asarray([] if save is None else save, float).ravel()
     outside = ~((times >= start) & (times <= (np.inf if end is None else end)))
     if outside.any() or not np.all(np.isfinite(times)):

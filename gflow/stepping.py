@@ -103,7 +103,7 @@ def march(
     """
     each = jax.vmap if batched else _alone
     most = jnp.asarray(attempts) if most is None else jnp.minimum(most, attempts)
-    order = solver.error_order(TERM)
+    order = float(solver.error_order(TERM))  # type: ignore[arg-type]
 
     def begin(parts, offset, span, step):
         field = build(parts)
@@ -124,7 +124,7 @@ def march(
             TERM, now.t, end, now.state, (field, offset), now.solver_state, now.jumped
         )
         allowed = atol + rtol * jnp.maximum(jnp.abs(now.state), jnp.abs(state))
-        error = jnp.max(jnp.abs(error) / allowed)
+        error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
         kept = running & sound & (error <= 1.0)
         factor = SAFETY * jnp.maximum(error, 1e-30) ** (-1.0 / order)

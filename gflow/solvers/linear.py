@@ -2,18 +2,67 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
+from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 #: Up to this size the inverse is formed: one kernel a solve in place of three.
 INVERTED = 32
 
 
-def factorised(matrix: Float[Array, "n n"]) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
-    """b ↦ matrix⁻¹ b, with what can be shared between right-hand sides done once."""
+def factorised(
+    matrix: Float[Array, "n n"], pivot: bool = True
+) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
+    """b ↦ matrix⁻¹ b, with what can be shared between right-hand sides done once.
+
+    Without `pivot` a batch of small matrices is inverted by elimination in the order of the
+    rows, vectorised over the batch, five times as fast as one by one. That is stable for
+    D^{-½} S D^{½} with S symmetric positive definite and D diagonal.
+    """
     if matrix.shape[0] > INVERTED:
         lu = jax.scipy.linalg.lu_factor(matrix)
         return lambda b: jax.scipy.linalg.lu_solve(lu, b)
-    inverse = jnp.linalg.inv(matrix)
+    inverse = jnp.linalg.inv(matrix) if pivot else inverse_without_pivots(matrix)
     return lambda b: jnp.sum(inverse * b[None, :], axis=1)
+
+
+@jax.custom_jvp
+def inverse_without_pivots(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """matrix⁻¹; under `jax.vmap` by `eliminated`."""
+    return _inverse(matrix)
+
+
+@inverse_without_pivots.defjvp
+def _inverse_jvp(primals, tangents):
+    inverse = inverse_without_pivots(*primals)
+    return inverse, -inverse @ tangents[0] @ inverse
+
+
+@custom_vmap
+def _inverse(matrix: Array) -> Array:
+    return jnp.linalg.inv(matrix)
+
+
+@_inverse.def_vmap
+def _inverse_of_batch(axis_size: int, in_batched: list[bool], matrix: Array) -> tuple[Array, bool]:
+    return eliminated(matrix), True
+
+
+def eliminated(matrices: Float[Array, "batch n n"]) -> Float[Array, "batch n n"]:
+    """Inverses by Gauss–Jordan elimination in place, without pivoting, batch innermost."""
+    n = matrices.shape[-1]
+    index = jnp.arange(n)
+
+    def sweep(k, a):
+        row = lax.dynamic_index_in_dim(a, k, 0, keepdims=False)
+        column = lax.dynamic_index_in_dim(a, k, 1, keepdims=False)
+        scale = 1.0 / lax.dynamic_index_in_dim(row, k, 0, keepdims=False)
+        here = (index == k)[:, None]
+        row = jnp.where(here, scale[None], row * scale[None])
+        rest = jnp.where(here[None], 0.0, a) - column[:, None] * row[None]
+        return jnp.where(here[:, None], row[None], rest)
+
+    return jnp.moveaxis(lax.fori_loop(0, n, sweep, jnp.moveaxis(matrices, 0, -1)), -1, 0)

@@ -122,6 +122,11 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     ```
     """
 
+    #: False for a gradient flow, whose Jacobian is symmetric up to a diagonal scaling: the
+    #: matrices I/(hγ) − J then need no pivoting while γh times the largest growth rate is
+    #: below 1, which accuracy asks for anyway, and a batch of them is inverted faster.
+    pivot: bool = True
+
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = _Rodas5PInterpolation
 
@@ -145,7 +150,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         jacobian = jax.jacfwd(lambda y: f(t0, y))(y)
         _, slope = jax.jvp(lambda t: f(t, y), (t0,), (jnp.ones_like(t0),))
         matrix = jnp.eye(y.size, dtype=y.dtype) / (h * _GAMMA) - jacobian
-        solve = factorised(matrix)
+        solve = factorised(matrix, self.pivot)
 
         # a loop in place of eight copies of the vector field: half as long to compile; the
         # two rows of coefficients in one kernel
