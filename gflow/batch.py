@@ -160,7 +160,7 @@ def simulate_batch(
         "rounds": run.rounds,
         "useful_work": run.tried / max(run.room, 1),
         "seconds": time.perf_counter() - began,
-        "method": describe(flow, solver, rtol),
+        "method": describe(flow, solver, rtol, run.counts),
     }
 
     def member(i: int) -> Trajectory:

@@ -19,6 +19,11 @@ Weight = Float[Array, "..."]
 class Coordinates(eqx.Module):
     """How one leaf is represented in the state vector of the flow."""
 
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Number of components of the state."""
+
     @abc.abstractmethod
     def start(self) -> State:
         """The state the coordinates were made at."""
@@ -93,6 +98,10 @@ class LogCoordinates(FlowCoordinates):
     log_product: Float[Array, "..."]
     side: Float[Array, "..."]
     decays: bool = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        return self.log.size + int(self.decays)
 
     @classmethod
     def from_logs(cls, log_s: Array, log_d: Array, decays: bool) -> "LogCoordinates":
@@ -190,6 +199,10 @@ class RawCoordinates(FlowCoordinates):
     initial: Float[Array, "..."]
     log_scale: Float[Array, ""]
 
+    @property
+    def size(self) -> int:
+        return self.initial.size
+
     def start(self) -> State:
         return self.initial.ravel()
 
@@ -232,6 +245,10 @@ class FactorCoordinates(FlowCoordinates):
 
     u: Float[Array, "..."]
     v: Float[Array, "..."]
+
+    @property
+    def size(self) -> int:
+        return 2 * self.u.size
 
     def start(self) -> State:
         return jnp.concatenate([self.u.ravel(), self.v.ravel()])

@@ -24,6 +24,10 @@ class SignedLogs(Coordinates):
     sign_s: Array
     sign_d: Array
 
+    @property
+    def size(self) -> int:
+        return 6 * self.log_s.size
+
     def start(self) -> State:
         dtype, zero = self.log_s.dtype, jnp.zeros_like(self.log_s)
         signs = (self.sign_s.astype(dtype), self.sign_d.astype(dtype))

@@ -72,14 +72,14 @@ class Flow(Field):
 
     @property
     def size(self) -> int:
-        """Length of the state (of a batch: of all states)."""
-        return sum(jax.eval_shape(c.start).size for c in self.coordinates)
+        """Length of the state."""
+        return sum(c.size for c in self.coordinates)
 
     def start(self) -> Float[Array, " size"]:
         return jnp.concatenate([c.start() for c in self.coordinates])
 
     def split(self, state: Float[Array, " size"]) -> list[Array]:
-        sizes = [jax.eval_shape(c.start).shape[0] for c in self.coordinates]
+        sizes = [c.size for c in self.coordinates]
         return jnp.split(state, np.cumsum(sizes)[:-1].tolist())
 
     def weights(self, state: Float[Array, " size"]) -> dict[str, Array]:

@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flow import Flow
+from .solvers.spectral_radius import noise
+from .solvers.switching import spectral_reach
 from .stepping import TERM, halved, march
 
 Parts = dict[str, PyTree[Array]]
@@ -30,7 +32,7 @@ class Round(eqx.Module):
     record: dict[str, Any]
     refined: dict[str, Any] | None
     next_step: Float[Array | np.ndarray, "..."]
-    evaluations: Int[Array | np.ndarray, "..."] | None
+    counts: dict[str, Int[Array | np.ndarray, "..."]]
 
 
 def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
@@ -145,9 +147,22 @@ def run_round(
         companion = each(moved, 0, 1, 1, out=0)(companion, second, steps.kept)
     if members is not None:
         after, companion = _returned((parts, refined), (after, companion), members)
-    evaluations = getattr(steps.solver_state, "evaluations", None)
-    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.next_step, evaluations)
+    counts = getattr(steps.solver_state, "counts", {})
+    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.next_step, counts)
     return after, companion, done
+
+
+@eqx.filter_jit
+def stability_reach(parts: Parts, fixed: Flow, clock: Float[Array, "2"]) -> Float[Array, ""]:
+    """h·ρ at the start of a flow, `clock` = (t, h): above 2 or 3 an explicit step is unstable."""
+    flow = united(parts, fixed)
+    t, h = clock
+    state = flow.start()
+
+    def iterate(_, carry):
+        return spectral_reach(lambda y: flow.velocity(t, y), state, h, carry[1])
+
+    return jax.lax.fori_loop(0, 20, iterate, (jnp.zeros_like(h), noise(state, h.dtype)))[0]
 
 
 def _taken(tree: PyTree, members: Int[Array, " width"]) -> PyTree:

@@ -7,34 +7,87 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .coordinates import LogCoordinates
 from .flow import Flow
-from .solvers import Rodas5P
+from .solvers import ROCK4, Rodas5P, Switching
+
+#: Up to this many state components a Rosenbrock step, with its dense Jacobian, costs little
+#: more than an explicit one; up to `DENSE` it is still the cheapest for a stiff stretch.
+SMALL, DENSE = 24, 160
 
 
 def choose(flow: Flow, solver: Any, members: int | None = None) -> diffrax.AbstractAdaptiveSolver:
+    """The solver given, if it suits the coordinates, or the one that does.
+
+    Log coordinates are stiff on every plateau, for a time that grows with log(1/α): small
+    ones get Rodas5P throughout, larger ones Tsit5 with Rodas5P (beyond `DENSE` ROCK4) where
+    the flow is stiff. Raw weights must be followed explicitly, or the escape from a saddle
+    is damped away: Tsit5, with ROCK4 where it is stiff. A batch has one method for all.
+    """
     logarithmic = any(isinstance(c, LogCoordinates) for c in flow.coordinates)
     if solver is None:
-        return Rodas5P(pivot=False) if logarithmic else diffrax.Tsit5()
+        batched, size = members is not None, flow.size // (members or 1)
+        if logarithmic and size <= (DENSE if batched else SMALL):
+            return Rodas5P(pivot=False)
+        if batched:
+            return diffrax.Tsit5()
+        dense = logarithmic and size <= DENSE
+        return Switching(diffrax.Tsit5(), Rodas5P(pivot=False) if dense else ROCK4())
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"solver = {solver!r} has no error estimate. Pass an adaptive Diffrax solver "
-            "(diffrax.Tsit5(), diffrax.Kvaerno5(), gflow.solvers.Rodas5P()) or None."
+            f"({_supported(logarithmic)}) or None."
         )
-    implicit = isinstance(solver, diffrax.AbstractImplicitSolver | Rodas5P)
-    if implicit and not logarithmic:
+    if any(isinstance(s, _IMPLICIT) for s in _methods(solver)) and not logarithmic:
         raise ValueError(
-            f"{type(solver).__name__} on raw weights damps the escape from a saddle that it "
-            "should follow, and reports success. Use gflow.Hadamard leaves (log coordinates), "
-            "or an explicit method such as diffrax.Tsit5()."
+            f"{_name(solver)} on raw weights damps the escape from a saddle that it should "
+            "follow, and reports success. Use gflow.Hadamard leaves (log coordinates), or an "
+            f"explicit method: {_supported(logarithmic)}."
         )
     return solver
 
 
-def describe(flow: Flow, solver: Any, rtol: float) -> str:
+_IMPLICIT = (diffrax.AbstractImplicitSolver, Rodas5P)
+
+
+def _methods(solver: Any) -> tuple[Any, ...]:
+    return (solver.explicit, solver.stiff) if isinstance(solver, Switching) else (solver,)
+
+
+def _name(solver: Any) -> str:
+    return " with ".join(type(s).__name__ for s in _methods(solver))
+
+
+def _supported(logarithmic: bool) -> str:
+    explicit = "diffrax.Tsit5(), diffrax.Dopri8(), gflow.solvers.ROCK4(), gflow.solvers.RKC2()"
+    return explicit + (", diffrax.Kvaerno5(), gflow.solvers.Rodas5P()" if logarithmic else "")
+
+
+def describe(flow: Flow, solver: Any, rtol: float, counts: dict[str, Any]) -> str:
+    """The method in words, with the share of each of two that took turns."""
     kinds = sorted({type(c).__name__.removesuffix("Coordinates").lower() for c in flow.coordinates})
-    return f"{type(solver).__name__} in {' and '.join(kinds)} coordinates, rtol={rtol:g}"
+    name = _name(solver)
+    if isinstance(solver, Switching) and counts:
+        stiff = int(np.sum(counts["stiff_steps"]))
+        total = stiff + int(np.sum(counts["explicit_steps"]))
+        first, second = (type(s).__name__ for s in _methods(solver))
+        name = f"{first}, and {second} where stiff ({stiff} of {total} steps),"
+    return f"{name} in {' and '.join(kinds)} coordinates, rtol={rtol:g}"
+
+
+def better_method(flow: Flow, solver: Any, reach: list[float]) -> str | None:
+    """Advice, when stability and not accuracy set the steps in most of the rounds."""
+    held = sum(r > 2.0 for r in reach)
+    if len(reach) < 2 or 2 * held <= len(reach):
+        return None
+    best = _name(choose(flow, None))
+    return (
+        f"the steps of {_name(solver)} were held down by stability, not accuracy (h·ρ > 2, with ρ "
+        f"the largest relaxation rate, after {held} of {len(reach)} rounds). The result stands; "
+        f"solver=None takes {best}, which does not mind."
+    )
 
 
 def check_rtol(rtol: float, flow: Flow) -> None:
@@ -48,8 +101,8 @@ def check_rtol(rtol: float, flow: Flow) -> None:
 def check_memory(run: Any, flow: Flow, solver: Any) -> None:
     """Refuse what cannot fit: the Jacobians of an implicit method, the record of a round."""
     numbers = sum(x[0].size for x in jax.tree.leaves(run.first))
-    size = flow.size if not run.batched else flow.size // len(run.status)
-    dense = isinstance(solver, diffrax.AbstractImplicitSolver | Rodas5P)
+    size = flow.size // (len(run.status) if run.batched else 1)
+    dense = any(isinstance(s, _IMPLICIT) for s in _methods(solver))
     each = numbers * run.attempts * (4 if run.companion is not None else 2)
     each += 4 * size**2 if dense else 16 * size
     needed = each * run.width * jnp.dtype(flow.dtype).itemsize

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .flow import Flow
-from .integrate import Round, divide, first_record, run_round, united
+from .integrate import Round, divide, first_record, run_round, stability_reach, united
 from .trajectory import joined
 
 _FOREVER = 1e30
@@ -57,11 +57,12 @@ class Rounds:
     In every round the first `width` members that have not ended are advanced, so that
     finished ones make room for waiting ones, and in the end the width itself shrinks by
     factors of four. Times, steps and states of a member are its own: it neither waits for
-    the others nor fails with them.
+    the others nor fails with them. `watched` measures after every round of a single run how
+    near its steps are to the stability limit of an explicit method (`reach`).
     """
 
     def __init__(
-        self, flow: Flow, *, solver, rtol, observables, start, end, error_bars,
+        self, flow: Flow, *, solver, rtol, observables, start, end, error_bars, watched=False,
         members: int | None = None, shared: bool = True, width: int = 1,
     ):  # fmt: skip
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
@@ -80,7 +81,9 @@ class Rounds:
         self.status = np.full(len(self.time), None, object)
         self.status[~np.isfinite(self.first["loss"])] = Status.overflow
         zero = np.zeros(len(self.time), int)
-        self.accepted, self.rejected, self.evaluations = zero, zero.copy(), None
+        self.accepted, self.rejected = zero, zero.copy()
+        self.counts: dict[str, np.ndarray] = {}
+        self.watched, self.reach = watched and not self.batched, []
         self.rounds, self.tried, self.room = 0, 0, 0
         self._history: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
         numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
@@ -137,11 +140,14 @@ class Rounds:
             jnp.asarray(max_steps - int(np.min((self.accepted + self.rejected)[members]))),
         )
         self._absorb(members, self._host(done, len(members)), span[: len(members)])
+        if self.watched and self.status[0] is None:
+            clock = self._clock(self.time, self.step)
+            self.reach.append(float(stability_reach(self.parts, self.fixed, clock)))
 
     def _host(self, done: Round, count: int) -> Round:
         """`done` as NumPy arrays, members second, the filling left out."""
         axis = 1
-        late = (done.next_step, done.evaluations)
+        late = (done.next_step, done.counts)
         early = (done.t, done.kept, done.tried, done.record, done.refined)
         if not self.batched:
             early = jax.tree.map(lambda x: np.expand_dims(np.asarray(x), axis), early)
@@ -194,10 +200,8 @@ class Rounds:
         self.time[members], self.step[members] = time, done.next_step
         self.accepted[members] += count
         self.rejected[members] += tried - count
-        if done.evaluations is not None:
-            if self.evaluations is None:
-                self.evaluations = np.zeros(len(self.status), int)
-            self.evaluations[members] += done.evaluations
+        for name, count in done.counts.items():
+            self.counts.setdefault(name, np.zeros(len(self.status), int))[members] += count
         self.status[members] = status
         self.rounds += 1
         self.tried += int(tried.sum())

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from .flow import Decay, Objective, build_flow
-from .methods import check_memory, check_rtol, choose, describe
+from .methods import better_method, check_memory, check_rtol, choose, describe
 from .parameters import Constant, Hadamard, is_parameter
 from .rounds import Rounds
 from .trajectory import Resolver, Trajectory, log_alpha_of
@@ -54,6 +54,8 @@ def simulate(
     - `observables`: name ↦ function of the model (only `.value` of its parameters).
     - `save`: flow times to record besides every accepted step; those that a run stopped
       early does not reach are left out.
+    - `solver`: None (`traj.method` says which was taken) or an adaptive Diffrax solver. One
+      that stability holds to small steps is run as asked, with advice in a warning.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
 
     **Returns:** a `Trajectory`; look at `.status`. A failed solve keeps what it has.
@@ -74,7 +76,7 @@ def simulate(
         allow_frozen_sign=allow_frozen_sign,
     )
     check_rtol(rtol, flow)
-    solver = choose(flow, solver)
+    given, solver = solver, choose(flow, solver)
     scale, conflict = log_alpha_of(model, log_alpha)
     start = elapsed_time(model)
     end = _end_time(t1, tau1, start, scale, conflict)
@@ -93,6 +95,7 @@ def simulate(
         start=start,
         end=None if end is None else [end],
         error_bars=error_bars,
+        watched=given is not None and isinstance(solver, diffrax.AbstractERK),
     )
     check_memory(run, flow, solver)
     if end is None and run.residual[0] == 0.0:
@@ -101,10 +104,13 @@ def simulate(
             "once. Give t1 or tau1, or start away from the saddle."
         )
     run.go(max_steps, progress)
-    trajectory = trajectory_of(run, 0, model, scale, conflict, describe(flow, solver, rtol))
+    method = describe(flow, solver, rtol, run.counts)
+    trajectory = trajectory_of(run, 0, model, scale, conflict, method)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
         warnings.warn(f"gflow.simulate {trajectory.status}.", stacklevel=2)
+    if advice := better_method(flow, solver, run.reach):
+        warnings.warn(f"gflow.simulate: {advice}", stacklevel=2)
     return trajectory.with_times(wanted[wanted <= trajectory.t[-1]])
 
 
@@ -115,8 +121,7 @@ def trajectory_of(
     times, records, refined = run.member(i)
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
-    if run.evaluations is not None:
-        statistics["evaluations"] = int(run.evaluations[i])
+    statistics |= {name: int(count[i]) for name, count in run.counts.items()}
     return Trajectory.from_records(
         model=model,
         t=times,

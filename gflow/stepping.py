@@ -167,13 +167,11 @@ def halved(
     field = build(parts)
 
     def half(now, edges):
-        state, frame = now
-        a, b = edges
-        here = field.framed(frame)
-        inner = solver.init(TERM, a, b, state, (here, offset))
-        state = solver.step(TERM, a, b, state, (here, offset), inner, jnp.array(False))[0]
-        frame, state, _ = here.recentred(state)
-        return (state, frame), None
+        state, frame, inner, jumped = now
+        here, (a, b) = field.framed(frame), edges
+        state, _, _, inner, _ = solver.step(TERM, a, b, state, (here, offset), inner, jumped)
+        frame, state, jumped = here.recentred(state)
+        return (state, frame, jax.tree.map(jnp.asarray, inner), jumped), None
 
     def body(carry, entry):
         start, now = carry
@@ -181,10 +179,12 @@ def halved(
         middle = start + 0.5 * (end - start)
         edges = jnp.stack([start, middle]), jnp.stack([middle, end])
         now = jax.lax.cond(kept, lambda: jax.lax.scan(half, now, edges)[0], lambda: now)
-        return (jnp.where(kept, end, start), now), now
+        return (jnp.where(kept, end, start), now), now[:2]
 
-    first = (jnp.zeros_like(offset), (field.start(), field.frame()))
-    return jax.lax.scan(body, first, (t, kept))[1]
+    zero, start = jnp.zeros_like(offset), field.start()
+    inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
+    now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
+    return jax.lax.scan(body, (zero, now), (t, kept))[1]
 
 
 def _alone(function: Callable) -> Callable:
