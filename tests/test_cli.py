@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from theory.reproduce import EXPERIMENTS, Experiment, Report, cli
+from theory.reproduce import cli
+from theory.reproduce.registry import EXPERIMENTS, Experiment
+from theory.reproduce.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 

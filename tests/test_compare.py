@@ -242,7 +242,7 @@ def test_the_table_prints_and_exports_every_row():
 
 
 def test_every_verdict_is_explained():
-    from theory.compare import VERDICTS
+    from theory.comparison import VERDICTS
 
     assert set(VERDICTS) == {
         "agrees",

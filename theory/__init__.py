@@ -1,14 +1,45 @@
-"""What papers predict about gradient flow, and its comparison with simulation."""
+"""What papers predict about gradient flow, and its comparison with simulation.
 
-from . import (
-    assumptions as assumptions,
-    gradual_rank as gradual_rank,
-    plot as plot,
-    saddle_to_saddle as saddle_to_saddle,
-)
-from .compare import (
-    Comparison as Comparison,
-    compare as compare,
-    extrapolate as extrapolate,
-)
-from .prediction import Prediction as Prediction, Stage as Stage
+Names are imported when first used, so that the command line can set up JAX before.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import (
+        assumptions as assumptions,
+        gradual_rank as gradual_rank,
+        plot as plot,
+        saddle_to_saddle as saddle_to_saddle,
+    )
+    from .comparison import (
+        Comparison as Comparison,
+        compare as compare,
+        extrapolate as extrapolate,
+    )
+    from .prediction import Prediction as Prediction, Stage as Stage
+
+_MODULES = ("assumptions", "gradual_rank", "plot", "saddle_to_saddle")
+_FROM = {
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "extrapolate": "comparison",
+    "Prediction": "prediction",
+    "Stage": "prediction",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM:
+        value = getattr(importlib.import_module(f".{_FROM[name]}", __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'theory' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_FROM})

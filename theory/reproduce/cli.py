@@ -41,6 +41,7 @@ def _list() -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
+    _set_up()
     from .registry import EXPERIMENTS
 
     names = list(EXPERIMENTS) if arguments.all else arguments.names
@@ -56,7 +57,6 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(EXPERIMENTS)}."
             print(f"No experiment is called {name!r}. {hint}", file=sys.stderr)
             return 2
-    _set_up()
     passed = True
     for name in names:
         passed &= _run(EXPERIMENTS[name], arguments)
@@ -64,11 +64,22 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _set_up() -> None:
-    """float64, and figures without a display."""
+    """float64, figures without a display, and compiled programs kept from run to run.
+
+    The cache lies in $JAX_COMPILATION_CACHE_DIR, else in gflow/jax-<version> under
+    $XDG_CACHE_HOME or ~/.cache; delete the folder to be rid of it.
+    """
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    # On every hit XLA complains about two tuning flags that are no features of any machine.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    os.environ.setdefault("MPLBACKEND", "Agg")
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "gflow" / f"jax-{jax.__version__}"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _run(experiment, arguments: argparse.Namespace) -> bool:

@@ -10,7 +10,7 @@ from gflow import models, tasks
 from gflow.plot import STYLE, alpha_label
 
 from .. import assumptions, gradual_rank, plot, saddle_to_saddle
-from ..compare import compare, measure
+from ..comparison import compare, measure
 from ..prediction import Prediction
 from . import lasso
 from .report import Report

@@ -9,7 +9,7 @@ from typing import Any
 from gflow.storage import versions
 from gflow.trajectory import Trajectory
 
-from ..compare import Comparison
+from ..comparison import Comparison
 
 
 @dataclasses.dataclass(frozen=True)
