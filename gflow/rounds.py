@@ -77,7 +77,8 @@ class Rounds:
         self.first = self._rows(first)
         self.residual = self.first["residual"].copy()
         speed = np.atleast_1d(np.asarray(speed, float))
-        self.step = 1e-3 / np.where(speed > 0, speed, 1.0)
+        self.first_step = 1e-3 / np.where(speed > 0, speed, 1.0)
+        self.step = self.first_step.copy()
         self.status = np.full(len(self.time), None, object)
         self.status[~np.isfinite(self.first["loss"])] = Status.overflow
         zero = np.zeros(len(self.time), int)
@@ -139,32 +140,25 @@ class Rounds:
             self.attempts,
             jnp.asarray(max_steps - int(np.min((self.accepted + self.rejected)[members]))),
         )
-        self._absorb(members, self._host(done, len(members)), span[: len(members)])
+        self._absorb(members, done, span[: len(members)])
         if self.watched and self.status[0] is None:
             clock = self._clock(self.time, self.step)
             self.reach.append(float(stability_reach(self.parts, self.fixed, clock)))
 
-    def _host(self, done: Round, count: int) -> Round:
-        """`done` as NumPy arrays, members second, the filling left out."""
-        axis = 1
-        late = (done.next_step, done.counts)
-        early = (done.t, done.kept, done.tried, done.record, done.refined)
-        if not self.batched:
-            early = jax.tree.map(lambda x: np.expand_dims(np.asarray(x), axis), early)
-            late = jax.tree.map(lambda x: np.asarray(x)[None], late)
-        early = jax.tree.map(lambda x: np.asarray(x)[:, :count], early)
-        late = jax.tree.map(lambda x: np.asarray(x)[:count], late)
-        self.room += self.attempts_made(done) * (done.kept.shape[1] if self.batched else 1)
-        return Round(*early, *late)
-
-    def attempts_made(self, done: Round) -> int:
-        """How many attempts the round took before its last member arrived."""
-        tried = np.asarray(done.tried)
-        return int(np.max(np.sum(tried, axis=0), initial=0))
+    def _column(self, x: Any, count: int) -> np.ndarray:
+        """Entries of a round on the host, members second, the filling left out."""
+        return np.asarray(x)[:, :count] if self.batched else np.asarray(x)[:, None]
 
     def _absorb(self, members: np.ndarray, done: Round, span: np.ndarray) -> None:
         """Keep what was recorded up to where each member ends, if it does."""
-        kept, local, record = done.kept, done.t, done.record
+        kept, tries, local, loss, resolved, residual = (
+            self._column(x, len(members))
+            for x in (
+                done.kept, done.tried, done.t,
+                done.record["loss"], done.record["resolved"], done.record["residual"],
+            )
+        )  # fmt: skip
+        next_step = np.atleast_1d(done.next_step)[: len(members)]
         attempt = np.arange(len(kept))[:, None]
         offset, never = self.time[members], len(kept)
         status = np.full(len(members), None, object)
@@ -177,14 +171,14 @@ class Rounds:
             status[(at < never) & (status == None)] = why  # noqa: E711
             kept = kept & (attempt < at + inclusive)
 
-        cut(first(kept & ~np.isfinite(record["loss"])), False, Status.overflow)
-        lost = first(kept & ~record["resolved"])
+        cut(first(kept & ~np.isfinite(loss)), False, Status.overflow)
+        lost = first(kept & ~resolved)
         cut(np.maximum(lost, first(kept) + 1), False, Status.unresolved)
-        resting = record["residual"] <= 1e-9 * self.residual[members]
+        resting = residual <= 1e-9 * self.residual[members]
         endless = np.isinf(self.end[members])
         cut(first(kept & resting & endless), True, Status.converged)
 
-        count, tried = kept.sum(axis=0), done.tried.sum(axis=0)
+        count, tried = kept.sum(axis=0), tries.sum(axis=0)
         last = np.max(np.where(kept, attempt, 0), axis=0)
         reached = np.where(count > 0, local[last, np.arange(len(members))], 0.0)
         time = offset + reached
@@ -192,26 +186,26 @@ class Rounds:
         time = np.where(there, self.end[members], time)  # offset + span may be a rounding off
         t = offset + local
         t[last[there], np.flatnonzero(there)] = time[there]
-        stuck = (count == 0) | (reached <= 1e-13 * time)
+        least = 1e-13 * np.maximum(time, self.first_step[members])
+        stuck = np.where(count > 0, reached <= 1e-13 * time, next_step <= least)
         for why, which in ((Status.reached, there), (Status.step_underflow, stuck)):
             status[which & (status == None)] = why  # noqa: E711
 
         self.time = self.time.copy()
-        self.time[members], self.step[members] = time, done.next_step
+        self.time[members], self.step[members] = time, next_step
         self.accepted[members] += count
         self.rejected[members] += tried - count
-        for name, count in done.counts.items():
-            self.counts.setdefault(name, np.zeros(len(self.status), int))[members] += count
+        for name, numbers in done.counts.items():
+            total = self.counts.setdefault(name, np.zeros(len(self.status), int))
+            total[members] += np.atleast_1d(numbers)[: len(members)]
         self.status[members] = status
         self.rounds += 1
         self.tried += int(tried.sum())
-        if not self.batched:  # rejected attempts need not be stored
-            keep = kept[:, 0]
-            data = jax.tree.map(lambda x: x[keep], (t, record, done.refined))
-            t, record, refined = data
-            self._history.append((members, kept[keep], t, record, refined))
-        else:
-            self._history.append((members, kept, t, record, done.refined))
+        self.room += int(np.max(tried)) * (done.kept.shape[1] if self.batched else 1)
+        record, refined = done.record, done.refined
+        if jax.default_backend() != "cpu":  # where it would fill the memory of the device
+            record, refined = jax.tree.map(np.asarray, (record, refined))
+        self._history.append((members, kept, t, record, refined))
 
     def flow(self, i: int) -> Flow:
         """The flow of one member, at its start."""
@@ -229,9 +223,9 @@ class Rounds:
             rows = kept[:, column]
 
             def pick(x, rows=rows, column=column):
-                return x[rows, column]
+                return np.asarray(x)[rows, column] if self.batched else np.asarray(x)[rows]
 
-            times.append(pick(t))
+            times.append(t[rows, column])
             records.append(jax.tree.map(pick, record))
             if second is not None:
                 refined.append(jax.tree.map(pick, second))
