@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 # pyright would otherwise ask the network whether a newer one exists.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: test lint notebooks reproduce clean
+.PHONY: test lint notebooks reproduce benchmark clean
 
 test: lint
 	$(BIN)/pytest -n 2
@@ -23,8 +23,14 @@ notebooks: $(READY)
 reproduce: $(READY)
 	$(BIN)/gflow reproduce --all --out results
 
+# In an environment of its own: the alternatives weigh more than gflow.
+benchmark: $(READY)
+	$(BIN)/python -m venv .venv-benchmark
+	.venv-benchmark/bin/python -m pip install --quiet --editable ".[benchmark]"
+	OMP_NUM_THREADS=1 .venv-benchmark/bin/python -m benchmarks all
+
 clean:
-	rm -rf .venv build dist results .pytest_cache .ruff_cache
+	rm -rf .venv .venv-benchmark build dist results .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate counts when it is new enough and can make an environment with pip in it.
