@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import Decay, Objective, build_flow, leaf_name, trained_leaves
+from .flow import BatchDecay, Objective, build_flow, leaf_name, trained_leaves
 from .methods import check_memory, check_rtol, choose, describe
 from .parameters import Hadamard
 from .rounds import Rounds, Status
@@ -69,14 +69,14 @@ def simulate_batch(
     objective: Objective,
     *,
     in_axes: tuple[int | None, int | None] = (0, None),
-    t1: ArrayLike | None = None,
-    tau1: ArrayLike | None = None,
+    t1: ArrayLike | Sequence[float] | None = None,
+    tau1: ArrayLike | Sequence[float] | None = None,
     log_alpha: float | int | None = None,
-    decay: Decay | ArrayLike = 0.0,
+    decay: BatchDecay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
     observables: Mapping[str, Callable[[Any], Any]] | None = None,
-    save: ArrayLike | None = None,
+    save: ArrayLike | Sequence[float] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
     width: int | None = None,
@@ -117,7 +117,7 @@ def simulate_batch(
     flow = build_flow(
         model,
         objective,
-        decay=decay,  # type: ignore[arg-type]
+        decay=decay,
         allow_float32=allow_float32,
         allow_frozen_sign=allow_frozen_sign,
         members=members,

@@ -2,14 +2,14 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .coordinates import RawCoordinates
 from .parameters import Constant, Hadamard, Parameter, Trainable, is_parameter
@@ -17,6 +17,8 @@ from .stepping import Field
 
 Objective = Callable[[Any], Float[Array, ""]]
 Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
+# in a batch one number for each member as well
+BatchDecay = Decay | ArrayLike | Sequence[float]
 
 
 class _Effective(Parameter):
@@ -175,7 +177,7 @@ def build_flow(
     model: PyTree,
     objective: Objective,
     *,
-    decay: Decay = 0.0,
+    decay: BatchDecay = 0.0,
     allow_float32: bool = False,
     allow_frozen_sign: bool = False,
     members: int | None = None,
@@ -285,7 +287,7 @@ def check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: boo
             )
 
 
-def _decay_rates(decay: Decay, names: tuple[str, ...], members: int | None) -> tuple[Any, ...]:
+def _decay_rates(decay: BatchDecay, names: tuple[str, ...], members: int | None) -> tuple[Any, ...]:
     if isinstance(decay, Mapping):
         for key in decay:
             if key not in names:

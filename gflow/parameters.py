@@ -198,7 +198,7 @@ class Hadamard(Trainable):
         return self.log_factor_s.shape
 
     @property
-    def log_alpha(self) -> Float[Array, ""]:
+    def log_alpha(self) -> Float[Array, "..."]:
         """Logarithm of the initial scale; NaN when the leaf was built without one."""
         return self._log_alpha.value
 
@@ -211,7 +211,7 @@ class Hadamard(Trainable):
         return self._exponent_d.value
 
     @property
-    def elapsed(self) -> Float[Array, ""]:
+    def elapsed(self) -> Float[Array, "..."]:
         """Flow time since the leaf was at its initial scale: the origin of τ."""
         return self._elapsed.value
 

@@ -75,7 +75,7 @@ def _set_up() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(home) / "gflow" / f"jax-{jax.__version__}"
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,0 +1,530 @@
+"""Batches: members are the runs one would have made alone, whatever runs beside them.
+
+The members of `Growth` have an exact solution, those of the linear model are held against
+`gflow.simulate`, which test_simulate.py and test_flow_reference.py hold against others.
+"""
+
+import functools
+import math
+import warnings
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kinds import Linear, Mixed
+
+import gflow
+from gflow.models import DiagonalAttention, DiagonalLinear
+from gflow.objectives import SquaredLoss
+
+LOG10 = math.log(10.0)
+INPUTS = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7]])
+TARGETS = np.array([1.0, 0.0])
+HALF_SUM = SquaredLoss(INPUTS, TARGETS, "half_sum")
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def small(decades, seed):
+    weight = gflow.Hadamard.small(4, log_alpha=-decades * LOG10, key=jax.random.key(seed))
+    return DiagonalLinear(weight)
+
+
+def norm(model):
+    return jnp.sum(model.weight.value**2)
+
+
+def agree(run, other, times):
+    """Everything recorded at `times` agrees within the two error bars, and rounding."""
+    here, there = np.searchsorted(run.t, times), np.searchsorted(other.t, times)
+    np.testing.assert_array_equal(run.t[here], times)
+    np.testing.assert_array_equal(other.t[there], times)
+    assert run.observables.keys() == other.observables.keys()
+    quantities = {"loss": (run.loss, other.loss)} | {
+        name: (x, other.observables[name]) for name, x in run.observables.items()
+    }
+    for name, (a, b) in quantities.items():
+        bar = run.error[name][here] + other.error[name][there]
+        rounding = 1e-13 * (1.0 + np.abs(a[here]))
+        assert np.all(np.abs(a[here] - b[there]) <= bar + rounding), name
+
+
+# --- members are runs -----------------------------------------------------------------
+
+DECADES = np.array([2, 4, 16, 100, 1_000, 10_000])
+DECAY = np.array([0.0, 0.02, 0.05, 0.08, 0.01, 0.03])
+ENDS = np.array([8.0, 7.0, 8.0, 5.0, 6.0, 7.5])
+SAVE = np.array([1.0, 3.0, 9.0])
+
+
+def starts():
+    return [small(n, seed) for seed, n in enumerate(DECADES)]
+
+
+@functools.cache
+def batch():
+    """Seeds, scales, ends and decays together."""
+    return gflow.simulate_batch(
+        stacked(starts()), HALF_SUM, tau1=ENDS, decay=DECAY, save=SAVE,
+        observables={"norm": norm}, width=2,
+    )  # fmt: skip
+
+
+@functools.cache
+def single(i):
+    return gflow.simulate(
+        starts()[i], HALF_SUM, tau1=ENDS[i], decay=DECAY[i], save=SAVE,
+        observables={"norm": norm},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("i", range(len(DECADES)))
+def test_a_member_is_the_run_it_would_be_alone(i):
+    run, alone = batch()[i], single(i)
+    assert run.status == alone.status == "reached the requested time"
+    assert run.log_alpha == -DECADES[i] * LOG10
+    assert run.tau[-1] == pytest.approx(ENDS[i], rel=1e-15)
+    assert run.t[-1] == alone.t[-1]
+    assert np.all(np.diff(run.t) > 0)
+    agree(run, alone, [0.0, *SAVE, run.t[-1]])
+    # the exponential of logarithms of up to 500 in size: rounding times 500
+    start = starts()[i].weight.value
+    np.testing.assert_allclose(run.observables["weight"][0], start, rtol=1e-12, atol=0)
+    stages, others = run.stages(), alone.stages()
+    assert [s.activated for s in stages] == [s.activated for s in others]
+    assert len(stages) >= 1
+    for stage, other in zip(stages, others, strict=True):
+        assert abs(stage.t - other.t) <= stage.error + other.error
+
+
+def test_members_differ():
+    # or the test above could not tell one from another
+    ends = np.array([run.observables["weight"][-1] for run in batch()])
+    apart = np.max(np.abs(ends[:, None] - ends[None]), axis=-1)
+    assert np.min(apart[~np.eye(len(ends), dtype=bool)]) > 1e-3
+
+
+def test_final_models_continue_where_the_members_stand():
+    half = gflow.simulate_batch(
+        stacked(starts()), HALF_SUM, tau1=0.4 * ENDS, decay=DECAY, width=2,
+        observables={"norm": norm},
+    )  # fmt: skip
+    finals = [run.final for run in half]
+    for final, decades, end in zip(finals, DECADES, ENDS, strict=True):
+        assert float(final.weight.log_alpha) == -decades * LOG10
+        assert float(final.weight.elapsed) == 0.4 * end * (decades * LOG10)
+    rest = gflow.simulate_batch(
+        stacked(finals), HALF_SUM, tau1=ENDS, decay=DECAY, observables={"norm": norm}, width=2
+    )
+    for run, before, straight in zip(rest, half, batch(), strict=True):
+        assert run.t[0] == before.t[-1]
+        # the state handed over carries the error of the first half
+        bar = 10.0 * straight.error["weight"].max() + before.error["weight"].max() + 1e-12
+        np.testing.assert_allclose(
+            run.observables["weight"][-1], straight.observables["weight"][-1], rtol=0, atol=bar
+        )
+
+
+OTHER_TARGETS = np.array([[1.0, 0.0], [0.3, -1.2], [-0.7, 0.9]])
+
+
+def objectives():
+    return [SquaredLoss(INPUTS, y, "half_sum") for y in OTHER_TARGETS]
+
+
+UNDER = dict(tau1=6.0, save=SAVE, observables={"norm": norm})
+
+
+@functools.cache
+def under(model_seed, i):
+    return gflow.simulate(small(16, model_seed), objectives()[i], **UNDER)
+
+
+def test_one_model_under_many_objectives():
+    runs = gflow.simulate_batch(small(16, 0), stacked(objectives()), in_axes=(None, 0), **UNDER)
+    for i, run in enumerate(runs):
+        agree(run, under(0, i), [*SAVE, run.t[-1]])
+    losses = [run.loss[0] for run in runs]
+    np.testing.assert_allclose(losses, 0.5 * np.sum(OTHER_TARGETS**2, axis=1), rtol=1e-12)
+
+
+def test_many_models_each_under_its_objective():
+    models = [small(16, seed) for seed in (4, 5, 6)]
+    runs = gflow.simulate_batch(stacked(models), stacked(objectives()), in_axes=(0, 0), **UNDER)
+    for i, run in enumerate(runs):
+        agree(run, under(4 + i, i), [*SAVE, run.t[-1]])
+
+
+def mixed(seed):
+    rng = np.random.default_rng(seed)
+    factors = gflow.to_factors(small(2.0, seed + 10).weight)
+    return Mixed(
+        small(2.0 + seed, seed).weight,
+        factors,
+        gflow.Scaled(jnp.asarray(rng.standard_normal(4)), log_scale=math.log(10.0 ** -(3 + seed))),
+        jnp.asarray(1e-3 * rng.standard_normal(4)),
+        gflow.Frozen(rng.uniform(-1.0, 1.0, 4)),
+    )
+
+
+@pytest.mark.slow
+def test_leaves_of_every_kind():
+    models, times = [mixed(seed) for seed in range(3)], [1.0, 4.0]
+    kwargs = dict(t1=12.0, save=times, rtol=1e-7)
+    runs = gflow.simulate_batch(stacked(models), HALF_SUM, **kwargs)
+    for run, model in zip(runs, models, strict=True):
+        agree(run, gflow.simulate(model, HALF_SUM, **kwargs), [0.0, *times, 12.0])
+        np.testing.assert_array_equal(run.final.gain.value, model.gain.value)
+        np.testing.assert_array_equal(run.final.scaled.log_scale, model.scaled.log_scale)
+
+
+@pytest.mark.slow
+def test_softmax_heads():
+    task = gflow.tasks.teacher_student(key=jax.random.key(0), examples=16)
+
+    def head(seed):
+        keys = jax.random.split(jax.random.key(seed))
+        return DiagonalAttention(
+            *(gflow.Hadamard.small((1, 4), log_alpha=-100 * LOG10, key=k) for k in keys)
+        )
+
+    models = [head(seed) for seed in range(3)]
+    kwargs = dict(tau1=2.4, save=[50.0, 200.0, 400.0])
+    runs = gflow.simulate_batch(stacked(models), task.objective, **kwargs)
+    for run, model in zip(runs, models, strict=True):
+        alone = gflow.simulate(model, task.objective, **kwargs)
+        agree(run, alone, [*kwargs["save"], run.t[-1]])
+        assert [s.activated for s in run.stages()] == [s.activated for s in alone.stages()]
+        assert len(run.stages()) >= 5
+
+
+# --- who advances when ----------------------------------------------------------------
+
+
+class Growth(eqx.Module):
+    """θ' = rate·(θ − bend·θ³): to ±1/√bend at stiffness 2·rate, for bend < 0 to infinity."""
+
+    rate: jax.Array
+    bend: jax.Array
+
+    def __call__(self, model):
+        w = model.weight
+        return self.rate * jnp.sum(self.bend * w**4 / 4 - w**2 / 2)
+
+    def exact(self, start, t):
+        shrunk = np.exp(-2.0 * np.multiply.outer(t, self.rate))[..., None]
+        bend = self.bend[..., None] if np.ndim(self.bend) else self.bend
+        return start / np.sqrt(bend * start**2 * (1.0 - shrunk) + shrunk)
+
+
+MEMBERS = 16
+START = np.linspace(0.1, 0.4, 2 * MEMBERS).reshape(MEMBERS, 2)
+
+
+def growth(rate=1.0, bend=1.0):
+    full = np.ones(MEMBERS)
+    return Growth(jnp.asarray(rate * full), jnp.asarray(bend * full))
+
+
+TSIT5 = dict(solver=diffrax.Tsit5(), error_bars=False, rtol=1e-9)
+
+
+def grown(objective, t1, **kwargs):
+    """All members of a `Growth`, with plain weights and Tsit5."""
+    kwargs = TSIT5 | kwargs
+    models = Linear(jnp.asarray(START))
+    return gflow.simulate_batch(models, objective, in_axes=(0, 0), t1=t1, **kwargs)
+
+
+def weights(run):
+    return run.observables["weight"]
+
+
+def rates():
+    """Nobody's neighbour is like oneself; the hardest of them are spread over the batch."""
+    return np.random.default_rng(3).permutation(np.geomspace(0.2, 20.0, MEMBERS))
+
+
+def spread():
+    return growth(rates(), np.linspace(0.5, 2.0, MEMBERS))
+
+
+@functools.cache
+def lonely(i, t1):
+    objective = jax.tree.map(lambda x: x[i], spread())
+    model = Linear(jnp.asarray(START[i]))
+    return gflow.simulate(model, objective, t1=t1, **TSIT5)
+
+
+@pytest.mark.parametrize("width", [None, 16, 5, 4, 1])
+def test_members_keep_their_places_at_any_width(width):
+    objective, t1 = spread(), 4.0
+    runs = grown(objective, t1, width=width)
+    assert len(runs) == MEMBERS
+    for i, run in enumerate(runs):
+        one = jax.tree.map(lambda x, i=i: np.asarray(x)[i], objective)
+        assert run.t[0] == 0.0
+        assert run.t[-1] == t1
+        np.testing.assert_allclose(weights(run), one.exact(START[i], run.t), rtol=0, atol=1e-6)
+    # steps of its own, in a number that depends on nobody else
+    counts = [run.statistics["accepted"] for run in runs]
+    assert np.ptp(counts) > 100
+    for i, run in enumerate(runs):
+        other = lonely(i, t1)
+        assert abs(run.statistics["accepted"] - other.statistics["accepted"]) <= 2
+        assert abs(run.statistics["rejected"] - other.statistics["rejected"]) <= 2
+
+
+def test_ends_of_each_member():
+    ends = np.linspace(0.5, 6.0, MEMBERS)[::-1]
+    objective = growth()
+    for i, run in enumerate(grown(objective, ends, width=4)):
+        assert run.t[-1] == ends[i]
+        exact = Growth(1.0, 1.0).exact(START[i], ends[i])
+        np.testing.assert_allclose(weights(run)[-1], exact, rtol=0, atol=1e-6)
+
+
+def test_a_hard_member_does_not_hold_back_the_others():
+    # stiff for 25 units of time: at the edge of stability of Tsit5, thousands of steps
+    hard, rate, ends = 2, np.ones(MEMBERS), np.full(MEMBERS, 1.0)
+    rate[hard], ends[hard] = 300.0, 25.0
+    runs = grown(growth(rate), ends, width=4)
+    counts = np.array([run.statistics["accepted"] + run.statistics["rejected"] for run in runs])
+    easy = np.delete(counts, hard)
+    assert counts[hard] > 100 * easy.max()
+    assert runs.statistics["useful_work"] >= 0.6
+    assert runs.statistics["useful_work"] <= 1.0
+    # a round is 32 attempts of four members: the others, three at a time, are done long before
+    # the hard one and add no round to its own
+    assert runs.statistics["rounds"] <= math.ceil(counts[hard] / 32) + 1
+    np.testing.assert_allclose(weights(runs[hard])[-1], 1.0, atol=1e-6)
+    for i in np.delete(np.arange(MEMBERS), hard):
+        exact = Growth(1.0, 1.0).exact(START[i], 1.0)
+        np.testing.assert_allclose(weights(runs[int(i)])[-1], exact, rtol=0, atol=1e-6)
+        assert runs[int(i)].statistics["accepted"] < 40
+
+
+# --- failures -------------------------------------------------------------------------
+
+
+@functools.cache
+def failing():
+    bend = np.linspace(0.5, 2.0, MEMBERS)
+    bend[[3, 8]], bend[5] = [-1.0, -4.0], np.nan
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runs = grown(growth(1.0, bend), 30.0, width=4)
+    return bend, runs, [str(w.message) for w in caught]
+
+
+def test_a_failing_member_fails_alone():
+    bend, runs, _ = failing()
+    assert runs.failed == [3, 5, 8]
+    for i in range(MEMBERS):
+        assert runs.status[i].successful == (i not in (3, 5, 8))
+        if i not in (3, 5, 8):
+            assert runs.status[i] is gflow.Status.reached
+            exact = Growth(1.0, bend[i]).exact(START[i], runs[i].t)
+            np.testing.assert_allclose(weights(runs[i]), exact, rtol=0, atol=1e-6)
+
+
+def test_a_failed_member_keeps_what_it_has():
+    bend, runs, _ = failing()
+    for i in (3, 8):
+        run = runs[i]
+        assert not run.successful
+        assert run.status == runs.status[i].value
+        # θ → ∞ at a finite time, of the larger weight
+        end = 0.5 * math.log1p(1.0 / (-bend[i] * START[i].max() ** 2))
+        assert abs(run.t[-1] - end) < 1e-6
+        early = run.t < 0.99 * end
+        exact = Growth(1.0, bend[i]).exact(START[i], run.t[early])
+        assert early.sum() > 20
+        np.testing.assert_allclose(weights(run)[early], exact, rtol=1e-6)
+        assert np.all(np.isfinite(run.loss))
+        assert np.all(np.isfinite(run.final.weight))
+
+
+def test_a_member_without_a_finite_loss_does_not_start():
+    _, runs, _ = failing()
+    assert runs.status[5] is gflow.Status.overflow
+    np.testing.assert_array_equal(runs[5].t, [0.0])
+    np.testing.assert_array_equal(weights(runs[5]), START[5:6])
+    assert runs[5].statistics["accepted"] == runs[5].statistics["rejected"] == 0
+
+
+def test_the_warning_names_who_failed():
+    _, runs, messages = failing()
+    (message,) = [m for m in messages if "simulate_batch" in m]
+    assert message.startswith("gflow.simulate_batch: 3 of 16 members failed")
+    for i in (3, 5, 8):
+        assert f"member {i}: {runs.status[i].value}" in message
+    assert "3 failed" in str(runs)
+
+
+def test_max_steps_counts_for_each_member():
+    with pytest.warns(UserWarning, match=r"gflow.simulate_batch: 2 of 16.*member 1: .*max_steps"):
+        runs = grown(growth(np.where(np.isin(np.arange(MEMBERS), [1, 9]), 200.0, 0.5)), 2.0,
+                     width=4, max_steps=96)  # fmt: skip
+    assert runs.failed == [1, 9]
+    for i, run in enumerate(runs):
+        tried = run.statistics["accepted"] + run.statistics["rejected"]
+        assert tried == 96 if i in (1, 9) else tried < 96
+        assert (run.t[-1] < 2.0) == (i in (1, 9))
+
+
+# --- a sequence -----------------------------------------------------------------------
+
+
+def test_a_batch_is_a_sequence_of_trajectories():
+    runs = batch()
+    assert len(runs) == len(DECADES)
+    assert all(isinstance(run, gflow.Trajectory) for run in runs)
+    scales = [run.log_alpha for run in runs]
+    assert scales == [-n * LOG10 for n in DECADES]
+    assert [runs[i - len(runs)].log_alpha for i in range(len(runs))] == scales
+    assert [run.log_alpha for run in runs[1::2]] == scales[1::2]
+    assert [run.log_alpha for run in runs[-2:]] == scales[-2:]
+    assert [run.log_alpha for run in reversed(runs)] == scales[::-1]
+    for i in (len(runs), -len(runs) - 1):
+        with pytest.raises(IndexError, match=f"member {i} of a batch of 6"):
+            runs[i]
+
+
+def test_statistics_are_sums_over_members():
+    runs = batch()
+    for name in ("accepted", "rejected"):
+        assert runs.statistics[name] == sum(run.statistics[name] for run in runs)
+    assert 0.0 < runs.statistics["useful_work"] <= 1.0
+    assert runs.failed == []
+    text = str(runs)
+    parts = "Batch of 6", f"{runs.statistics['accepted']} steps", "0 failed", "Rodas5P in log"
+    assert all(part in text for part in parts)
+
+
+def test_progress_goes_to_stderr(capsys):
+    grown(growth(), 1.0, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "16 of 16 members ended" in captured.err
+
+
+# --- compile once ---------------------------------------------------------------------
+
+
+class Hashable(list):
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+class Counted(eqx.Module):
+    """A loss that counts how often it is traced."""
+
+    inner: SquaredLoss
+    count: Hashable = eqx.field(static=True)
+
+    def __call__(self, model):
+        self.count.append(1)
+        return self.inner(model)
+
+
+def test_other_seeds_scales_tolerances_ends_or_decays_do_not_compile():
+    objective = Counted(HALF_SUM, Hashable())
+    kwargs = dict(error_bars=False)
+    models = stacked([small(2, 0), small(3, 1)])
+    for run in gflow.simulate_batch(models, objective, tau1=1.0, decay=0.01, **kwargs):
+        assert run.successful
+    assert len(objective.count) > 0
+    objective.count.clear()
+    models = stacked([small(1_000, 2), small(7, 3)])
+    again = gflow.simulate_batch(
+        models, objective, t1=np.array([2.0, 9.0]), decay=np.array([0.0, 0.2]), rtol=1e-5, **kwargs
+    )
+    third = gflow.simulate_batch(models, objective, tau1=np.array([3.0, 2.0]), decay=0.1, **kwargs)
+    assert [run.t[-1] for run in again] == [2.0, 9.0]
+    assert len(list(third)) == 2
+    assert len(objective.count) == 0
+
+
+# --- bad input ------------------------------------------------------------------------
+
+PLAIN = Linear(jnp.ones((3, 4)))
+FACTORS = (jnp.ones((3, 4)), 0.5 * jnp.ones((3, 4)))
+
+
+def unknown_scale():
+    return eqx.filter_vmap(lambda u, v: DiagonalLinear(gflow.Hadamard(u, v)))(*FACTORS)
+
+
+def ran():
+    return stacked([gflow.simulate(small(2, 0), HALF_SUM, t1=t, error_bars=False).final
+                    for t in (1.0, 2.0, 3.0)])  # fmt: skip
+
+
+class Two(eqx.Module):
+    a: jax.Array
+    b: jax.Array
+
+    def __call__(self, x):
+        return jnp.dot(x, self.a + self.b)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(in_axes=(0, 1)), r"in_axes = \(0, 1\): \(0, None\) for stacked models"),
+        (dict(in_axes=(None, None)), r"in_axes = \(None, None\).*\(0, 0\) for both"),
+        (
+            dict(model=Two(jnp.ones((3, 4)), jnp.ones(()))),
+            "model.b is a scalar, without the leading axis of members.*filter_vmap",
+        ),
+        (
+            dict(model=Two(jnp.ones((3, 4)), jnp.ones((2, 4)))),
+            "one leading axis in common; got model.a: 3, model.b: 2",
+        ),
+        (
+            dict(in_axes=(0, 0), objective=HALF_SUM),
+            "one leading axis in common; got model.weight: 3, objective.inputs: 2",
+        ),
+        (dict(in_axes=(None, 0), objective=norm), "one leading axis in common; got no arrays"),
+        (dict(t1=None, tau1=2.0), r"members \[0, 1, 2\] have no common.*log_alpha=.*t1="),
+        (dict(t1=None, tau1=2.0, model="unknown"), r"members \[0, 1, 2\] have no common"),
+        (dict(t1=1.0, tau1=2.0), "t1 = 1.0 or tau1 = 2.0, not both"),
+        (dict(t1=np.ones(2)), r"one for each of the 3 members is needed.*shape \(2,\)"),
+        (dict(t1=np.ones((3, 1))), r"got an array of shape \(3, 1\)"),
+        (dict(t1=np.array([1.0, 2.0, 0.0])), "Member 2 would end at t1 = 0.0.*stands at t = 0.0"),
+        (dict(t1=np.array([1.0, -2.0, 1.0])), "Member 1 would end at t1 = -2.0"),
+        (dict(t1=np.array([np.inf, 2.0, 1.0])), "Member 0 would end at t1 = inf.*finite"),
+        (dict(t1=2.5, model="ran"), "Member 2 would end at t1 = 2.5, but stands at t = 3"),
+        (dict(width=0), "width = 0: at least one member"),
+        (dict(width=-3), "width = -3: at least one member"),
+        (dict(decay=np.ones(2)), r"decay for every leaf has shape \(2,\).*each of the 3 members"),
+        (dict(decay={"weight": np.ones(4)}), r"decay for weight has shape \(4,\)"),
+        (dict(decay=np.array([0.1, -0.1, 0.1])), "every leaf.*finite and ≥ 0"),
+        (dict(decay={"wieght": 0.1}), "decay names leaf 'wieght'.*'weight'"),
+        (dict(rtol=0.0), "rtol = 0.0: choose"),
+        (dict(rtol=1e-16), "rtol = 1e-16: choose"),
+        (dict(solver=diffrax.Euler()), "Euler.* has no error estimate"),
+        (dict(solver=diffrax.Kvaerno5()), "Kvaerno5 on raw weights damps the escape"),
+        (dict(save=[1.0, 7.0]), "save contains t = 7.0, outside the run from t = 0.0 to 5.0"),
+        (dict(save=[-1.0]), "save contains t = -1.0"),
+        (dict(t1=None, decay=lambda t: 0.1 * t), "decay depends on time: give t1 or tau1"),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(kwargs, message):
+    kwargs = {"model": PLAIN, "objective": HALF_SUM, "t1": 5.0} | kwargs
+    model, objective = kwargs.pop("model"), kwargs.pop("objective")
+    model = {"unknown": unknown_scale, "ran": ran}[model]() if isinstance(model, str) else model
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        gflow.simulate_batch(model, objective, **kwargs)
+
+
+def test_members_at_rest_need_an_end():
+    model = Linear(jnp.array([[0.1, 0.2], [0.0, 0.0], [0.3, 0.0]]))
+    with pytest.raises(ValueError, match=r"Members \[1\] start at rest. Give t1 or tau1"):
+        gflow.simulate_batch(model, Growth(jnp.array(1.0), jnp.array(1.0)))
