@@ -18,9 +18,9 @@ def factorised(
 ) -> Callable[[Float[Array, " n"]], Float[Array, " n"]]:
     """b ↦ matrix⁻¹ b, with what can be shared between right-hand sides done once.
 
-    Without `pivot` a batch of small matrices is inverted by elimination in the order of the
-    rows, vectorised over the batch, five times as fast as one by one. That is stable for
-    D^{-½} S D^{½} with S symmetric positive definite and D diagonal.
+    Without `pivot` small matrices are inverted by elimination in the order of the rows, twice
+    as fast as by LAPACK, and five times in a batch. That is stable for D^{-½} S D^{½} with S
+    symmetric positive definite and D diagonal.
     """
     if matrix.shape[0] > INVERTED:
         lu = jax.scipy.linalg.lu_factor(matrix)
@@ -31,7 +31,7 @@ def factorised(
 
 @jax.custom_jvp
 def inverse_without_pivots(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """matrix⁻¹; under `jax.vmap` by `eliminated`."""
+    """matrix⁻¹ by Gauss–Jordan elimination; under `jax.vmap` with the batch innermost."""
     return _inverse(matrix)
 
 
@@ -43,7 +43,7 @@ def _inverse_jvp(primals, tangents):
 
 @custom_vmap
 def _inverse(matrix: Array) -> Array:
-    return jnp.linalg.inv(matrix)
+    return _eliminated(matrix[..., None])[..., 0]
 
 
 @_inverse.def_vmap
@@ -52,8 +52,12 @@ def _inverse_of_batch(axis_size: int, in_batched: list[bool], matrix: Array) -> 
 
 
 def eliminated(matrices: Float[Array, "batch n n"]) -> Float[Array, "batch n n"]:
-    """Inverses by Gauss–Jordan elimination in place, without pivoting, batch innermost."""
-    n = matrices.shape[-1]
+    """Inverses by Gauss–Jordan elimination in place, without pivoting."""
+    return jnp.moveaxis(_eliminated(jnp.moveaxis(matrices, 0, -1)), -1, 0)
+
+
+def _eliminated(matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"]:
+    n = matrices.shape[0]
     index = jnp.arange(n)
 
     def sweep(k, a):
@@ -65,4 +69,4 @@ def eliminated(matrices: Float[Array, "batch n n"]) -> Float[Array, "batch n n"]
         rest = jnp.where(here[None], 0.0, a) - column[:, None] * row[None]
         return jnp.where(here[:, None], row[None], rest)
 
-    return jnp.moveaxis(lax.fori_loop(0, n, sweep, jnp.moveaxis(matrices, 0, -1)), -1, 0)
+    return lax.fori_loop(0, n, sweep, matrices)
