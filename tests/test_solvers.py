@@ -272,3 +272,14 @@ def test_it_advances_in_a_scan():
 
     y, _ = lax.scan(body, spiral_exact(jnp.array(0.0)), 0.05 * jnp.arange(20.0))
     np.testing.assert_allclose(y, spiral_exact(jnp.array(1.0)), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_backwards_in_time(name):
+    field, exact = PROBLEMS[name]
+    start = exact(jnp.array(2.0))
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field), Rodas5P(), 2.0, 0.0, -0.01, start, max_steps=4096,
+        stepsize_controller=diffrax.PIDController(rtol=1e-9, atol=1e-9),
+    )  # fmt: skip
+    np.testing.assert_allclose(solution.ys[-1], exact(jnp.array(0.0)), rtol=0, atol=1e-7)

@@ -141,7 +141,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         del solver_state, made_jump
-        h = t1 - t0
+        h, length = terms.contr(t0, t1), t1 - t0  # of opposite signs backwards in time
         y, unravel = ravel_pytree(y0)
 
         def f(t, y):
@@ -158,7 +158,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
             coefficients, c, d, i = row
             shift, known = jnp.sum(coefficients[:, :, None] * stages[None], axis=1)
             point = y + shift
-            solved = solve(f(t0 + c * h, point) + known / h + h * d * slope)
+            solved = solve(f(t0 + c * length, point) + known / h + length * d * slope)
             return jax.lax.dynamic_update_index_in_dim(stages, solved, i, 0), point
 
         tables = [jnp.asarray(table, y.dtype) for table in (_AC, _c, _d)]
