@@ -1,6 +1,7 @@
 """When a recorded quantity crosses a level: bracketed, re-solved, with an error bar."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -98,11 +99,16 @@ def _interpolated_root(t, values, level, i) -> tuple[float, float]:
 
 
 def _bar(trajectory, quantity, stacked, i) -> float:
-    """Twice the halved run's distance over the speed, at the two ends of the bracket."""
+    """Twice the halved run's distance over the speed, at the two ends of the bracket.
+
+    And the rounding of the logarithm of a weight that has come from far below: half an ulp
+    a step, which adds up like a random walk.
+    """
     if trajectory.refined is None:
         return float("nan")
     at = slice(i, i + 2)
     read = quantity.of if quantity.leaf is None else quantity.log_abs
-    main, companion = np.asarray(read(stacked))[at], np.asarray(read(trajectory.refined))[at]
-    speed = abs(main[1] - main[0]) / (trajectory.t[i + 1] - trajectory.t[i])
-    return float(2.0 * np.max(np.abs(main - companion)) / speed)
+    main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))[at]
+    speed = abs(main[i + 1] - main[i]) / (trajectory.t[i + 1] - trajectory.t[i])
+    rounding = math.sqrt(i + 1) * np.spacing(abs(main[0])) if np.isfinite(main[0]) else 0.0
+    return float((2.0 * np.max(np.abs(main[at] - companion)) + rounding) / speed)

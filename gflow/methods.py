@@ -109,7 +109,7 @@ def check_memory(run: Any, flow: Flow, solver: Any) -> None:
     each = numbers * run.attempts * (4 if run.companion is not None else 2)
     each += 4 * size**2 if dense else 16 * size
     needed = each * run.width * jnp.dtype(flow.dtype).itemsize
-    free = _free_memory()
+    free = _free_memory() if needed > 2**28 else None
     if free is not None and needed > free:
         raise ValueError(
             f"This run needs about {needed / 2**30:.3g} GiB ({run.width} at once, {size} state "

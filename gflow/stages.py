@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
-from scipy import signal
+from scipy import optimize, signal
 
 from .crossings import Crossing, Index, Quantity, first_crossing
 from .observables import log_abs_weight
@@ -56,15 +56,62 @@ def plateau_steps(descent: np.ndarray) -> list[int]:
     edges = [0, *peaks, len(height) - 1]
     steps = [0]
     for a, b in itertools.pairwise(edges[1:]):
-        steps.append(a + int(np.argmin(height[a : b + 1])))
+        steps.append(a + int(np.argmin(descent[a : b + 1])))  # below the floor too
     return steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Plateau:
+    """Where a plateau is flattest: a recorded step, and time and record of the minimum."""
+
+    step: int
+    t: float
+    record: dict[str, Any]
+
+
+def _plateau(trajectory: Any, step: int) -> _Plateau:
+    """The minimum of the descent next to a recorded step.
+
+    At finite α a plateau slopes, and which recorded step lies lowest is an accident of the
+    run; its value, and with it the level of the transition, must not be.
+    """
+    here = {name: {k: v[step] for k, v in leaf.items()} for name, leaf in trajectory.leaves.items()}
+    recorded = _Plateau(
+        step, float(trajectory.t[step]), {"loss": trajectory.loss[step], "leaves": here}
+    )
+    if trajectory.resolver is None or not 0 < step < len(trajectory.t) - 1:
+        return recorded
+    if trajectory.descent[step] < _FLOOR * np.max(trajectory.descent):
+        return recorded
+
+    # on either side from one record, so that the minimum is one of a smooth function
+    lowest = np.log(trajectory.descent[step]), recorded
+    for base in (step - 1, step):
+        start, width = float(trajectory.t[base]), float(trajectory.t[base + 1] - trajectory.t[base])
+        leaves = {n: {k: v[base] for k, v in x.items()} for n, x in trajectory.leaves.items()}
+
+        def record(share: float, leaves=leaves, start=start, width=width) -> dict[str, Any]:
+            return trajectory.resolver(leaves, start, share * width)
+
+        found: Any = optimize.minimize_scalar(
+            lambda share, record=record: np.log(record(share)["descent"]),
+            bounds=(0.0, 1.0),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )
+        if found.fun < lowest[0]:
+            share = float(found.x)
+            lowest = found.fun, _Plateau(step, start + share * width, record(share))
+    return lowest[1]
 
 
 def find_stages(trajectory: Any) -> list[MeasuredStage]:
     """The stages of a run, in order of time."""
     steps = plateau_steps(trajectory.descent)
     stages = []
-    for before, after in itertools.pairwise(steps):
+    plateaus = [_plateau(trajectory, step) for step in steps]
+    for start, plateau in itertools.pairwise(plateaus):
+        before, after, leaves = start.step, plateau.step, plateau.record["leaves"]
         on, off = [], []
         was_active, is_active = (
             active_weights(trajectory, before),
@@ -74,7 +121,7 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
             was, now = was_active[name], is_active[name]
             on += [(name, _index(i)) for i in np.argwhere(now & ~was)]
             off += [(name, _index(i)) for i in np.argwhere(was & ~now)]
-        crossing = _time_of(trajectory, on, before, after)
+        crossing = _time_of(trajectory, on, start, plateau)
         scale = -trajectory.log_alpha
         stages.append(
             MeasuredStage(
@@ -83,11 +130,13 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
                 error=crossing.error,
                 activated=on,
                 deactivated=off,
-                value={n: leaf["value"][after] for n, leaf in trajectory.leaves.items()},
-                loss=float(trajectory.loss[after]),
+                value={
+                    n: np.asarray(plateau.record["leaves"][n]["value"]) for n in trajectory.leaves
+                },
+                loss=float(plateau.record["loss"]),
                 rank={n: np.asarray(np.sum(active, axis=-1)) for n, active in is_active.items()},
                 step=after,
-                model=_model(trajectory, after),
+                model=_model(trajectory, leaves, plateau.t),
             )
         )
     return stages
@@ -119,17 +168,19 @@ def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
     return active
 
 
-def _time_of(trajectory, activated, before, after):
+def _time_of(trajectory: Any, activated: list, start: _Plateau, plateau: _Plateau) -> Crossing:
+    before, after = start.step, plateau.step
     if activated:
-        values = {(n, i): float(trajectory.leaves[n]["value"][(after, *i)]) for n, i in activated}
+        leaves = plateau.record["leaves"]
+        values = {(n, i): float(leaves[n]["value"][i]) for n, i in activated}
         (name, index), value = max(values.items(), key=lambda kv: abs(kv[1]))
         quantity = Quantity(name, index, float(np.sign(value)))
         crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
         if crossing is not None:
             return _widened(trajectory, quantity, crossing, after)
     quantity = Quantity(sign=-1.0)
-    middle = -0.5 * (trajectory.loss[before] + trajectory.loss[after])
-    crossing = first_crossing(trajectory, quantity, float(middle), before, after + 1)
+    middle = -0.5 * (float(start.record["loss"]) + float(plateau.record["loss"]))
+    crossing = first_crossing(trajectory, quantity, middle, before, after + 1)
     if crossing is not None:
         return crossing
     # a transition whose fall is lost in the rounding of the loss: its steepest step
@@ -139,20 +190,19 @@ def _time_of(trajectory, activated, before, after):
 
 
 def _widened(trajectory: Any, quantity: Quantity, crossing: Crossing, after: int) -> Crossing:
-    """The error bar with what the plateau's value varies between the steps next to its own.
+    """The error bar with what the level, half the plateau's value, is uncertain by.
 
-    The level is half that value, and which step lies lowest in the valley is an accident.
+    The lowest point of a valley is known to the root of the rounding of its height, 10⁻⁸ of
+    the steps beside it, and where two of these meet to what the solver's error moves it by.
     """
     values = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
     if not 0 < after < len(values) - 1:
         return crossing
-    spread = np.max(np.abs(values[[after - 1, after + 1]] - values[after]))
+    slope = 1e-5 * abs(values[after + 1] - values[after - 1])
     i = crossing.step
     speed = (values[i + 1] - values[i]) / (trajectory.t[i + 1] - trajectory.t[i])
-    return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * spread / speed))
+    return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * slope / speed))
 
 
-def _model(trajectory: Any, step: int) -> PyTree:
-    if trajectory.like is None:
-        return None
-    return trajectory._model_at(trajectory.leaves, step, float(trajectory.t[step]))
+def _model(trajectory: Any, leaves: dict[str, Any], t: float) -> PyTree:
+    return None if trajectory.like is None else trajectory._model_at(leaves, None, t)

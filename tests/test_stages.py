@@ -109,7 +109,7 @@ def test_stages_of_the_fixture(decades):
     np.testing.assert_allclose([s.loss for s in stages], LOSSES, atol=1e-4)
     for stage, index in zip(stages, (0, 2, 3), strict=True):
         assert stage.tau * trajectory.scale == pytest.approx(stage.t, rel=1e-15)
-        assert trajectory.loss[stage.step] == stage.loss
+        assert trajectory.loss[stage.step] == pytest.approx(stage.loss, rel=1e-3)
         # t is where the new weight passes half its plateau value
         half = trajectory.model(t=stage.t).weight.value[index]
         assert float(half) == pytest.approx(0.5 * stage.value["weight"][index], rel=1e-7)
