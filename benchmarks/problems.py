@@ -34,7 +34,6 @@ class Problem:
     """
 
     name: str
-    title: str
     model: Callable[[float, PRNGKeyArray], Any]
     objective: Any
     read: Callable[[gflow.Trajectory], np.ndarray]
@@ -100,7 +99,6 @@ class Case:
 
 def _hadamard(
     name: str,
-    title: str,
     shapes: dict[str, tuple[int, ...]],
     build: Callable[..., Any],
     objective: Any,
@@ -137,7 +135,6 @@ def _hadamard(
 
     return Problem(
         name=name,
-        title=title,
         model=model,
         objective=objective,
         read=lambda run: np.concatenate(
@@ -161,8 +158,7 @@ def zhao() -> Problem:
     """Two examples, four weights, one of which switches off again."""
     task = gflow.tasks.zhao_fixture()
     return _hadamard(
-        "zhao", "exact fixture, p = 4",
-        {"weight": (4,)}, gflow.models.DiagonalLinear, task.objective,
+        "zhao", {"weight": (4,)}, gflow.models.DiagonalLinear, task.objective,
         Quadratic.of(task.inputs, task.targets), (2, 4, 8, 16, 100, 300, 1_000_000),
     )  # fmt: skip
 
@@ -184,8 +180,7 @@ def regression(p: int, exponents: tuple[int, ...], seed: int = 0) -> Problem:
     teacher[rng.permutation(p)[: len(TEACHER)]] = TEACHER
     objective = gflow.objectives.SquaredLoss(R, R @ teacher, "half_sum")
     return _hadamard(
-        f"regression-{p}", f"diagonal regression, p = {p}",
-        {"weight": (p,)}, gflow.models.DiagonalLinear, objective,
+        f"regression-{p}", {"weight": (p,)}, gflow.models.DiagonalLinear, objective,
         Quadratic.of(R, R @ teacher), exponents,
     )  # fmt: skip
 
@@ -194,8 +189,7 @@ def softmax_head() -> Problem:
     """One diagonal softmax head learns a teacher of its form: 4 + 4 weights, six stages."""
     task = gflow.tasks.teacher_student(key=jax.random.key(0))
     return _hadamard(
-        "softmax", "softmax head, p = 8",
-        {"kq": (1, 4), "vo": (1, 4)}, gflow.models.DiagonalAttention, task.objective,
+        "softmax", {"kq": (1, 4), "vo": (1, 4)}, gflow.models.DiagonalAttention, task.objective,
         SoftmaxHead(np.asarray(task.inputs), np.asarray(task.targets)),
         (4, 16, 100, 300, 1_000_000),
     )  # fmt: skip
@@ -205,8 +199,7 @@ def diabetes() -> Problem:
     """442 patients, ten measurements, eleven stages with a deactivation."""
     task = gflow.tasks.diabetes()
     return _hadamard(
-        "diabetes", "diabetes regression, p = 10",
-        {"weight": (10,)}, gflow.models.DiagonalLinear, task.objective,
+        "diabetes", {"weight": (10,)}, gflow.models.DiagonalLinear, task.objective,
         Quadratic.of(task.inputs, task.targets), (4, 16, 100, 300, 1_000_000),
     )  # fmt: skip
 
@@ -220,7 +213,6 @@ def deep_linear() -> Problem:
     matrices = MatrixFactorisation.draw(20, (3.0, 2.2, 1.6, 1.2, 0.9))
     return Problem(
         name="deep-linear",
-        title="two-layer linear network, 20×20",
         model=matrices.model,
         objective=matrices.objective,
         read=matrices.of_trajectory,

@@ -96,7 +96,7 @@ def run_round(
     clock: Float[Array, "3 ..."],
     observables: dict,
     attempts: int,
-    most: Int[Array, ""],
+    most: Int[Array, "..."],
 ) -> tuple[Parts, Parts | None, Round]:
     """Advance by at most `attempts` or `most` steps; repeat each step kept as two halves.
 

@@ -138,12 +138,16 @@ class Rounds:
             self._clock(offset, span, np.minimum(self.step[rows], span)),
             self.observables,
             self.attempts,
-            jnp.asarray(max_steps - int(np.min((self.accepted + self.rejected)[members]))),
+            self._budget(max_steps, rows),
         )
         self._absorb(members, done, span[: len(members)])
         if self.watched and self.status[0] is None:
             clock = self._clock(self.time, self.step)
             self.reach.append(float(stability_reach(self.parts, self.fixed, clock)))
+
+    def _budget(self, max_steps: int, rows: np.ndarray) -> jax.Array:
+        left = max_steps - (self.accepted + self.rejected)[rows]
+        return jnp.asarray(left if self.batched else left[0])
 
     def _column(self, x: Any, count: int) -> np.ndarray:
         """Entries of a round on the host, members second, the filling left out."""

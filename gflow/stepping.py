@@ -64,6 +64,7 @@ class Steps(eqx.Module):
 
 class _Now(eqx.Module):
     t: Array
+    left: Array
     state: Array
     frame: PyTree[Array]
     step: Array
@@ -90,7 +91,7 @@ def march(
     step: Float[Array, "..."],
     *,
     attempts: int,
-    most: Int[Array, ""] | None = None,
+    most: Int[Array, "..."] | None = None,
     batched: bool = False,
 ) -> Steps:
     """At most `attempts` (and at most `most`) adaptive steps from t = 0 towards `span`.
@@ -102,20 +103,20 @@ def march(
     the last error tells little about the next.
     """
     each = jax.vmap if batched else _alone
-    most = jnp.asarray(attempts) if most is None else jnp.minimum(most, attempts)
+    most = jnp.full(span.shape, attempts) if most is None else most
     order = float(solver.error_order(TERM))  # type: ignore[arg-type]
 
-    def begin(parts, offset, span, step):
+    def begin(parts, offset, span, step, most):
         field = build(parts)
         state, zero = field.start(), jnp.zeros_like(span)
         inner = solver.init(TERM, zero, jnp.minimum(step, span), state, (field, offset))
         inner = jax.tree.map(jnp.asarray, inner)
-        return _Now(zero, state, field.frame(), step, jnp.array(False), inner)
+        return _Now(zero, most, state, field.frame(), step, jnp.array(False), inner)
 
     def attempt(parts, tolerance, offset, span, now):
         atol, rtol = tolerance
         field = build(parts).framed(now.frame)
-        running = now.t < span
+        running, left = _running(now, span), now.left - 1
         limit = jnp.minimum(now.step, field.horizon(offset + now.t, now.state, atol))
         last = limit >= span - now.t
         # a member that has arrived idles with a step that is harmless
@@ -130,8 +131,10 @@ def march(
         factor = SAFETY * jnp.maximum(error, 1e-30) ** (-1.0 / order)
         factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
         frame, state, jumped = field.recentred(state)
-        after = _Now(end, state, frame, (end - now.t) * factor, jumped, inner)
-        stay = eqx.tree_at(lambda n: n.step, now, jnp.where(running, after.step, now.step))
+        after = _Now(end, left, state, frame, (end - now.t) * factor, jumped, inner)
+        stay = eqx.tree_at(
+            lambda n: (n.step, n.left), now, (jnp.where(running, after.step, now.step), left)
+        )
         chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
         return chosen, running
 
@@ -145,9 +148,9 @@ def march(
 
     def unfinished(carry):
         i, now, _ = carry
-        return (i < most) & jnp.any(now.t < span)
+        return (i < attempts) & jnp.any(_running(now, span))
 
-    now = each(begin)(parts, offset, span, step)
+    now = each(begin)(parts, offset, span, step, most)
     nothing = jnp.zeros_like(span, bool)
     entry = (now.t, now.state, now.frame, nothing, nothing)
     blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
@@ -185,6 +188,10 @@ def halved(
     inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
     now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
     return jax.lax.scan(body, (zero, now), (t, kept))[1]
+
+
+def _running(now: _Now, span: Array) -> Array:
+    return (now.t < span) & (now.left > 0)
 
 
 def _alone(function: Callable) -> Callable:
