@@ -31,7 +31,7 @@ from .ripples import hard_member
 from .single import sweep
 
 CASES = ((MAIN, 16), (MAIN, 100), (MAIN, 1_000_000), ("softmax", 16))
-SIZES = (1, 4, 16, 64, 256)
+SIZES = (1, 4, 32, 256)
 LARGE = (1024, 4096, 16384, 65536)
 
 #: Members checked against a reference of their own, and looped over.

@@ -21,6 +21,9 @@ MATTERS = 1e-3
 #: Descent below this share of its maximum is a plateau, whatever rounding does to it.
 _FLOOR = 1e-14
 
+#: Below this share a weight is nowhere off its rest by more than 10⁻¹³: the descent is its square.
+_FLAT = 1e-26
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeasuredStage:
@@ -81,7 +84,7 @@ def _plateau(trajectory: Any, step: int) -> _Plateau:
     )
     if trajectory.resolver is None or not 0 < step < len(trajectory.t) - 1:
         return recorded
-    if trajectory.descent[step] < _FLOOR * np.max(trajectory.descent):
+    if trajectory.descent[step] < _FLAT * np.max(trajectory.descent):
         return recorded
 
     # on either side from one record, so that the minimum is one of a smooth function

@@ -246,7 +246,7 @@ def test_the_horizon_bounds_a_step(solver):
 # --- frames ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@both
 def test_a_change_of_frame_changes_nothing(solver):
     # c passes through zero six times; a method that keeps the last slope must drop it then
     plain, mirrored = (go(known(mirrored=m), solver, 20.0, tol=1e-7) for m in (False, True))
@@ -398,6 +398,21 @@ def test_members_of_a_batch_go_their_own_ways(solver):
 
 
 @both
+def test_members_have_bounds_of_their_own(solver):
+    fields, together = members()
+    tolerance = numbers(TOLS[:, None] * np.ones((4, 3)), TOLS[:, None] * np.ones((4, 3)))
+    clock, most = numbers(OFFSETS, SPANS + 30.0, FIRST), jnp.array([3, 40, 1, 0])
+    steps = marched(together, SOLVERS[solver], tolerance, clock, 512, most, batched=True)
+    np.testing.assert_array_equal(np.sum(steps.tried, axis=0), [3, 40, 1, 0])
+    assert not steps.kept[0, 2]  # a first step of 5 is too long, but counts
+    for i, count in ((0, 3), (1, 40)):
+        alone = go(
+            fields[i], solver, SPANS[i] + 30.0, tol=TOLS[i], step=FIRST[i], offset=OFFSETS[i]
+        )
+        np.testing.assert_allclose(steps.t[:count, i], alone.t[:count], rtol=1e-6)
+
+
+@both
 def test_a_member_that_cannot_go_on_stops_nobody(solver):
     y0 = np.array([[1.0], [np.nan], [0.25], [9.0]])
     together = Edge(*numbers(y0, np.full(4, np.nan)))
@@ -423,7 +438,7 @@ def companion(field, solver, offset, t, kept):
     return halved(itself, field, solver, offset, t, kept)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@both
 def test_the_companion_takes_every_step_as_two_halves(solver):
     field, offset = known(mirrored=True), 0.4
     steps = go(field, solver, 20.0, tol=1e-5, offset=offset, step=5.0)
