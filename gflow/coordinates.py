@@ -154,7 +154,7 @@ class LogCoordinates(FlowCoordinates):
     def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
         r"""While nothing active moves, a dormant logarithm z grows linearly, at rate r.
 
-        Its weight e^{2z}/4 is not felt before z comes within ½ log(4·atol) of 0: the error
+        Its weight e^{2z}/4 is not felt before z comes to ½ log(0.4·atol): the error
         estimate is blind until then, however long the step, and a step that goes further
         ends in a transition it has not seen. A force that changes by e^{2z} at the end of a
         step of |z|/r would move logarithms by e^{2z}|z|, hence ½ log(1 + 2|z|) more. From

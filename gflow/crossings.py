@@ -101,8 +101,8 @@ def _interpolated_root(t, values, level, i) -> tuple[float, float]:
 def _bar(trajectory, quantity, stacked, i) -> float:
     """Twice the halved run's distance over the speed, at the two ends of the bracket.
 
-    And the rounding of the logarithm of a weight that has come from far below: some ulps a
-    step, for the stages of a long step cancel, which add up like a random walk.
+    And the rounding of the logarithm of a weight that has come from far below: an ulp a step,
+    which add up like a random walk.
     """
     if trajectory.refined is None:
         return float("nan")
@@ -110,5 +110,6 @@ def _bar(trajectory, quantity, stacked, i) -> float:
     read = quantity.of if quantity.leaf is None else quantity.log_abs
     main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))[at]
     speed = abs(main[i + 1] - main[i]) / (trajectory.t[i + 1] - trajectory.t[i])
-    rounding = 8.0 * math.sqrt(i + 1) * np.spacing(abs(main[0])) if np.isfinite(main[0]) else 0.0
+    farthest = np.max(np.abs(main[: i + 1]), where=np.isfinite(main[: i + 1]), initial=0.0)
+    rounding = math.sqrt(i + 1) * np.spacing(farthest)
     return float((2.0 * np.max(np.abs(main[at] - companion)) + rounding) / speed)

@@ -143,7 +143,7 @@ def crossings(name, decades):
         expected = prediction(name)
         rates = [stage.rate for stage in expected.stages]
         truths = expected.at(run(name, decades, RTOLS[0]).log_alpha).t
-        for rtol in COARSE:
+        for rtol in RTOLS:
             found = measure(run(name, decades, rtol), expected)
             for k, (c, t, g) in enumerate(zip(found, truths, rates, strict=True)):
                 out.append(case(name, decades, rtol, k, c.t, c.error, t, g))
@@ -162,7 +162,7 @@ def crossings(name, decades):
 def stages(name, decades):
     """Cases of the stages each run finds."""
     out, exact = [], run(name, decades, 1e-12).stages()
-    for rtol in COARSE:
+    for rtol in RTOLS:
         found = run(name, decades, rtol).stages()
         assert [s.activated for s in found] == [s.activated for s in exact]
         assert [s.deactivated for s in found] == [s.deactivated for s in exact]
@@ -238,10 +238,9 @@ def test_the_reference_meets_50_digits():
 @everywhere
 def test_times_are_within_ten_rtol(kind, name, decades):
     cases = KINDS[kind](name, decades)
-    tolerances = {c.rtol for c in cases}
-    assert tolerances >= set(COARSE)
-    assert len(cases) == len(tolerances) * COUNTS[name][DECADES.index(decades)]
-    late = [c for c in cases if c.off > 10.0 * c.rtol]
+    assert len(cases) == len(RTOLS) * COUNTS[name][DECADES.index(decades)]
+    promised = COARSE if kind == "stage" or decades == LIMIT else RTOLS
+    late = [c for c in cases if c.rtol in promised and c.off > 10.0 * c.rtol]
     assert not late, "\n" + listed(late)
 
 
