@@ -49,6 +49,10 @@ class Coordinates(eqx.Module):
         """How far the weights are from rest; a dormant weight under a force is not."""
 
     @abc.abstractmethod
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        """|velocity of the factors|², by which loss + (λ/2)‖factors‖² falls."""
+
+    @abc.abstractmethod
     def resolved(self, state: State) -> Array:
         """False where rounding has swallowed what the flow still needs."""
 
@@ -180,6 +184,12 @@ class LogCoordinates(FlowCoordinates):
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
         return product_residual(self.value(state), force, decay)
 
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        larger, other = self._logs(state)
+        positive = self.side > 0
+        log_s, log_d = jnp.where(positive, larger, other), jnp.where(positive, other, larger)
+        return product_descent(log_s, log_d, force, decay)
+
     def record(self, state: State) -> dict[str, Array]:
         larger, other = self._logs(state)
         positive = self.side > 0
@@ -232,6 +242,9 @@ class RawCoordinates(FlowCoordinates):
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
         return jnp.max(jnp.abs(force - decay * self.value(state)))
+
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.sum((force - decay * self.value(state)) ** 2)
 
     def record(self, state: State) -> dict[str, Array]:
         return {"value": self.value(state), "array": state.reshape(self.initial.shape)}
@@ -287,6 +300,9 @@ class FactorCoordinates(FlowCoordinates):
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
         return product_residual(self.value(state), force, decay)
 
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.sum(self.velocity(state, force, decay) ** 2)
+
     def record(self, state: State) -> dict[str, Array]:
         u, v = self._factors(state)
         return {"value": u * v, "u": u, "v": v}
@@ -307,6 +323,14 @@ def product_residual(value: Weight, force: Weight, decay: Float[Array, ""]) -> A
     """
     excess = jnp.abs(force) - decay
     return jnp.max(jnp.maximum(excess, jnp.abs(value) * jnp.abs(excess)))
+
+
+def product_descent(
+    log_s: Weight, log_d: Weight, force: Weight, decay: Float[Array, ""]
+) -> Float[Array, ""]:
+    """|u'|² + |v'|² = (|s'|² + |d'|²)/2 with s' = (g − λ)s, d' = −(g + λ)d."""
+    s, d = jnp.exp(log_s), jnp.exp(log_d)
+    return 0.5 * jnp.sum(((force - decay) * s) ** 2 + ((force + decay) * d) ** 2)
 
 
 def _raw_tolerance(initial: State, rtol: Float[Array, ""]) -> tuple[State, State]:

@@ -10,6 +10,7 @@ from .coordinates import (
     RawCoordinates,
     State,
     Weight,
+    product_descent,
     product_residual,
 )
 from .flow import Flow, trained_leaves
@@ -70,6 +71,10 @@ class SignedLogs(Coordinates):
 
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
         return product_residual(self.value(state), force, decay)
+
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        log_s, log_d, *_ = self._parts(state)
+        return product_descent(log_s, log_d, force, decay)
 
     def resolved(self, state: State) -> Array:
         return jnp.array(True)

@@ -105,16 +105,14 @@ class Flow(Field):
         return eqx.tree_at(lambda f: f.coordinates, self, moved)
 
     def record(self, t: Float[Array, ""], state: Float[Array, " size"]) -> dict[str, Any]:
-        """Loss, descent −dL/dt, residual, and per leaf its record and force."""
+        """Loss, descent, residual, and per leaf its record and force."""
         loss, force = self.forces(self.weights(state))
         leaves, residuals, descent = {}, [], jnp.zeros_like(loss)
         for name, c, rate, part in zip(
             self.names, self.coordinates, self.decay, self.split(state), strict=True
         ):
             decay = decay_rate(rate, t, state.dtype)
-            velocity = c.velocity(part, force[name], decay)
-            _, drift = jax.jvp(c.value, (part,), (velocity,))
-            descent = descent + jnp.sum(force[name] * drift)
+            descent = descent + c.descent(part, force[name], decay)
             leaves[name] = {**c.record(part), "force": force[name]}
             residuals.append(c.residual(part, force[name], decay))
         residual = jnp.max(jnp.stack(residuals))

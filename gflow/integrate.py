@@ -6,6 +6,7 @@ removal of finished members live between rounds, outside the compiled code.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -18,9 +19,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .flow import Flow
 from .solvers.spectral_radius import noise
 from .solvers.switching import spectral_reach
-from .stepping import TERM, halved, march
+from .stepping import TERM, Pace, halved, march
 
 Parts = dict[str, PyTree[Array]]
+
+#: Attempts recorded at once.
+BLOCK = 32
 
 
 class Round(eqx.Module):
@@ -31,7 +35,7 @@ class Round(eqx.Module):
     tried: Bool[Array | np.ndarray, "attempts ..."]
     record: dict[str, Any]
     refined: dict[str, Any] | None
-    next_step: Float[Array | np.ndarray, "..."]
+    pace: Pace
     counts: dict[str, Int[Array | np.ndarray, "..."]]
 
 
@@ -68,7 +72,7 @@ def first_record(
     parts: Parts,
     fixed: Flow,
     observables: dict,
-    clock: Float[Array, "2 ..."],
+    clock: Float[Array | np.ndarray, "2 ..."],
     batched: bool = False,
 ) -> tuple[dict[str, Any], Array, tuple[Array, Array]]:
     """The record of the flow's own starting point, the largest speed there, and tolerances.
@@ -90,24 +94,25 @@ def run_round(
     parts: Parts,
     refined: Parts | None,
     fixed: Flow,
-    members: Int[Array, " width"] | None,
+    members: Int[Array | np.ndarray, " width"] | None,
     solver: diffrax.AbstractAdaptiveSolver,
     tolerance: tuple[Array, Array],
-    clock: Float[Array, "3 ..."],
+    clock: Float[Array | np.ndarray, "2 ..."],
+    pace: Pace,
     observables: dict,
     attempts: int,
-    most: Int[Array, "..."],
+    most: Int[Array | np.ndarray, "..."],
 ) -> tuple[Parts, Parts | None, Round]:
     """Advance by at most `attempts` or `most` steps; repeat each step kept as two halves.
 
     `refined` is the companion that takes the halves: its distance from the main run is the
-    error bar. `clock` is the flow time at the start, how far to go, and the first step.
-    `members` are the rows of a batch to advance (`clock` and `tolerance` are theirs already);
-    a row past the end is filling. Returns the parts at the last step kept.
+    error bar. `clock` is the flow time at the start and how far to go. `members` are the
+    rows of a batch to advance (`clock`, `pace` and `tolerance` are theirs already); a row
+    past the end is filling. Returns the parts at the last step kept.
     """
     batched = members is not None
     here, companion = (parts, refined) if members is None else _taken((parts, refined), members)
-    offset, span, step = clock
+    offset, span = clock
 
     def each(function, *axes, out=1):
         return jax.vmap(function, axes, out) if batched else function
@@ -115,13 +120,13 @@ def run_round(
     def build(parts):
         return united(parts, fixed)
 
-    def recorded(parts, offset, t, state, frame):
+    def recorded(parts, offset, t, state, frame, tried):
         flow = build(parts)
 
         def at(t, state, frame):
             return record_state(flow.framed(frame), observables, offset + t, state)
 
-        return jax.vmap(at)(t, state, frame)
+        return _in_blocks(jax.vmap(at), tried, (t, state, frame))
 
     def moved(parts, record, kept):
         last = jnp.max(jnp.where(kept, jnp.arange(attempts), 0))
@@ -131,10 +136,12 @@ def run_round(
         return parts | {"coordinates": new}
 
     steps = march(
-        build, here, solver, tolerance, offset, span, step,
+        build, here, solver, tolerance, offset, span, pace,
         attempts=attempts, most=most, batched=batched,
     )  # fmt: skip
-    record = each(recorded, 0, 0, 1, 1, 1)(here, offset, steps.t, steps.state, steps.frame)
+    record = each(recorded, 0, 0, 1, 1, 1, 1)(
+        here, offset, steps.t, steps.state, steps.frame, steps.tried
+    )
     after = each(moved, 0, 1, 1, out=0)(here, record, steps.kept)
     second = None
     if companion is not None:
@@ -143,17 +150,21 @@ def run_round(
             return halved(build, parts, solver, offset, t, kept)
 
         states, frames = each(halves, 0, 0, 1, 1)(companion, offset, steps.t, steps.kept)
-        second = each(recorded, 0, 0, 1, 1, 1)(companion, offset, steps.t, states, frames)
+        second = each(recorded, 0, 0, 1, 1, 1, 1)(
+            companion, offset, steps.t, states, frames, steps.tried
+        )
         companion = each(moved, 0, 1, 1, out=0)(companion, second, steps.kept)
     if members is not None:
         after, companion = _returned((parts, refined), (after, companion), members)
     counts = getattr(steps.solver_state, "counts", {})
-    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.next_step, counts)
+    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.pace, counts)
     return after, companion, done
 
 
 @eqx.filter_jit
-def stability_reach(parts: Parts, fixed: Flow, clock: Float[Array, "2"]) -> Float[Array, ""]:
+def stability_reach(
+    parts: Parts, fixed: Flow, clock: Float[Array | np.ndarray, "2"]
+) -> Float[Array, ""]:
     """h·ρ at the start of a flow, `clock` = (t, h): above 2 or 3 an explicit step is unstable."""
     flow = united(parts, fixed)
     t, h = clock
@@ -165,11 +176,28 @@ def stability_reach(parts: Parts, fixed: Flow, clock: Float[Array, "2"]) -> Floa
     return jax.lax.fori_loop(0, 20, iterate, (jnp.zeros_like(h), noise(state, h.dtype)))[0]
 
 
-def _taken(tree: PyTree, members: Int[Array, " width"]) -> PyTree:
+def _in_blocks(function: Callable, tried: Bool[Array, " attempts"], rows: PyTree) -> PyTree:
+    """`function` of the rows, block by block; rows past the last attempt cost nothing."""
+    count = len(tried)
+    if count % BLOCK:
+        return function(*rows)
+
+    def block(rows):
+        tried, rows = rows
+        like = jax.eval_shape(function, *rows)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        return jax.lax.cond(jnp.any(tried), lambda: function(*rows), lambda: nothing)
+
+    blocks = jax.tree.map(lambda x: x.reshape(-1, BLOCK, *x.shape[1:]), (tried, rows))
+    out = jax.lax.map(block, blocks)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), out)
+
+
+def _taken(tree: PyTree, members: Int[Array | np.ndarray, " width"]) -> PyTree:
     return jax.tree.map(lambda x: jnp.take(x, members, axis=0, mode="clip"), tree)
 
 
-def _returned(tree: PyTree, rows: PyTree, members: Int[Array, " width"]) -> PyTree:
+def _returned(tree: PyTree, rows: PyTree, members: Int[Array | np.ndarray, " width"]) -> PyTree:
     return jax.tree.map(lambda x, new: x.at[members].set(new, mode="drop"), tree, rows)
 
 

@@ -4,20 +4,22 @@ import enum
 import sys
 from typing import Any
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .flow import Flow
-from .integrate import Round, divide, first_record, run_round, stability_reach, united
+from .integrate import BLOCK, Round, divide, first_record, run_round, stability_reach, united
+from .stepping import Pace
 from .trajectory import joined
 
 _FOREVER = 1e30
 
 #: Attempts a round of one run, and of a batch (whose finished members leave in between).
-ATTEMPTS, ATTEMPTS_BATCHED = 128, 32
+ATTEMPTS, ATTEMPTS_BATCHED = 512, 32
 
-#: Numbers in the record of one round, at most (for large models a round is shorter).
+#: Numbers in the record of one round, with the data read for it, at most: for large models
+#: and data a round is shorter, so that memory is bounded and the user hears of it.
 _ROOM = 2**24
 
 
@@ -78,7 +80,7 @@ class Rounds:
         self.residual = self.first["residual"].copy()
         speed = np.atleast_1d(np.asarray(speed, float))
         self.first_step = 1e-3 / np.where(speed > 0, speed, 1.0)
-        self.step = self.first_step.copy()
+        self.pace = Pace.at(self.first_step.astype(self.dtype))
         self.status = np.full(len(self.time), None, object)
         self.status[~np.isfinite(self.first["loss"])] = Status.overflow
         zero = np.zeros(len(self.time), int)
@@ -88,13 +90,20 @@ class Rounds:
         self.rounds, self.tried, self.room = 0, 0, 0
         self._history: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
         numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
+        numbers += sum(x.size for x in jax.tree.leaves(self.fixed) if eqx.is_array(x))
         most = ATTEMPTS_BATCHED if self.batched else ATTEMPTS
-        self.attempts = int(np.clip(_ROOM // (numbers * max(width, 1)), 8, most))
+        attempts = int(np.clip(_ROOM // (numbers * max(width, 1)), 8, most))
+        self.attempts = attempts - attempts % BLOCK if attempts > BLOCK else attempts
 
-    def _clock(self, *numbers: Any) -> jax.Array:
-        """Numbers of each member, on the device."""
-        rows = np.stack(np.broadcast_arrays(*numbers))
-        return jnp.asarray(rows if self.batched else rows[:, 0], self.dtype)
+    def _clock(self, *numbers: Any) -> np.ndarray:
+        """Numbers of each member, as compiled code takes them."""
+        rows = np.stack(np.broadcast_arrays(*numbers)).astype(self.dtype)
+        return rows if self.batched else rows[:, 0]
+
+    def _paces(self, rows: np.ndarray) -> Pace:
+        """The paces of these members, as compiled code takes them."""
+        pick = rows if self.batched else (0, ...)
+        return jax.tree.map(lambda x: x[pick], self.pace)
 
     def _rows(self, tree: Any) -> Any:
         """On the host, with the axis of members first."""
@@ -132,22 +141,23 @@ class Rounds:
             self.parts,
             self.companion,
             self.fixed,
-            jnp.asarray(slots) if self.batched else None,
+            slots if self.batched else None,
             self.solver,
             tolerance,
-            self._clock(offset, span, np.minimum(self.step[rows], span)),
+            self._clock(offset, span),
+            self._paces(rows),
             self.observables,
             self.attempts,
             self._budget(max_steps, rows),
         )
         self._absorb(members, done, span[: len(members)])
         if self.watched and self.status[0] is None:
-            clock = self._clock(self.time, self.step)
+            clock = self._clock(self.time, self.pace.step)
             self.reach.append(float(stability_reach(self.parts, self.fixed, clock)))
 
-    def _budget(self, max_steps: int, rows: np.ndarray) -> jax.Array:
+    def _budget(self, max_steps: int, rows: np.ndarray) -> np.ndarray:
         left = max_steps - (self.accepted + self.rejected)[rows]
-        return jnp.asarray(left if self.batched else left[0])
+        return left if self.batched else np.asarray(left[0])
 
     def _column(self, x: Any, count: int) -> np.ndarray:
         """Entries of a round on the host, members second, the filling left out."""
@@ -162,7 +172,7 @@ class Rounds:
                 done.record["loss"], done.record["resolved"], done.record["residual"],
             )
         )  # fmt: skip
-        next_step = np.atleast_1d(done.next_step)[: len(members)]
+        pace = jax.tree.map(lambda x: np.atleast_1d(x)[: len(members)], done.pace)
         attempt = np.arange(len(kept))[:, None]
         offset, never = self.time[members], len(kept)
         status = np.full(len(members), None, object)
@@ -191,12 +201,17 @@ class Rounds:
         t = offset + local
         t[last[there], np.flatnonzero(there)] = time[there]
         least = 1e-13 * np.maximum(time, self.first_step[members])
-        stuck = np.where(count > 0, reached <= 1e-13 * time, next_step <= least)
+        stuck = np.where(count > 0, reached <= 1e-13 * time, pace.step <= least)
         for why, which in ((Status.reached, there), (Status.step_underflow, stuck)):
             status[which & (status == None)] = why  # noqa: E711
 
-        self.time = self.time.copy()
-        self.time[members], self.step[members] = time, next_step
+        def updated(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            old = old.copy()
+            old[members] = new
+            return old
+
+        self.time = updated(self.time, time)
+        self.pace = jax.tree.map(updated, self.pace, pace)
         self.accepted[members] += count
         self.rejected[members] += tried - count
         for name, numbers in done.counts.items():

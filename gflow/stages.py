@@ -11,8 +11,8 @@ from scipy import optimize, signal
 from .crossings import Crossing, Index, Quantity, first_crossing
 from .observables import log_abs_weight
 
-#: A transition is a peak of the descent −dL/dt that stands this factor above the
-#: plateaus on both sides.
+#: A transition is a peak of the descent, the rate at which loss + (λ/2)‖factors‖² falls,
+#: that stands this factor above the plateaus on both sides.
 DIP = 30.0
 
 #: Smallest share of the largest weight that counts on a plateau.
@@ -49,7 +49,7 @@ class MeasuredStage:
 def plateau_steps(descent: np.ndarray) -> list[int]:
     """Recorded steps resting on a plateau: before, between and after the transitions.
 
-    The loss falls at a rate that varies over hundreds of orders of magnitude; on its
+    What the flow minimises falls at a rate that varies over hundreds of orders of magnitude; on its
     logarithm a transition is a peak and a plateau the valley between two.
     """
     height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))

@@ -8,9 +8,13 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 SAFETY, SHRINK, GROW = 0.9, 0.1, 10.0
+
+#: An error below this share of the tolerance says that something else held the step.
+LEAST = 1e-2
 
 
 class Field(eqx.Module):
@@ -47,10 +51,27 @@ class Field(eqx.Module):
         """The best frame for a point, its state there, and whether the frame is another."""
 
 
+class Pace(eqx.Module):
+    """What the choice of the next step rests on; it carries one call of `march` into the next.
+
+    `step` is to be tried next; `kept_step` was the last one kept and `kept_error` its error
+    as a share of the tolerance.
+    """
+
+    step: Float[Array | np.ndarray, "..."]
+    kept_step: Float[Array | np.ndarray, "..."]
+    kept_error: Float[Array | np.ndarray, "..."]
+
+    @classmethod
+    def at(cls, step: Any) -> "Pace":
+        """For a first step, with nothing behind it."""
+        return cls(step, step, 0.0 * step + 1.0)
+
+
 class Steps(eqx.Module):
     """The attempts of `march`: entry i is what attempt i led to, if `kept`.
 
-    A batch has its axis second. `next_step` and `solver_state` continue the solve.
+    A batch has its axis second. `pace` and `solver_state` continue the solve.
     """
 
     t: Float[Array, "attempts ..."]
@@ -58,7 +79,7 @@ class Steps(eqx.Module):
     frame: PyTree[Array]
     kept: Bool[Array, "attempts ..."]
     tried: Bool[Array, "attempts ..."]
-    next_step: Float[Array, "..."]
+    pace: Pace
     solver_state: PyTree
 
 
@@ -67,7 +88,7 @@ class _Now(eqx.Module):
     left: Array
     state: Array
     frame: PyTree[Array]
-    step: Array
+    pace: Pace
     jumped: Array
     solver_state: PyTree
 
@@ -88,36 +109,38 @@ def march(
     tolerance: tuple[Array, Array],
     offset: Float[Array, "..."],
     span: Float[Array, "..."],
-    step: Float[Array, "..."],
+    pace: Pace,
     *,
     attempts: int,
-    most: Int[Array, "..."] | None = None,
+    most: Int[Array | np.ndarray, "..."] | None = None,
     batched: bool = False,
 ) -> Steps:
     """At most `attempts` (and at most `most`) adaptive steps from t = 0 towards `span`.
 
     `build(parts)` is the `Field`. With `batched` the parts, tolerances, offsets, spans and
-    steps have a leading axis, and members move at their own steps in one loop. An attempt
+    paces have a leading axis, and members move at their own steps in one loop. An attempt
     with a non-finite state or error is rejected like one whose error is too large. The step
-    follows the error alone (an integral controller): in a flow of plateaus and transitions
-    the last error tells little about the next.
+    is the smaller of what the last error allows and what the trend of the last two does
+    (Gustafsson's predictive controller, ACM TOMS 20:496, 1994; Hairer & Wanner, Solving ODEs
+    II, IV.8): towards a transition errors grow geometrically, and steps shrink ahead of them.
     """
     each = jax.vmap if batched else _alone
     most = jnp.full(span.shape, attempts) if most is None else most
     order = float(solver.error_order(TERM))  # type: ignore[arg-type]
 
-    def begin(parts, offset, span, step, most):
+    def begin(parts, offset, span, pace, most):
         field = build(parts)
         state, zero = field.start(), jnp.zeros_like(span)
-        inner = solver.init(TERM, zero, jnp.minimum(step, span), state, (field, offset))
+        first = jnp.minimum(pace.step, span)
+        inner = solver.init(TERM, zero, first, state, (field, offset))
         inner = jax.tree.map(jnp.asarray, inner)
-        return _Now(zero, most, state, field.frame(), step, jnp.array(False), inner)
+        return _Now(zero, most, state, field.frame(), pace, jnp.array(False), inner)
 
     def attempt(parts, tolerance, offset, span, now):
         atol, rtol = tolerance
         field = build(parts).framed(now.frame)
         running, left = _running(now, span), now.left - 1
-        limit = jnp.minimum(now.step, field.horizon(offset + now.t, now.state, atol))
+        limit = jnp.minimum(now.pace.step, field.horizon(offset + now.t, now.state, atol))
         last = limit >= span - now.t
         # a member that has arrived idles with a step that is harmless
         end = jnp.where(running & last, span, now.t + limit)
@@ -128,13 +151,16 @@ def march(
         error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
         kept = running & sound & (error <= 1.0)
-        factor = SAFETY * jnp.maximum(error, 1e-30) ** (-1.0 / order)
+        h, error = end - now.t, jnp.maximum(error, 1e-30)
+        factor = SAFETY * error ** (-1.0 / order)
+        trend = h / now.pace.kept_step * (now.pace.kept_error / error) ** (1.0 / order)
+        factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
         factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
         frame, state, jumped = field.recentred(state)
-        after = _Now(end, left, state, frame, (end - now.t) * factor, jumped, inner)
-        stay = eqx.tree_at(
-            lambda n: (n.step, n.left), now, (jnp.where(running, after.step, now.step), left)
-        )
+        pace = Pace(h * factor, h, jnp.maximum(error, LEAST))
+        after = _Now(end, left, state, frame, pace, jumped, inner)
+        step = jnp.where(running, pace.step, now.pace.step)
+        stay = eqx.tree_at(lambda n: (n.pace.step, n.left), now, (step, left))
         chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
         return chosen, running
 
@@ -150,12 +176,12 @@ def march(
         i, now, _ = carry
         return (i < attempts) & jnp.any(_running(now, span))
 
-    now = each(begin)(parts, offset, span, step, most)
+    now = each(begin)(parts, offset, span, pace, most)
     nothing = jnp.zeros_like(span, bool)
     entry = (now.t, now.state, now.frame, nothing, nothing)
     blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
     _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
-    return Steps(*steps, now.step, now.solver_state)
+    return Steps(*steps, now.pace, now.solver_state)
 
 
 def halved(

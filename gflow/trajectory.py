@@ -54,6 +54,7 @@ class Trajectory:
     - `t`, `tau`: flow time and t/log(1/α); `loss`: data loss at these times.
     - `observables[name]`: by leaf name the effective weight, `name.log_abs` its log|θ|,
       `name.rank` the number of active entries along the last axis; and the user's own.
+    - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
     - `status`, `successful`, `method`, `statistics`: how it was computed.
     - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.

@@ -102,6 +102,17 @@ def test_a_member_is_the_run_it_would_be_alone(i):
         assert abs(stage.t - other.t) <= stage.error + other.error
 
 
+@pytest.mark.parametrize("rtol", [1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("i", range(1, len(DECADES)))
+def test_a_loose_run_with_decay_finds_the_same_stages(i, rtol):
+    # at rest under decay the data loss still has a slope, and follows every error to first order
+    loose = gflow.simulate(starts()[i], HALF_SUM, tau1=ENDS[i], decay=DECAY[i], rtol=rtol)
+    stages, sharp = loose.stages(), single(i).stages()
+    assert [s.activated for s in stages] == [s.activated for s in sharp]
+    for stage, other in zip(stages, sharp, strict=True):
+        assert abs(stage.t - other.t) <= stage.error + other.error
+
+
 def test_members_differ():
     # or the test above could not tell one from another
     ends = np.array([run.observables["weight"][-1] for run in batch()])

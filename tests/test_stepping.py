@@ -22,7 +22,7 @@ from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
 from gflow.solvers import Rodas5P
 from gflow.solvers.linear import INVERTED, eliminated, factorised, inverse_without_pivots
-from gflow.stepping import TERM, Field, halved, march
+from gflow.stepping import TERM, Field, Pace, halved, march
 
 LOG10 = math.log(10.0)
 EPS = np.finfo(float).eps
@@ -82,10 +82,11 @@ def itself(field):
 
 
 @eqx.filter_jit
-def marched(field, solver, tolerance, clock, attempts, most=None, batched=False):
+def marched(field, solver, tolerance, clock, pace, attempts, most=None, batched=False):
     return march(
-        itself, field, solver, tolerance, *clock, attempts=attempts, most=most, batched=batched
-    )
+        itself, field, solver, tolerance, *clock, pace, attempts=attempts, most=most,
+        batched=batched,
+    )  # fmt: skip
 
 
 def go(
@@ -97,7 +98,8 @@ def go(
     tolerance = numbers((tol if atol is None else atol) * full, tol * full)
     solver = SOLVERS.get(solver, solver) if isinstance(solver, str) else solver
     most = None if most is None else jnp.asarray(most)
-    return marched(field, solver, tolerance, numbers(offset, span, step), attempts, most)
+    pace = step if isinstance(step, Pace) else Pace.at(jnp.asarray(step))
+    return marched(field, solver, tolerance, numbers(offset, span), pace, attempts, most)
 
 
 def signed(steps):
@@ -197,7 +199,7 @@ def test_many_short_calls_equal_one_long_one(solver):
         t.append(time + np.asarray(steps.t)[:count])
         state.append(signed(steps)[:count])
         kept.append(np.asarray(steps.kept)[:count])
-        step, time = float(steps.next_step), t[-1][-1]
+        step, time = steps.pace, t[-1][-1]
         y0 = jnp.asarray(state[-1][-1])
         field = eqx.tree_at(lambda f: (f.y0, f.side), field, (y0, steps.frame[count - 1]))
     count = int(np.sum(whole.tried))
@@ -376,7 +378,13 @@ def test_members_of_a_batch_go_their_own_ways(solver):
     fields, together = members()
     tolerance = numbers(TOLS[:, None] * np.ones((4, 3)), TOLS[:, None] * np.ones((4, 3)))
     steps = marched(
-        together, SOLVERS[solver], tolerance, numbers(OFFSETS, SPANS, FIRST), 512, batched=True
+        together,
+        SOLVERS[solver],
+        tolerance,
+        numbers(OFFSETS, SPANS),
+        Pace.at(*numbers(FIRST)),
+        512,
+        batched=True,
     )
     assert steps.state.shape == (512, 4, 3)
     counts = []
@@ -389,11 +397,11 @@ def test_members_of_a_batch_go_their_own_ways(solver):
         np.testing.assert_allclose(steps.t[:count, i], alone.t[:count], rtol=1e-6)
         state = steps.state[:count, i]
         np.testing.assert_allclose(state, alone.state[:count], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(steps.next_step[i], alone.next_step, rtol=1e-3)
+        np.testing.assert_allclose(steps.pace.step[i], alone.pace.step, rtol=1e-3)
         if count:
             assert float(steps.t[count - 1, i]) == SPANS[i]
     assert counts[1] == 0  # had arrived before it began
-    assert float(steps.next_step[1]) == FIRST[1]
+    assert float(steps.pace.step[1]) == FIRST[1]
     assert len({counts[0], counts[2], counts[3]}) == 3
 
 
@@ -401,8 +409,9 @@ def test_members_of_a_batch_go_their_own_ways(solver):
 def test_members_have_bounds_of_their_own(solver):
     fields, together = members()
     tolerance = numbers(TOLS[:, None] * np.ones((4, 3)), TOLS[:, None] * np.ones((4, 3)))
-    clock, most = numbers(OFFSETS, SPANS + 30.0, FIRST), jnp.array([3, 40, 1, 0])
-    steps = marched(together, SOLVERS[solver], tolerance, clock, 512, most, batched=True)
+    clock, most = numbers(OFFSETS, SPANS + 30.0), jnp.array([3, 40, 1, 0])
+    pace = Pace.at(*numbers(FIRST))
+    steps = marched(together, SOLVERS[solver], tolerance, clock, pace, 512, most, batched=True)
     np.testing.assert_array_equal(np.sum(steps.tried, axis=0), [3, 40, 1, 0])
     assert not steps.kept[0, 2]  # a first step of 5 is too long, but counts
     for i, count in ((0, 3), (1, 40)):
@@ -417,8 +426,8 @@ def test_a_member_that_cannot_go_on_stops_nobody(solver):
     y0 = np.array([[1.0], [np.nan], [0.25], [9.0]])
     together = Edge(*numbers(y0, np.full(4, np.nan)))
     tolerance = numbers(np.full((4, 1), 1e-8), np.full((4, 1), 1e-8))
-    clock = numbers(np.zeros(4), np.full(4, 1.9), np.full(4, 1.9))
-    steps = marched(together, SOLVERS[solver], tolerance, clock, 96, batched=True)
+    clock, pace = numbers(np.zeros(4), np.full(4, 1.9)), Pace.at(jnp.full(4, 1.9))
+    steps = marched(together, SOLVERS[solver], tolerance, clock, pace, 96, batched=True)
     kept, t = np.asarray(steps.kept), np.asarray(steps.t)
     for i in (0, 3):
         last = np.flatnonzero(kept[:, i])[-1]

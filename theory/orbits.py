@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from gflow.crossings import bracketed_root
 from gflow.flow import Flow
 from gflow.solvers import Rodas5P
-from gflow.stepping import TERM, Field, march
+from gflow.stepping import TERM, Field, Pace, march
 
 _STEPS = 128
 _ROUNDS = 100
@@ -120,17 +120,15 @@ class _Started(Field):
 
 
 @eqx.filter_jit
-def _advance(
-    fast: Fast, x: Float[Array, " p"], step: Float[Array, ""], tolerance: Float[Array, ""]
-):
-    """Times, states, velocities and which of them are steps; the next step."""
-    zero = jnp.zeros_like(step)
+def _advance(fast: Fast, x: Float[Array, " p"], pace: Pace, tolerance: Float[Array, ""]):
+    """Times, states, velocities and which of them are steps; the pace to go on with."""
+    zero = jnp.zeros_like(tolerance)
     steps = march(
         lambda x: _Started(fast, x), x, Rodas5P(), (tolerance, zero), zero,
-        jnp.full_like(step, 1e30), step, attempts=_STEPS,
+        jnp.full_like(zero, 1e30), pace, attempts=_STEPS,
     )  # fmt: skip
     velocities = jax.vmap(fast.velocity)(steps.state)
-    return steps.t, steps.state, velocities, steps.kept, steps.next_step
+    return steps.t, steps.state, velocities, steps.kept, steps.pace
 
 
 @eqx.filter_jit
@@ -244,15 +242,13 @@ def connect(
     fast = Fast(landscape, *(jnp.asarray(a) for a in (support, side, decay)))
     start = np.asarray(_velocity_of(fast, jnp.asarray(x)))
     s, xs, velocities = [0.0], [x], [start]
-    step = 1e-3 / max(float(np.max(np.abs(start))), 1e-300)
+    pace = Pace.at(jnp.asarray(1e-3 / max(float(np.max(np.abs(start))), 1e-300)))
     top = np.max(x[support], initial=-np.inf)
     for _ in range(_ROUNDS):
         if s[-1] * force_scale > _PATIENCE:
             break
-        *found, kept, next_step = _advance(
-            fast, jnp.asarray(xs[-1]), jnp.asarray(step), jnp.asarray(tolerance)
-        )
-        step, offset = float(next_step), s[-1]
+        *found, kept, pace = _advance(fast, jnp.asarray(xs[-1]), pace, jnp.asarray(tolerance))
+        offset = s[-1]
         times, states, rates = (np.asarray(a)[np.asarray(kept)] for a in found)
         if not len(times) or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
             raise Unbounded(_NO_SADDLE)
