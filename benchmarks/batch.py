@@ -34,6 +34,9 @@ CASES = ((MAIN, 16), (MAIN, 100), (MAIN, 1_000_000), ("softmax", 16))
 SIZES = (1, 4, 32, 256)
 LARGE = (1024, 4096, 16384, 65536)
 
+#: Longest wall time of one batch, in seconds; larger ones are not tried.
+LONGEST = 10.0
+
 #: Members checked against a reference of their own, and looped over.
 SAMPLE = 4
 
@@ -54,7 +57,7 @@ def run(quick: bool, say, *, large: bool = False) -> dict[str, Any]:
         sample = [problem(name).at(exponent, seed=seed) for seed in range(SAMPLE)]
         sizes = (4,) if quick else SIZES + (LARGE if large else ())
         loops = _loops(sample, 1 if quick else 3)
-        batches = [row for size in sizes for row in _batches(sample, size, 1 if quick else 3)]
+        batches = _batches(sample, sizes, 1 if quick else 3)
         results["loops"] += loops
         results["batches"] += batches
         results["summary"].append(_summary(loops, batches))
@@ -95,15 +98,29 @@ def _solve_all(peers: list[Contender], tolerance: float) -> None:
         contender.solve(tolerance, None)
 
 
-def _batches(sample: list[Case], size: int, repetitions: int) -> list[dict[str, Any]]:
-    """gflow's batch and the vmapped one, each at its loosest tolerance that is right for
-    every member of the sample."""
+def _batches(sample: list[Case], sizes: tuple[int, ...], repetitions: int) -> list[dict[str, Any]]:
+    """gflow's batch and the vmapped one at every size up to what takes too long."""
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        last = {row["method"]: row["seconds"] for row in rows}  # a trajectory, at the size before
+        slow = {name for name, seconds in last.items() if seconds * size > LONGEST}
+        rows += _batch_of(sample, size, repetitions, slow)
+    return rows
+
+
+def _batch_of(
+    sample: list[Case], size: int, repetitions: int, slow: set[str]
+) -> list[dict[str, Any]]:
+    """Both batches, each at its loosest tolerance that is right for every member of the
+    sample."""
     case, models = sample[0], stacked(sample[0], size)
     members = {FLOW: (partial(_flow_batch, case, models), partial(_read, case, min(size, SAMPLE)))}
     if case.raw is not None:
         members["vmap, Diffrax Dopri8"] = (partial(_vmapped, case, _starts(sample, size)), list)
     rows = []
     for name, (solve, read) in members.items():
+        if name in slow:
+            continue
         cold = math.nan
         for tolerance in TOLERANCES:
             began = time.perf_counter()
