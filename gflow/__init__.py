@@ -9,9 +9,9 @@ from . import (
 )
 from .batch import Batch as Batch, simulate_batch as simulate_batch
 from .descent import descend as descend
+from .hadamard import Hadamard as Hadamard
 from .parameters import (
     Frozen as Frozen,
-    Hadamard as Hadamard,
     Parameter as Parameter,
     Scaled as Scaled,
     rescale as rescale,

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from .flow import BatchDecay, Objective, build_flow, leaf_name, trained_leaves
 from .methods import check_memory, check_rtol, choose, describe
-from .parameters import Hadamard
+from .parameters import Small
 from .rounds import Rounds, Status
 from .simulate import save_times, trajectory_of
 from .trajectory import Trajectory, log_alpha_of
@@ -221,16 +221,16 @@ def _stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:
     return model, members
 
 
-def _hadamard_leaves(model: PyTree) -> dict[str, Hadamard]:
-    return {n: x for n, x in trained_leaves(model).items() if isinstance(x, Hadamard)}
+def _small_leaves(model: PyTree) -> dict[str, Small]:
+    return {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
 
 
 def _elapsed(model: PyTree, members: int) -> np.ndarray:
     """The flow time every member stands at."""
-    times = [np.asarray(x.elapsed) for x in _hadamard_leaves(model).values()]
+    times = [np.asarray(x.elapsed) for x in _small_leaves(model).values()]
     if any(np.any(t != times[0]) for t in times):
         raise ValueError(
-            "The Hadamard leaves of a member have run for different times: they do not come from "
+            "The leaves of a member have run for different times: they do not come from "
             "one trajectory. gflow.rescale(model, log_alpha) starts all anew."
         )
     return times[0] if times else np.zeros(members)
@@ -240,7 +240,7 @@ def _scales(model: PyTree, log_alpha: float | int | None, members: int) -> np.nd
     """log α of every member; NaN where its leaves do not agree on one."""
     if log_alpha is not None:
         return np.full(members, float(log_alpha))
-    known = [np.asarray(x.log_alpha) for x in _hadamard_leaves(model).values()]
+    known = [np.asarray(x.log_alpha) for x in _small_leaves(model).values()]
     if not known:
         return np.full(members, math.nan)
     return np.where(np.all([x == known[0] for x in known], axis=0), known[0], math.nan)

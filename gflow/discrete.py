@@ -14,7 +14,7 @@ from .coordinates import (
     product_residual,
 )
 from .flow import Flow, trained_leaves
-from .parameters import Hadamard
+from .hadamard import Hadamard
 
 
 class SignedLogs(Coordinates):

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .coordinates import RawCoordinates
-from .parameters import Constant, Hadamard, Parameter, Trainable, is_parameter
+from .hadamard import Hadamard
+from .parameters import Constant, Parameter, Trainable, is_parameter
 from .stepping import Field
 
 Objective = Callable[[Any], Float[Array, ""]]

@@ -13,7 +13,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from .flow import Decay, Objective, build_flow
 from .methods import better_method, check_memory, check_rtol, choose, describe
-from .parameters import Constant, Hadamard, is_parameter
+from .parameters import Constant, Small, is_parameter
 from .rounds import Rounds
 from .trajectory import Resolver, Trajectory, log_alpha_of
 
@@ -138,10 +138,10 @@ def trajectory_of(
 
 def elapsed_time(model: PyTree) -> float:
     leaves = jax.tree.leaves(model, is_leaf=is_parameter)
-    times = {float(x.elapsed) for x in leaves if isinstance(x, Hadamard)}
+    times = {float(x.elapsed) for x in leaves if isinstance(x, Small)}
     if len(times) > 1:
         raise ValueError(
-            f"The Hadamard leaves have run for different times {sorted(times)}: they do not "
+            f"The leaves have run for different times {sorted(times)}: they do not "
             "come from one trajectory. gflow.rescale(model, log_alpha) starts all anew."
         )
     return times.pop() if times else 0.0

@@ -16,7 +16,7 @@ from . import plot, storage
 from .flow import Flow, leaf_name, trained_leaves
 from .integrate import resolve
 from .observables import diagonal_rank, log_abs_weight
-from .parameters import Hadamard, Trainable, is_parameter
+from .parameters import Small, Trainable, is_parameter
 from .stages import MeasuredStage, find_stages
 
 
@@ -294,14 +294,14 @@ def log_alpha_of(model: PyTree, given: float | int | None = None) -> tuple[float
         if not math.isfinite(value):
             raise ValueError(f"log_alpha = {given} must be finite: the natural logarithm of α.")
         return value, f"log_alpha = {value:g} was given, so α ≥ 1."
-    leaves = {n: x for n, x in trained_leaves(model).items() if isinstance(x, Hadamard)}
+    leaves = {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
     known = {n: float(x.log_alpha) for n, x in leaves.items() if np.isfinite(x.log_alpha)}
     values = set(known.values())
     if len(values) == 1 and len(known) == len(leaves):
         value = values.pop()
         return value, f"log_alpha = {value:g} on every leaf, so α ≥ 1."
     if not leaves:
-        why = "the model has no Hadamard leaf that carries log_alpha. Pass log_alpha=."
+        why = "the model has no Hadamard or Factored leaf that carries log_alpha. Pass log_alpha=."
     elif not known:
         why = f"leaves {list(leaves)} were built without log_alpha. Pass log_alpha=."
     else:

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 import gflow
+from gflow.hadamard import HadamardFactors, log_abs_product
 from gflow.models import DiagonalLinear
-from gflow.parameters import Constant, HadamardFactors, log_abs_product
+from gflow.parameters import Constant
 
 LOG_ALPHAS = [-2.0, -50.0, -700.0, -1e4, -1e6, -1e7]
 KEY = jax.random.key(0)

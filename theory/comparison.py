@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from gflow.crossings import Crossing, Quantity, first_crossing
-from gflow.parameters import Hadamard, is_parameter
+from gflow.hadamard import Hadamard
+from gflow.parameters import is_parameter
 from gflow.stages import MATTERS, active_weights, plateau_steps
 from gflow.trajectory import Trajectory
 

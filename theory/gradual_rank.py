@@ -28,7 +28,8 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from gflow.flow import Decay, Objective, build_flow, trained_leaves
-from gflow.parameters import Constant, Hadamard
+from gflow.hadamard import Hadamard
+from gflow.parameters import Constant
 from gflow.trajectory import log_alpha_of
 
 from .orbits import (

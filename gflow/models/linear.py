@@ -6,7 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ..parameters import Hadamard, Parameter
+from ..hadamard import Hadamard
+from ..parameters import Parameter
 
 
 class DiagonalLinear(eqx.Module):
