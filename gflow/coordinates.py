@@ -156,14 +156,6 @@ class LogCoordinates(FlowCoordinates):
         return side, jnp.concatenate([x, state[self.log.size :]])
 
     def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
-        r"""While nothing active moves, a dormant logarithm z grows linearly, at rate r.
-
-        Its weight e^{2z}/4 is not felt before z comes to ½ log(0.4·atol): the error
-        estimate is blind until then, however long the step, and a step that goes further
-        ends in a transition it has not seen. A force that changes by e^{2z} at the end of a
-        step of |z|/r would move logarithms by e^{2z}|z|, hence ½ log(1 + 2|z|) more. From
-        there on a step may cover 0.4 of the way to |θ| = 1.
-        """
         size = self.log.size
         larger, other = (z.ravel() for z in self._logs(state))
         rate, fallen = velocity[:size], 0.0
@@ -171,12 +163,7 @@ class LogCoordinates(FlowCoordinates):
             fallen = 2.0 * velocity[size]
         grows = rate > 0.0
         z = jnp.where(grows, larger, other)
-        speed = jnp.where(grows, rate, -rate - fallen)
-        unfelt = 0.5 * jnp.log(0.4 * atol[:size]) - 0.5 * jnp.log1p(2.0 * jnp.abs(z))
-        way = jnp.maximum(unfelt - z, 0.4 * (jnp.log(2.0) - z))
-        dormant = (z < 0.0) & jnp.isfinite(z) & (speed > 0.0)
-        time = jnp.where(dormant, way / jnp.where(dormant, speed, 1.0), jnp.inf)
-        return jnp.min(time, initial=jnp.inf)
+        return growth_horizon(z, jnp.where(grows, rate, -rate - fallen), atol[:size])
 
     def at(self, record: dict[str, Array]) -> "LogCoordinates":
         return type(self).from_logs(record["log_s"], record["log_d"], self.decays)
@@ -223,7 +210,7 @@ class RawCoordinates(FlowCoordinates):
         return jnp.exp(-self.log_scale) * force.ravel() - decay * state
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
-        return _raw_tolerance(self.start(), rtol)
+        return raw_tolerance(self.start(), rtol)
 
     def frame(self) -> tuple[()]:
         return ()
@@ -280,7 +267,7 @@ class FactorCoordinates(FlowCoordinates):
         return flow - decay * state
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
-        return _raw_tolerance(self.start(), rtol)
+        return raw_tolerance(self.start(), rtol)
 
     def frame(self) -> tuple[()]:
         return ()
@@ -316,6 +303,22 @@ class FactorCoordinates(FlowCoordinates):
         return jnp.all(jnp.minimum(s, d) > floor)
 
 
+def growth_horizon(z: State, speed: State, atol: State) -> Float[Array, ""]:
+    """Longest step worth trying while dormant logarithms z grow linearly, at rates `speed`.
+
+    A weight e^{2z}/4 is not felt before z comes to ½ log(0.4·atol): the error estimate is
+    blind until then, however long the step, and a step that goes further ends in a
+    transition it has not seen. A force that changes by e^{2z} at the end of a step of
+    |z|/speed would move logarithms by e^{2z}|z|, hence ½ log(1 + 2|z|) more. From there on
+    a step may cover 0.4 of the way to |θ| = 1.
+    """
+    unfelt = 0.5 * jnp.log(0.4 * atol) - 0.5 * jnp.log1p(2.0 * jnp.abs(z))
+    way = jnp.maximum(unfelt - z, 0.4 * (jnp.log(2.0) - z))
+    dormant = (z < 0.0) & jnp.isfinite(z) & (speed > 0.0)
+    time = jnp.where(dormant, way / jnp.where(dormant, speed, 1.0), jnp.inf)
+    return jnp.min(time, initial=jnp.inf)
+
+
 def product_residual(value: Weight, force: Weight, decay: Float[Array, ""]) -> Array:
     """Growth rate left: |g| − λ of a dormant weight, and |θ|·||g| − λ| of an active one.
 
@@ -333,7 +336,7 @@ def product_descent(
     return 0.5 * jnp.sum(((force - decay) * s) ** 2 + ((force + decay) * d) ** 2)
 
 
-def _raw_tolerance(initial: State, rtol: Float[Array, ""]) -> tuple[State, State]:
+def raw_tolerance(initial: State, rtol: Float[Array, ""]) -> tuple[State, State]:
     """Tolerances tied to the initial scale: a bare atol above it ends the escape."""
     scale = jnp.max(jnp.abs(initial), initial=0.0)
     relative = jnp.broadcast_to(rtol, initial.shape)
