@@ -124,12 +124,10 @@ class Factored(Small):
         half = 0.5 * (jnp.sum(left**2, axis=(-2, -1)) + jnp.sum(right**2, axis=(-2, -1)))
         return half - jnp.sum(jnp.linalg.svd(self.value, compute_uv=False), axis=-1)
 
-    def log_singular_values(self) -> np.ndarray:
+    def log_singular_values(self) -> Float[Array, "... r"]:
         """Logarithms of the r largest singular values of W, finite where W underflows."""
-        from .observables import log_spectrum
-
-        direction = np.concatenate([self.left, self.right], axis=-2)
-        return log_spectrum(direction, np.asarray(self.log_scale), self.left.shape[-2])
+        coordinates = self.coordinates(False)
+        return coordinates.record(coordinates.start())["log_singular"]
 
     def coordinates(self, decays: bool) -> GaugeCoordinates:
         return GaugeCoordinates.from_columns(self.left, self.right, self.log_scale)

@@ -1,16 +1,18 @@
 """Coordinates for W = A Bᵀ in which no column ever sinks below the rounding of another."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .coordinates import FlowCoordinates, State, Weight, growth_horizon
 
 #: Cosine of two columns beyond which they are made orthogonal at the end of a step.
 OVERLAP = 0.2
+
+#: Log-size of a column that is zero.
+EMPTY = -1e12
 
 
 class GaugeCoordinates(FlowCoordinates):
@@ -144,10 +146,17 @@ class GaugeCoordinates(FlowCoordinates):
         direction, log_size = self._columns(state)
         return {
             "value": self.value(state),
+            "log_singular": self._spectrum(direction, log_size),
             "direction": direction,
             "log_size": log_size,
             "rotations": self.rotations,
         }
+
+    def _spectrum(self, direction: Array, log_size: Array) -> Array:
+        def one(x, size):
+            return log_spectrum(x, size, self.split)
+
+        return jax.vmap(one)(*_flattened(direction, log_size)).reshape(log_size.shape)
 
     def resolved(self, state: State) -> Array:
         return jnp.array(True)
@@ -162,60 +171,94 @@ def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:
 def _parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array, Array]:
     """The pair of columns that overlap most made orthogonal, if they overlap too much."""
     overlap = jnp.abs(jnp.matmul(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))
-    worst = jnp.argmax(overlap)
+    worst = jnp.argmax(overlap)[None]
     i, j = worst // x.shape[1], worst % x.shape[1]
-    turn = overlap[i, j] > OVERLAP
+    turn = jnp.max(overlap) > OVERLAP
     turned = rotated(x, log_size, i, j)
     x, log_size = (jnp.where(turn, a, b) for a, b in zip(turned, (x, log_size), strict=True))
     return x, log_size, turn.astype(jnp.int32)
 
 
-def rotated(x: Float[Array, "rows r"], log_size: Float[Array, " r"], i: Any, j: Any) -> Any:
+def rotated(
+    x: Float[Array, "rows r"],
+    log_size: Float[Array, " r"],
+    i: Int[Array, " pairs"],
+    j: Int[Array, " pairs"],
+) -> tuple[Array, Array]:
     """Columns i and j of x·e^{log_size} after Jacobi's rotation: orthogonal, of length one.
 
     With t the tangent of the angle and ρ ≤ 1 the smaller over the larger column, the smaller
     takes on −t/ρ of the larger; both t and t/ρ are computed without cancellation, so that a
-    column of any size keeps its relative accuracy.
+    column of any size keeps its relative accuracy. The pairs are disjoint.
     """
     swap = log_size[j] > log_size[i]
     i, j = jnp.where(swap, j, i), jnp.where(swap, i, j)
-    big, small = x[:, i], x[:, j]
-    norms = jnp.sqrt(jnp.sum(big**2)), jnp.sqrt(jnp.sum(small**2))
-    big, small = big / norms[0], small / norms[1]
-    logs = log_size[i] + jnp.log(norms[0]), log_size[j] + jnp.log(norms[1])
-    overlap = jnp.sum(big * small)
-    ratio = jnp.exp(jnp.minimum(logs[1] - logs[0], 0.0))
+    (big, log_big), (small, log_small) = (_unit(x[:, k], log_size[k]) for k in (i, j))
+    overlap = jnp.sum(big * small, axis=0)
+    ratio = jnp.exp(jnp.minimum(log_small - log_big, 0.0))
     gap = 0.5 * (1.0 - ratio) * (1.0 + ratio)  # ρ sinh r
-    over = overlap / (gap + jnp.sqrt((ratio * overlap) ** 2 + gap**2))  # t/ρ
-    over = jnp.where(jnp.isfinite(over), over, jnp.sign(overlap))
+    bottom = gap + jnp.sqrt((ratio * overlap) ** 2 + gap**2)
+    over = jnp.where(bottom > 0.0, overlap / jnp.where(bottom > 0.0, bottom, 1.0), 0.0)  # t/ρ
     cosine = 1.0 / jnp.sqrt(1.0 + (ratio * over) ** 2)
-    new = cosine * (big + ratio**2 * over * small), cosine * (small - over * big)
-    lengths = [jnp.sqrt(jnp.sum(y**2)) for y in new]
-    least = 64 * jnp.finfo(x.dtype).eps
-    empty = lengths[1] < least  # the columns were parallel: there is one less of them
-    second = jnp.where(empty, small, new[1] / jnp.where(empty, 1.0, lengths[1]))
-    size = logs[1] + jnp.log(jnp.where(empty, 1.0, lengths[1]))
-    x = x.at[:, i].set(new[0] / lengths[0]).at[:, j].set(second)
-    log_size = log_size.at[i].set(logs[0] + jnp.log(lengths[0]))
-    return x, log_size.at[j].set(jnp.where(empty, EMPTY, size))
+    larger = cosine[None] * (big + (ratio**2 * over)[None] * small)
+    rest = cosine[None] * (small - over[None] * big)
+    larger, log_big = _unit(larger, log_big)
+    # nothing left: the columns were parallel, and there is one less of them
+    empty = jnp.sum(rest**2, axis=0) < (64 * jnp.finfo(x.dtype).eps) ** 2
+    rest, log_small = _unit(jnp.where(empty[None], small, rest), log_small)
+    x = x.at[:, i].set(larger).at[:, j].set(rest)
+    log_size = log_size.at[i].set(log_big)
+    return x, log_size.at[j].set(jnp.where(empty, EMPTY, log_small))
 
 
-#: Log-size of a column that is zero.
-EMPTY = -1e12
+def _unit(x: Float[Array, "rows k"], log_size: Float[Array, " k"]) -> tuple[Array, Array]:
+    norm = jnp.sqrt(jnp.sum(x**2, axis=0))
+    there = norm > 0.0
+    norm = jnp.where(there, norm, 1.0)
+    anything = 1.0 / x.shape[0] ** 0.5
+    x = jnp.where(there[None], x / norm[None], anything)
+    return x, jnp.where(there, log_size + jnp.log(norm), EMPTY)
 
 
-def orthogonal(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array]:
+def orthogonal(
+    x: Float[Array, "rows r"], log_size: Float[Array, " r"], sweeps: int = 12
+) -> tuple[Array, Array]:
     """All columns made orthogonal and of length one, by sweeps of Jacobi's rotations."""
-    norms = jnp.sqrt(jnp.sum(x**2, axis=0))
-    there = norms > 0.0
-    log_size = jnp.where(there, log_size + jnp.log(jnp.where(there, norms, 1.0)), EMPTY)
-    x = jnp.where(there, x / jnp.where(there, norms, 1.0), 1.0 / jnp.sqrt(1.0 * x.shape[0]))
-    r = x.shape[1]
-    pairs = jnp.array([(i, j) for i in range(r) for j in range(i + 1, r)], jnp.int32)
-    if r == 1:
-        return x, log_size
+    rounds = _tournament(x.shape[1])
 
-    def sweep(_, carry):
-        return jax.lax.fori_loop(0, len(pairs), lambda k, now: rotated(*now, *pairs[k]), carry)
+    def play(k, now):
+        i, j = rounds[k % len(rounds)]
+        return rotated(*now, i, j)
 
-    return jax.lax.fori_loop(0, 12, sweep, (x, log_size))
+    now = _unit(x, log_size)
+    return jax.lax.fori_loop(0, sweeps * len(rounds), play, now) if len(rounds) else now
+
+
+def _tournament(r: int) -> Int[Array, "rounds two pairs"]:
+    """Rounds of disjoint pairs of r columns in which every two of them meet once."""
+    players, rounds = list(range(r + r % 2)), []
+    for _ in range(len(players) - 1):
+        half = len(players) // 2
+        pairs = list(zip(players[:half], reversed(players[half:]), strict=True))
+        rounds.append([p for p in pairs if max(p) < r])
+        players = [players[0], players[-1], *players[1:-1]]
+    pairs = np.array(rounds, np.int32).reshape(len(rounds), -1, 2)
+    return jnp.asarray(pairs.swapaxes(1, 2) if r > 1 else np.zeros((0, 2, 0), np.int32))
+
+
+def log_spectrum(
+    direction: Float[Array, "rows r"], log_size: Float[Array, " r"], split: int
+) -> Float[Array, " r"]:
+    """Logarithms of the singular values of A diag(e^{2ℓ}) Bᵀ, [A; B] = `direction`.
+
+    With the columns in order of size and A = QR the rows of R diag(e^{2ℓ}) Bᵀ are graded; made
+    orthogonal they are as long as the singular values, each to its own relative accuracy,
+    however far below the float range.
+    """
+    order = jnp.argsort(-log_size)
+    left, right, size = direction[:split, order], direction[split:, order], log_size[order]
+    upper = jnp.linalg.qr(left, mode="r")
+    upper = jnp.pad(upper, ((0, left.shape[1] - upper.shape[0]), (0, 0)))
+    graded = upper * jnp.exp(jnp.minimum(2.0 * (size[None, :] - size[:, None]), 0.0))
+    logs = orthogonal(jnp.matmul(right, graded.T), 2.0 * size, 8)[1]
+    return -jnp.sort(-logs)

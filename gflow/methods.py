@@ -11,6 +11,7 @@ import numpy as np
 
 from .coordinates import LogCoordinates
 from .flow import Flow
+from .gauge import GaugeCoordinates
 from .solvers import RKC2, ROCK4, Rodas5P, Switching
 
 #: Up to this many state components a Rosenbrock step, with its dense Jacobian, costs little
@@ -21,20 +22,24 @@ SMALL, DENSE = 24, 160
 def choose(flow: Flow, solver: Any, members: int | None = None) -> diffrax.AbstractAdaptiveSolver:
     """The solver given, if it suits the coordinates, or the one that does.
 
-    Log coordinates are stiff on every plateau, for a time that grows with log(1/α): small
-    ones get Rodas5P throughout, larger ones Tsit5 with Rodas5P (beyond `DENSE` ROCK4) where
-    the flow is stiff. Raw weights must be followed explicitly, or the escape from a saddle
-    is damped away: Tsit5, with ROCK4 where it is stiff. A batch has one method for all.
+    Logarithms are stiff on every plateau, for a time that grows with log(1/α): few of them
+    get Rodas5P throughout, more, and columns in their gauge, Tsit5 with Rodas5P (beyond
+    `DENSE` ROCK4) where the flow is stiff. Raw weights must be followed explicitly, or the
+    escape from a saddle is damped away: Tsit5, with ROCK4 where it is stiff. A batch has one
+    method for all.
     """
-    logarithmic = any(isinstance(c, LogCoordinates) for c in flow.coordinates)
+    columns = any(isinstance(c, GaugeCoordinates) for c in flow.coordinates)
+    logarithmic = columns or any(isinstance(c, LogCoordinates) for c in flow.coordinates)
+    # without columns the matrix of a step is similar to a symmetric one and needs no pivots
+    rosenbrock = Rodas5P(pivot=columns)
     if solver is None:
         batched, size = members is not None, flow.size // (members or 1)
-        if logarithmic and size <= (DENSE if batched else SMALL):
-            return Rodas5P(pivot=False)
+        if logarithmic and not columns and size <= (DENSE if batched else SMALL):
+            return rosenbrock
         if batched:
             return diffrax.Tsit5()
         if logarithmic and size <= DENSE:
-            return Switching(diffrax.Tsit5(), Rodas5P(pivot=False))
+            return Switching(diffrax.Tsit5(), rosenbrock)
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
         double = jnp.finfo(flow.dtype).eps < 1e-12
         return Switching(diffrax.Tsit5(), ROCK4() if double else RKC2())
@@ -46,8 +51,8 @@ def choose(flow: Flow, solver: Any, members: int | None = None) -> diffrax.Abstr
     if any(isinstance(s, _IMPLICIT) for s in _methods(solver)) and not logarithmic:
         raise ValueError(
             f"{_name(solver)} on raw weights damps the escape from a saddle that it should "
-            "follow, and reports success. Use gflow.Hadamard leaves (log coordinates), or an "
-            f"explicit method: {_supported(logarithmic)}."
+            "follow, and reports success. Use gflow.Hadamard or gflow.Factored leaves, whose "
+            f"state is logarithmic, or an explicit method: {_supported(logarithmic)}."
         )
     return solver
 

@@ -1,4 +1,9 @@
 """Equinox models: callables on one example, tokens as rows."""
 
-from .attention import DiagonalAttention as DiagonalAttention, Residual as Residual
+from .attention import (
+    DiagonalAttention as DiagonalAttention,
+    LinearAttention as LinearAttention,
+    Residual as Residual,
+    SoftmaxAttention as SoftmaxAttention,
+)
 from .linear import DiagonalLinear as DiagonalLinear, woodworth as woodworth

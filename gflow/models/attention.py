@@ -1,4 +1,4 @@
-"""Softmax attention with diagonal weights, and residual stacks of layers."""
+"""Attention with diagonal and with full matrices, and residual stacks of layers."""
 
 import equinox as eqx
 import jax
@@ -42,6 +42,74 @@ class DiagonalAttention(eqx.Module):
         weights = jax.nn.softmax(logits, axis=-1)  # (heads, tokens, tokens)
         mixed = jnp.sum(weights[..., None] * x[None, None], axis=2)
         return jnp.sum(mixed * self.vo.value[:, None, :], axis=0)
+
+
+class SoftmaxAttention(eqx.Module):
+    r"""Softmax attention with full key–query and value–output matrices.
+
+        f(X) = Σ_h softmax(scale · X KQ_h Xᵀ) X VO_h
+
+    Tokens are rows, the softmax runs over the last axis (keys). `kq`, `vo`: matrices
+    (d, d) of one head or (heads, d, d), best `gflow.Factored` of d_h columns; any parameter
+    will do. `kq.left` acts on the query token, `kq.right` on the key token; in terms of the
+    usual weights KQ = W_Qᵀ W_K, so kq.left = W_Qᵀ, kq.right = W_Kᵀ, vo.left = W_Vᵀ and
+    vo.right = W_O.
+
+    ```python
+    kq, vo = (gflow.Factored.small((2, 6, 6), 3, log_alpha=-74, key=k) for k in keys)
+    gflow.models.SoftmaxAttention(kq, vo)(X)       # two heads; X: (tokens, 6) -> (tokens, 6)
+    ```
+    """
+
+    kq: Parameter
+    vo: Parameter
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, kq: Parameter, vo: Parameter, *, scale: float = 1.0):
+        _check_heads(type(self).__name__, kq, vo)
+        self.kq, self.vo, self.scale = kq, vo, float(scale)
+
+    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+        logits = self.scale * (x @ _heads(self.kq) @ x.T)  # (heads, tokens, tokens)
+        return jnp.sum(jax.nn.softmax(logits, axis=-1) @ x @ _heads(self.vo), axis=0)
+
+
+class LinearAttention(eqx.Module):
+    r"""Attention without softmax: f(X) = Σ_h (scale · X KQ_h Xᵀ) X VO_h.
+
+    Arguments as of `SoftmaxAttention`; 1/tokens is the usual `scale`.
+
+    ```python
+    gflow.models.LinearAttention(kq, vo, scale=1 / 16)(X)
+    ```
+    """
+
+    kq: Parameter
+    vo: Parameter
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, kq: Parameter, vo: Parameter, *, scale: float = 1.0):
+        _check_heads(type(self).__name__, kq, vo)
+        self.kq, self.vo, self.scale = kq, vo, float(scale)
+
+    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+        weights = self.scale * (x @ _heads(self.kq) @ x.T)
+        return jnp.sum(weights @ (x @ _heads(self.vo)), axis=0)
+
+
+def _heads(weight: Parameter) -> Array:
+    value = weight.value
+    return value if value.ndim == 3 else value[None]
+
+
+def _check_heads(name: str, kq: Parameter, vo: Parameter) -> None:
+    shapes = kq.value.shape, vo.value.shape
+    square = all(len(s) in (2, 3) and s[-1] == s[-2] for s in shapes)
+    if not square or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} needs kq and vo of one shape, (d, d) or (heads, d, d): kq.value has "
+            f"{shapes[0]}, vo.value has {shapes[1]}."
+        )
 
 
 class Residual(eqx.Module):
