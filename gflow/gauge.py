@@ -72,33 +72,10 @@ class GaugeCoordinates(FlowCoordinates):
         left, right = direction[..., : self.split, :], direction[..., self.split :, :]
         return jnp.matmul(left * jnp.exp(2.0 * log_size)[..., None, :], right.swapaxes(-1, -2))
 
-    def _moved(self, direction: Array, force: Weight) -> Array:
-        """Hx of every column, without decay."""
-        left, right = direction[..., : self.split, :], direction[..., self.split :, :]
-        up = jnp.matmul(force, right)
-        down = jnp.matmul(force.swapaxes(-1, -2), left)
-        return jnp.concatenate([up, down], axis=-2)
-
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         x, log_size = self._columns(state)
-        hx = self._moved(x, force)
-        xt = x.swapaxes(-1, -2)
-        # H and the overlaps of all columns in one product
-        both = jnp.matmul(xt, jnp.concatenate([hx, x], axis=-1))
-        r = x.shape[-1]
-        m, overlap = both[..., :r], both[..., r:]
-        growth, square = (jnp.diagonal(y, axis1=-2, axis2=-1) for y in (m, overlap))
-        squared = jnp.sum(hx**2, axis=-2)
-        moving = squared > 0.0
-        speed = jnp.where(moving, jnp.sqrt(jnp.where(moving, squared, 1.0)), 0.0)
-        damping = speed - growth
-        c = 2.0 * m + (damping[..., :, None] + damping[..., None, :]) * overlap
-        gap = log_size[..., :, None] - log_size[..., None, :]
-        share = jnp.tanh(gap) * jax.nn.sigmoid(2.0 * gap)  # e^r sinh r/(2 cosh² r); 0 at r = 0
-        v = hx - jnp.matmul(x, c * share)
-        rate = jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
-        dx = v - rate[..., None, :] * x
-        return jnp.concatenate([dx.ravel(), (rate - decay).ravel()])
+        turn, growth = column_velocity(x, moved(x, force, self.split), clearing(log_size))
+        return jnp.concatenate([turn.ravel(), (growth - decay).ravel()])
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         # as in log coordinates: a column is known to a relative error at any size
@@ -130,7 +107,7 @@ class GaugeCoordinates(FlowCoordinates):
     def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
         """Growth rate left of a dormant column, and e^ℓ|(H − λ)x| of an active one."""
         x, log_size = self._columns(state)
-        hx = self._moved(x, force)
+        hx = moved(x, force, self.split)
         growth = jnp.sum(x * hx, axis=-2) - decay
         moving = jnp.sqrt(jnp.sum((hx - decay * x) ** 2, axis=-2))
         active = jnp.exp(log_size) * moving
@@ -140,7 +117,7 @@ class GaugeCoordinates(FlowCoordinates):
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         x, log_size = self._columns(state)
         z = x * jnp.exp(log_size)[..., None, :]
-        return jnp.sum((self._moved(z, force) - decay * z) ** 2)
+        return jnp.sum((moved(z, force, self.split) - decay * z) ** 2)
 
     def record(self, state: State) -> dict[str, Array]:
         direction, log_size = self._columns(state)
@@ -160,6 +137,37 @@ class GaugeCoordinates(FlowCoordinates):
 
     def resolved(self, state: State) -> Array:
         return jnp.array(True)
+
+
+def moved(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Array, "... rows r"]:
+    """Hx of every column, without decay."""
+    up = jnp.matmul(force, x[..., split:, :])
+    down = jnp.matmul(force.swapaxes(-1, -2), x[..., :split, :])
+    return jnp.concatenate([up, down], axis=-2)
+
+
+def clearing(log_size: Float[Array, "... r"]) -> Float[Array, "... r r"]:
+    """e^r sinh r/(2 cosh² r) of r = ℓ_i − ℓ_j: the part of c_ij x_i that column j is rid of."""
+    gap = log_size[..., :, None] - log_size[..., None, :]
+    return jnp.tanh(gap) * jax.nn.sigmoid(2.0 * gap)
+
+
+def column_velocity(
+    x: Float[Array, "... rows r"], hx: Float[Array, "... rows r"], share: Float[Array, "... r r"]
+) -> tuple[Float[Array, "... rows r"], Float[Array, "... r"]]:
+    """x' and ℓ' under z' = Hz + ZΩ, Ω given by the `share` of c; lengths are drawn to one."""
+    # H and the overlaps of all columns in one product
+    both = jnp.matmul(x.swapaxes(-1, -2), jnp.concatenate([hx, x], axis=-1))
+    m, overlap = jnp.split(both, 2, axis=-1)
+    growth, square = (jnp.diagonal(y, axis1=-2, axis2=-1) for y in (m, overlap))
+    squared = jnp.sum(hx**2, axis=-2)
+    moving = squared > 0.0
+    speed = jnp.where(moving, jnp.sqrt(jnp.where(moving, squared, 1.0)), 0.0)
+    damping = speed - growth
+    c = 2.0 * m + (damping[..., :, None] + damping[..., None, :]) * overlap
+    v = hx - jnp.matmul(x, c * share)
+    rate = jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
+    return v - rate[..., None, :] * x, rate
 
 
 def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:

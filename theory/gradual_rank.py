@@ -27,11 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from gflow.factored import Factored
 from gflow.flow import Decay, Objective, build_flow, trained_leaves
 from gflow.hadamard import Hadamard
 from gflow.parameters import Constant
 from gflow.trajectory import log_alpha_of
 
+from .columns import ColumnPath
 from .orbits import (
     Degenerate,
     Landscape,
@@ -91,27 +93,37 @@ def predict(
     print(pred); pred.at(-74.0).tau
     ```
     """
-    return _Path(model, objective, log_alpha, decay, rtol).follow(max_stages)
+    leaves = trained_leaves(model)
+    scale, conflict = log_alpha_of(model, log_alpha)
+    kinds = {type(leaf) for leaf in leaves.values()}
+    other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard | Factored)]
+    if other:
+        raise ValueError(
+            f"The limit algorithm needs Hadamard or Factored leaves; {other} are trained in "
+            "another form. Freeze them (gflow.Frozen), or build them as one of the two."
+        )
+    if len(kinds) > 1:
+        raise ValueError(
+            "The limit algorithm takes Hadamard leaves or Factored leaves, not both in one model. "
+            "Freeze the one kind or the other (gflow.Frozen)."
+        )
+    if not scale < 0:
+        raise ValueError(f"A prediction needs 0 < α < 1, but {conflict}")
+    flow = build_flow(model, objective, decay=decay)
+    if any(callable(rate) for rate in flow.decay):
+        raise ValueError("The limit algorithm needs a constant decay; λ(t) was given.")
+    if Factored in kinds:
+        constant = [float(r.value) if isinstance(r, Constant) else 0.0 for r in flow.decay]
+        rates = dict(zip(flow.names, constant, strict=True))
+        return ColumnPath(flow, leaves, rates, scale, rtol).follow(max_stages)
+    return _Path(flow, leaves, scale, rtol).follow(max_stages)
 
 
 class _Path:
     """The state of the limit algorithm: exponents and log-sizes of every factor."""
 
-    def __init__(self, model, objective, log_alpha, decay, rtol):
+    def __init__(self, flow, leaves, scale, rtol):
         self.rtol = rtol
-        leaves = trained_leaves(model)
-        other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard)]
-        if other:
-            raise ValueError(
-                f"The limit algorithm needs Hadamard leaves; {other} are trained in another "
-                "form. Freeze them (gflow.Frozen) or make them gflow.Hadamard."
-            )
-        scale, conflict = log_alpha_of(model, log_alpha)
-        if not scale < 0:
-            raise ValueError(f"A prediction needs 0 < α < 1, but {conflict}")
-        flow = build_flow(model, objective, decay=decay)
-        if any(callable(rate) for rate in flow.decay):
-            raise ValueError("The limit algorithm needs a constant decay; λ(t) was given.")
         self.landscape = Landscape(flow)
         self.names, self.shapes = flow.names, [leaves[n].shape for n in flow.names]
         sizes = [int(np.prod(s)) for s in self.shapes]

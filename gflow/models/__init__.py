@@ -6,4 +6,5 @@ from .attention import (
     Residual as Residual,
     SoftmaxAttention as SoftmaxAttention,
 )
+from .deep_linear import DeepLinear as DeepLinear
 from .linear import DiagonalLinear as DiagonalLinear, woodworth as woodworth
