@@ -158,6 +158,11 @@ class Factored(Small):
             _elapsed=Constant(0.0),
         )
 
+    def unscaled(self) -> tuple[Array, ...]:
+        rest = self.log_scale - self.exponent * self.log_alpha.astype(self.log_scale.dtype)
+        scale = jnp.exp(rest)[..., None, :]
+        return self.left * scale, self.right * scale, self.exponent
+
     def factors(self) -> "PlainFactors":
         """Plain left and right with their scale; refused where they underflow."""
         lowest = float(jnp.min(self.log_scale))

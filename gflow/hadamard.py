@@ -244,6 +244,9 @@ class Hadamard(Small):
             self.exponent_s, self.exponent_d, checked_log_alpha(log_alpha, required=True),
         )  # fmt: skip
 
+    def unscaled(self) -> tuple[Array, ...]:
+        return self.log_factor_s, self.log_factor_d, self.exponent_s, self.exponent_d
+
     def factors(self) -> "HadamardFactors":
         """Plain u = (s + d)/2 and v = (s − d)/2; refused where they underflow."""
         tiny = math.log(np.finfo(self.log_factor_s.dtype).tiny)

@@ -14,6 +14,32 @@ def log_abs_weight(record: dict[str, np.ndarray]) -> np.ndarray:
         return 2.0 * larger - np.log(4.0) + np.log(-np.expm1(2.0 * gap))
 
 
+def is_matrix(record: dict[str, np.ndarray]) -> bool:
+    """Whether the leaf is a product of matrices, whose modes are singular values."""
+    return "log_singular" in record or "factor_0" in record
+
+
+def log_modes(record: dict[str, np.ndarray]) -> np.ndarray:
+    """Logarithms of what can be active: singular values of a product, entries otherwise."""
+    if "log_singular" in record:
+        return record["log_singular"]
+    if "factor_0" in record:
+        with np.errstate(divide="ignore"):
+            return np.log(np.linalg.svd(record["value"], compute_uv=False))
+    return log_abs_weight(record)
+
+
+def modes(record: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Size of every mode and the force along it: singular values and uᵀGv, or the entries."""
+    value, force = record["value"], record["force"]
+    if not is_matrix(record):
+        return value, force
+    u, sizes, vt = np.linalg.svd(value, full_matrices=False)
+    count = log_modes(record).shape[-1]
+    along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
+    return sizes[..., :count], along[..., :count]
+
+
 def is_active(log_abs: np.ndarray, log_alpha: float) -> np.ndarray:
     """True where |θ| > √α: the exponent log|θ|/log α is below ½."""
     return log_abs > 0.5 * log_alpha

@@ -61,6 +61,10 @@ class Small(Trainable):
         """The same O(1) factors at another α."""
 
     @abc.abstractmethod
+    def unscaled(self) -> tuple[Array, ...]:
+        """What stays the same in `rescaled`: O(1) factors and exponents."""
+
+    @abc.abstractmethod
     def factors(self) -> Trainable:
         """The same weight with plain factors, for outside optimisers."""
 

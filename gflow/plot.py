@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .observables import diagonal_rank, log_abs_weight
+from .observables import diagonal_rank, log_modes
 
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -95,13 +95,14 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
             [np.interp(grid, x, column) for column in leaf_record[key].reshape(len(x), -1).T],
             axis=-1,
         )
-        for key in ("log_s", "log_d")
+        for key in ("log_s", "log_d", "log_singular")
+        if key in leaf_record
     }
-    return grid, diagonal_rank(log_abs_weight(logs), trajectory.log_alpha)
+    return grid, diagonal_rank(log_modes(logs), trajectory.log_alpha)
 
 
 def ranks(trajectory, leaf: str, ax=None, **style):
-    """Number of active weights of a Hadamard leaf, |θ| > √α, against time."""
+    """Number of active weights of a leaf, |θ| > √α, or singular values, against time."""
     ax = new_axes(ax)
     _, label = time_axis(trajectory)
     x, counts = rank_curve(trajectory, leaf)

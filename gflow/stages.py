@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from scipy import optimize, signal
 
 from .crossings import Crossing, Index, Quantity, first_crossing
-from .observables import log_abs_weight
+from .observables import is_matrix, log_modes, modes
 
 #: A transition is a peak of the descent, the rate at which loss + (λ/2)‖factors‖² falls,
 #: that stands this factor above the plateaus on both sides.
@@ -30,7 +30,9 @@ class MeasuredStage:
     """A transition and the plateau after it.
 
     `t`, `tau`, `error`: when the largest newly active weight crosses half its plateau
-    value (without one: when the loss is midway), with its error bar in flow time.
+    value (without one, or when it is a singular value: when the loss is midway), with its
+    error bar in flow time. A mode (name, (…, k)) of a product of matrices is its k-th
+    singular value.
     `step`: recorded step on the plateau after it.
     """
 
@@ -150,33 +152,34 @@ def _index(row: np.ndarray) -> Index:
 
 
 def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
-    """Which weights carry the plateau at a recorded step.
+    """Which weights, of a product of matrices which singular values, carry the plateau.
 
-    A weight is active when it has left the initial scale (|θ| > √α), is nearer to rest
-    than to zero, |g|/max|g(0)| < |θ|/max|θ|, and matters, |θ| > 10⁻³ max|θ|. The last two
-    tell a weight on its way to zero, which may stay above √α long after, from one that
-    rests.
+    At a recorded step. A weight is active when it has left the initial scale (|θ| > √α), is
+    nearer to rest than to zero, |g|/max|g(0)| < |θ|/max|θ|, and matters, |θ| > 10⁻³ max|θ|.
+    The last two tell a weight on its way to zero, which may stay above √α long after, from
+    one that rests.
     """
     leaves = trajectory.leaves
     force_scale = max(np.max(np.abs(leaf["force"][0])) for leaf in leaves.values())
     largest = max(np.max(np.abs(leaf["value"][step])) for leaf in leaves.values())
     active = {}
     for name, leaf in leaves.items():
-        size = log_abs_weight(leaf)
-        start = 0.5 * float(np.max(size[0]))
+        first, here = ({k: v[i] for k, v in leaf.items()} for i in (0, step))
+        start = 0.5 * float(np.max(log_modes(first)))
         threshold = 0.5 * trajectory.log_alpha if trajectory.log_alpha < 0 else start
-        rest = np.abs(leaf["force"][step]) * largest < np.abs(leaf["value"][step]) * force_scale
-        matters = np.abs(leaf["value"][step]) > MATTERS * largest
-        active[name] = (size[step] > threshold) & rest & matters
+        value, force = modes(here)
+        rest = np.abs(force) * largest < np.abs(value) * force_scale
+        matters = np.abs(value) > MATTERS * largest
+        active[name] = (log_modes(here) > threshold) & rest & matters
     return active
 
 
 def _time_of(trajectory: Any, activated: list, start: _Plateau, plateau: _Plateau) -> Crossing:
     before, after = start.step, plateau.step
-    if activated:
-        leaves = plateau.record["leaves"]
-        values = {(n, i): float(leaves[n]["value"][i]) for n, i in activated}
-        (name, index), value = max(values.items(), key=lambda kv: abs(kv[1]))
+    leaves = plateau.record["leaves"]
+    values = {(n, i): float(modes(leaves[n])[0][i]) for n, i in activated}
+    (name, index), value = max(values.items(), key=lambda kv: abs(kv[1]), default=(("", ()), 0.0))
+    if name and not is_matrix(leaves[name]):
         quantity = Quantity(name, index, float(np.sign(value)))
         crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
         if crossing is not None:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from . import plot, storage
 from .flow import Flow, leaf_name, trained_leaves
 from .integrate import resolve
-from .observables import diagonal_rank, log_abs_weight
+from .observables import diagonal_rank, is_matrix, log_modes
 from .parameters import Small, Trainable, is_parameter
 from .stages import MeasuredStage, find_stages
 
@@ -52,8 +52,9 @@ class Trajectory:
     """One integrated gradient flow.
 
     - `t`, `tau`: flow time and t/log(1/α); `loss`: data loss at these times.
-    - `observables[name]`: by leaf name the effective weight, `name.log_abs` its log|θ|,
-      `name.rank` the number of active entries along the last axis; and the user's own.
+    - `observables[name]`: by leaf name the effective weight, `name.log_abs` its log|θ| (of a
+      product of matrices `name.log_singular`, the logarithms of its singular values),
+      `name.rank` the number of active ones along the last axis; and the user's own.
     - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
     - `status`, `successful`, `method`, `statistics`: how it was computed.
@@ -281,9 +282,10 @@ def _leaf_observables(
     for name, record in leaves.items():
         out[name] = record["value"]
         if isinstance(model_leaves[name], Trainable):
-            out[f"{name}.log_abs"] = log_abs_weight(record)
+            sizes = log_modes(record)
+            out[f"{name}.log_singular" if is_matrix(record) else f"{name}.log_abs"] = sizes
             if log_alpha < 0 and record["value"].ndim > 1:
-                out[f"{name}.rank"] = diagonal_rank(out[f"{name}.log_abs"], log_alpha)
+                out[f"{name}.rank"] = diagonal_rank(sizes, log_alpha)
     return out
 
 

@@ -179,15 +179,18 @@ def _advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""]):
         jnp.full_like(zero, 1e30), pace, attempts=_STEPS,
     )  # fmt: skip
 
-    def read(state):
-        blocks = fast.split(state)
-        loss, forces = fast.forces(blocks)
-        velocity = fast.velocity(state)
-        weights, drift = jax.jvp(lambda y: fast.weights(fast.split(y)), (state,), (velocity,))
-        falls = sum(-jnp.sum(g * d) for g, d in zip(forces, _blockwise(fast, drift), strict=True))
-        return velocity, loss, falls, weights, drift, forces
+    states = jnp.concatenate([state[None], steps.state])  # the start is no step of its own
+    t = jnp.concatenate([zero[None], steps.t])
+    return t, states, steps.kept, steps.pace, jax.vmap(lambda y: _read(fast, y))(states)
 
-    return steps.t, steps.state, steps.kept, steps.pace, jax.vmap(read)(steps.state)
+
+def _read(fast: Fast, state: Array) -> tuple:
+    """Velocity, loss and its slope, weights and theirs, forces."""
+    loss, forces = fast.forces(fast.split(state))
+    velocity = fast.velocity(state)
+    weights, drift = jax.jvp(lambda y: fast.weights(fast.split(y)), (state,), (velocity,))
+    falls = sum(-jnp.sum(g * d) for g, d in zip(forces, _blockwise(fast, drift), strict=True))
+    return velocity, loss, falls, weights, drift, forces
 
 
 def _blockwise(fast: Fast, weights: dict[str, Array]) -> list[Array]:
@@ -263,9 +266,9 @@ def follow(fast: Fast, settled, force_scale: float, tolerance: float) -> ColumnO
     offset = 0.0
     for _ in range(_ROUNDS):
         t, states, kept, pace, read = _advance(fast, state, pace, jnp.asarray(tolerance))
-        kept = np.asarray(kept)
+        kept = np.concatenate([[not rows], np.asarray(kept)])
         t, states, read = _kept(kept, (t, states, read))
-        if not len(t) or not np.all(np.isfinite(states)):
+        if not np.any(kept[1:]) or not np.all(np.isfinite(states)):
             raise Unbounded(
                 "the weights grow without bound on a connecting orbit: the objective has no "
                 "finite saddle there. Add decay, or targets that finite weights can reach"

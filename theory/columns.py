@@ -207,7 +207,7 @@ def columns_of(name: str, leaf: Factored, log_alpha: float, decay: float) -> lis
             "algorithm starts from gflow.rescale(model, log_alpha) of the initial model."
         )
     scale = np.exp(np.asarray(leaf.log_scale) - log_alpha)[..., None, :]
-    left, right = np.asarray(leaf.left) * scale, np.asarray(leaf.right) * scale
+    left, right = (np.asarray(x) * scale for x in (leaf.left, leaf.right))
     out = []
     for head in np.ndindex(left.shape[:-2]):
         columns = np.concatenate([left[head], right[head]])

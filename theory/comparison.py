@@ -8,12 +8,11 @@ import jax
 import numpy as np
 
 from gflow.crossings import Crossing, Quantity, first_crossing
-from gflow.hadamard import Hadamard
-from gflow.parameters import is_parameter
+from gflow.parameters import Small, is_parameter
 from gflow.stages import MATTERS, active_weights, plateau_steps
 from gflow.trajectory import Trajectory
 
-from .prediction import Prediction, coordinate_label
+from .prediction import Coordinate, Prediction, coordinate_label
 
 #: Disagreement, in e-folds of the winner's growth, that still counts as agreement.
 AGREEMENT = 0.01
@@ -358,8 +357,15 @@ def extrapolate(trajectories: list[Trajectory]) -> list[Extrapolated]:
 def _winner(stage: Any) -> str:
     if not stage.activated:
         return ""
-    sizes = {c: abs(float(stage.value[c[0]][c[1]])) for c in stage.activated}
-    return coordinate_label(max(sizes, key=lambda c: sizes[c]))
+
+    def size(coordinate: Coordinate) -> float:
+        name, index = coordinate
+        value = np.asarray(stage.value[name])
+        if value.ndim > len(index):  # a mode of a matrix
+            return float(np.linalg.svd(value[index[:-1]], compute_uv=False)[index[-1]])
+        return abs(float(value[index]))
+
+    return coordinate_label(max(stage.activated, key=size))
 
 
 def _check_leaves(trajectory: Trajectory, prediction: Prediction) -> None:
@@ -389,16 +395,11 @@ def _check_same_factors(runs: list[Trajectory]) -> None:
                 "A loaded run does not know its factors: Trajectory.load(path, like=model)."
             )
         nodes = jax.tree.leaves(run.like, is_leaf=is_parameter)
-        factors.append(
-            [
-                np.stack([n.log_factor_s, n.log_factor_d, n.exponent_s, n.exponent_d])
-                for n in nodes
-                if isinstance(n, Hadamard)
-            ]
-        )
+        factors.append([n.unscaled() for n in nodes if isinstance(n, Small)])
     same = len(factors[0]) == len(factors[1]) and all(
         a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-9)
-        for a, b in zip(*factors, strict=True)
+        for one, two in zip(*factors, strict=True)
+        for a, b in zip(one, two, strict=True)
     )
     if not same:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Deep linear network: a product of matrices."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -38,7 +39,7 @@ class DeepLinear(eqx.Module):
         for number, shape in enumerate(shapes, 1):
             if len(shape) != 2:
                 raise ValueError(f"Weight {number} of DeepLinear has shape {shape}: not a matrix.")
-        for number, (below, above) in enumerate(zip(shapes[:-1], shapes[1:], strict=True), 1):
+        for number, (below, above) in enumerate(itertools.pairwise(shapes), 1):
             if above[1] != below[0]:
                 raise ValueError(
                     f"Weight {number} of DeepLinear has shape {below} and weight {number + 1} "
