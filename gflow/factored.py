@@ -27,6 +27,11 @@ class Factored(Small):
 
     **Arguments:** `log_scale`: natural logarithm of a factor of both. `log_alpha`: the scale
     α that the factors are said to have, for τ and for predictions; by default `log_scale`.
+    `exponent`: one for each head, whose factor is then e^{exponent·log_scale}.
+
+    Heads that feel the same force (value–output heads as long as attention is uniform) move
+    one mode in parallel columns. What tells them apart sinks below rounding at about
+    α < 1e-30; such a run ends there and says so.
 
     **Raises:** ValueError for factors that do not chain, or with NaN or infinite entries.
 
@@ -49,22 +54,33 @@ class Factored(Small):
         right: ArrayLike,
         log_scale: ArrayLike = 0.0,
         log_alpha: ArrayLike | None = None,
+        exponent: ArrayLike = 1.0,
     ):
         left, right = checked_factors(left, right, "left", "right")
         self.left, self.right = left, right
         columns = (*left.shape[:-2], left.shape[-1])
+        power = jnp.asarray(exponent, left.dtype)
+        if power.ndim:
+            power = power[..., None]
+        power = jnp.broadcast_to(power, columns)
         scale = checked_log_alpha(log_scale, required=True).astype(left.dtype)
-        self._log_scale = Constant(jnp.broadcast_to(scale, columns))
-        self._exponent = Constant(jnp.ones(columns, left.dtype))
+        self._log_scale = Constant(power * scale)
+        self._exponent = Constant(power)
         given = log_scale if log_alpha is None else log_alpha
         self._log_alpha = Constant(checked_log_alpha(given, required=True))
         self._elapsed = Constant(0.0)
 
     @classmethod
     def small(
-        cls, shape: tuple[int, ...], rank: int, *, log_alpha: ArrayLike, key: PRNGKeyArray
+        cls,
+        shape: tuple[int, ...],
+        rank: int,
+        *,
+        log_alpha: ArrayLike,
+        key: PRNGKeyArray,
+        exponent: ArrayLike = 1.0,
     ) -> "Factored":
-        """Gaussian factors of size α for W of `shape` (..., m, n), r = `rank` columns.
+        """Gaussian factors of size α^exponent for W of `shape` (..., m, n), r = `rank` columns.
 
         The O(1) factors depend on `key` alone, so that runs at several `log_alpha` are the
         same problem.
@@ -76,7 +92,7 @@ class Factored(Small):
         factors = [
             jax.random.normal(k, (*heads, rows, rank)) for k, rows in zip(keys, (m, n), strict=True)
         ]
-        return cls(*factors, log_scale=log_alpha)
+        return cls(*factors, log_scale=log_alpha, exponent=exponent)
 
     def _replaced(self, **values: Any) -> "Factored":
         new = object.__new__(type(self))

@@ -136,7 +136,26 @@ class GaugeCoordinates(FlowCoordinates):
         return jax.vmap(one)(*_flattened(direction, log_size)).reshape(log_size.shape)
 
     def resolved(self, state: State) -> Array:
-        return jnp.array(True)
+        """Whether heads whose columns run parallel still know what tells them apart.
+
+        Heads that feel one force move it in parallel columns, and what tells them apart is as
+        small as their next columns: once these are below the rounding of the first it is
+        noise, and when another head has learned the mode the noise grows as they should.
+        """
+        direction, log_size = self._columns(state)
+        if direction.ndim == 2 or direction.shape[-1] < 2:
+            return jnp.array(True)
+        x, sizes = _flattened(direction, log_size)
+        top = jnp.argmax(sizes, axis=1)
+        heads = jnp.arange(len(top))
+        largest, leading = sizes[heads, top], x[heads, :, top]
+        cosine = jnp.abs(jnp.matmul(leading, leading.T))
+        second = jnp.sort(sizes, axis=1)[:, -2]
+        drowned = second - largest < 0.5 * jnp.log(jnp.finfo(x.dtype).eps) - 14.0
+        learned = largest > -1.0
+        pair = learned[:, None] & drowned[None, :]
+        alike = pair & (cosine > 1.0 - 1e-12) & ~jnp.eye(len(top), dtype=bool)
+        return ~jnp.any(alike)
 
 
 def moved(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Array, "... rows r"]:

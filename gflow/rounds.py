@@ -43,8 +43,9 @@ class Status(enum.Enum):
         "weights blow up, (b) it is undefined where they went. What was recorded before is kept"
     )
     unresolved = (
-        "dormant weights have sunk below the rounding of the active ones in the raw factors "
-        "(u, v): later stage times would be noise. Use gflow.Hadamard leaves (log coordinates)"
+        "dormant weights have sunk below the rounding of the active ones: later stage times would "
+        "be noise. (a) Raw factors: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
+        "that feel one force and so move one mode in parallel: take a larger α or one head"
     )
     interrupted = "interrupted by the user"
 

@@ -89,11 +89,16 @@ class Block(eqx.Module):
 
 
 class Fast(eqx.Module):
-    """All blocks of a model as one field: `march` moves it."""
+    """All blocks of a model as one field: `march` moves it.
+
+    `twins`: heads whose first columns learn one mode together and stay parallel; what would
+    tell them apart is dormant, and rounding must not take its place.
+    """
 
     flow: Flow
     blocks: tuple[Block, ...]
     layout: tuple[tuple[str, tuple[int, ...]], ...] = eqx.field(static=True)
+    twins: tuple[int, ...] = eqx.field(static=True, default=())
 
     def weights(self, blocks: Sequence[Block]) -> dict[str, Array]:
         """Leaf name → effective weight."""
@@ -160,10 +165,14 @@ class _Started(Field):
         return self
 
     def recentred(self, state):
-        blocks = self.fast.split(state)
-        if not any(b.full for b in blocks):
+        blocks, twins = self.fast.split(state), self.fast.twins
+        if not twins and not any(b.full for b in blocks):
             return (), state, jnp.array(False)
-        return (), joined([b.isotropic() if b.full else b for b in blocks]), jnp.array(True)
+        blocks = [b.isotropic() if b.full else b for b in blocks]
+        for i in twins[1:]:
+            x = blocks[i].direction.at[:, 0].set(blocks[twins[0]].direction[:, 0])
+            blocks[i] = eqx.tree_at(lambda b: b.direction, blocks[i], x)
+        return (), joined(blocks), jnp.array(True)
 
 
 def _solver(size: int):

@@ -45,9 +45,11 @@ TIE = 1e-9
 _ENTRY = -15.0
 #: A singular value this far below the largest says that a column has fallen back to zero.
 _FALLEN = 1e-7
+#: A dormant column that loses this much (a logarithm) on an orbit is left with rounding.
+_LOST = -25.0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Columns:
     """One head of a leaf: its saddle and where its dormant columns stand.
 
@@ -119,8 +121,8 @@ class Columns:
         if self.branch < 0 and self.exponent[-1] > 1.0:
             self.branch, self.exponent[-1], self.size[-1] = 1, 2.0 - self.exponent[-1], math.nan
 
-    def block(self, winner: bool) -> Block:
-        """Columns at the start of an orbit: active, the winner, dormant."""
+    def block(self, entry: float | None) -> Block:
+        """Columns at the start of an orbit: active, the winner at log-size `entry`, dormant."""
         u, s, vt = np.linalg.svd(self.weight)
         k = self.rank
         active = np.concatenate([u[:, :k], vt[:k].T]) / math.sqrt(2.0)
@@ -130,12 +132,12 @@ class Columns:
         else:
             dormant, log_dormant = self.columns, self.size
         log_size = np.concatenate([log_active, log_dormant])
-        if winner:
-            log_size[k] = _ENTRY
+        if entry is not None:
+            log_size[k] = entry
         return Block(
             jnp.asarray(np.concatenate([active, dormant], axis=1)),
             jnp.asarray(log_size),
-            jnp.asarray(np.arange(len(log_size)) < k + winner),
+            jnp.asarray(np.arange(len(log_size)) < k + (entry is not None)),
             jnp.asarray(self.columns is None),
             jnp.asarray(self.decay),
             self.split,
@@ -162,8 +164,14 @@ class Columns:
             )
             self.branch = 1 if u * v > 0 else -1
         volumes = np.linalg.qr(self.directions.T @ dormant).R
-        self.size = self.size + logs + _log_diagonal(volumes)
-        self.size += before * s[0] - self.rates * s[1]
+        gain = logs + _log_diagonal(volumes) + before * s[0] - self.rates * s[1]
+        if np.any(gain < _LOST):
+            raise Degenerate(
+                f"the dormant columns of {coordinate_label((self.name, self.head))} run parallel "
+                "to what has been learned elsewhere (another head that feels the same force), "
+                "and what sets them apart is lost in rounding"
+            )
+        self.size = self.size + gain
 
     def align(self, waited: float) -> None:
         """Columns that a force tells apart for the first time: sizes from volumes."""
@@ -201,19 +209,20 @@ def columns_of(name: str, leaf: Factored, log_alpha: float, decay: float) -> lis
             f"Leaf {name!r} has {r} columns for a {m}×{n} matrix; the limit algorithm covers "
             f"r ≤ {min(m, n)}."
         )
-    if np.any(np.abs(np.asarray(leaf.exponent) - 1.0) > 1e-9):
+    exponent = np.asarray(leaf.exponent) * (float(leaf.log_alpha) / log_alpha)
+    if leaf.elapsed != 0.0 or np.any(np.ptp(exponent, axis=-1) > 0) or np.any(exponent <= 0):
         raise ValueError(
             f"Leaf {name!r} comes from a run: its columns have left the initial scale. The limit "
             "algorithm starts from gflow.rescale(model, log_alpha) of the initial model."
         )
-    scale = np.exp(np.asarray(leaf.log_scale) - log_alpha)[..., None, :]
+    scale = np.exp(np.asarray(leaf.log_scale) - exponent * log_alpha)[..., None, :]
     left, right = (np.asarray(x) * scale for x in (leaf.left, leaf.right))
     out = []
     for head in np.ndindex(left.shape[:-2]):
         columns = np.concatenate([left[head], right[head]])
         directions, sizes = map(np.asarray, _orthogonal(columns, np.zeros(r)))
         zero = np.zeros((m, n))
-        out.append(Columns(name, head, m, decay, zero, 0, np.ones(r), sizes, directions))
+        out.append(Columns(name, head, m, decay, zero, 0, exponent[head], sizes, directions))
     return out
 
 
@@ -286,31 +295,35 @@ class ColumnPath:
         if not math.isfinite(best):
             return None
         tied = np.flatnonzero(waits <= best * (1 + TIE))
-        if len(tied) > 1:
-            names = ", ".join(coordinate_label(self.columns[i].coordinate) for i in tied)
-            raise ValueError(
-                f"A tie: {names} would switch at the same τ, and the limit α → 0 does not decide "
-                "which comes first. Give the heads unequal scales (log_scale)."
-            )
-        index = int(tied[0])
-        winner, (_, rate, size) = self.columns[index], due[index]
-        coordinate = winner.coordinate
-        others = np.delete(waits, index)
-        second = math.inf
-        if len(winner.exponent) > 1 and winner.rates[1] > 0:
-            second = float(winner.exponent[1] / winner.rates[1])
-        margin = min(float(np.min(others, initial=math.inf)), second) - best
-        if winner.branch < 0 and len(winner.exponent) == 1:
-            winner.branch, winner.size[0] = 1, math.nan
+        self._check_heads([self.columns[i] for i in tied], [due[i][1] for i in tied])
+        winners = [self.columns[i] for i in tied]
+        sizes = np.array([due[i][2] for i in tied])
+        rate, size = due[tied[0]][1], float(np.max(sizes))
+        entries = {
+            id(c): _ENTRY + (own - size if len(winners) > 1 else 0.0)
+            for c, own in zip(winners, sizes, strict=True)
+        }
+        share = np.exp(2.0 * (sizes - size)) / np.sum(np.exp(2.0 * (sizes - size)))
+        activated = [c.coordinate for c in winners]
+        margin = self._margin(winners, waits, tied, best)
+        for c in winners:
+            if c.branch < 0 and len(c.exponent) == 1:
+                c.branch, c.size[0] = 1, math.nan
         for c in self.columns:
             c.wait(best, 0.0)
-        blocks = tuple(c.block(c is winner) for c in self.columns)
-        fast = Fast(self.flow, blocks, self.layout)
+        blocks = tuple(c.block(entries.get(id(c))) for c in self.columns)
+        if len(winners) > 1 and any(c.rank for c in winners):
+            raise Degenerate(
+                f"At stage {number} heads of {winners[0].name!r} that already share a mode are "
+                "about to share another. Their columns then mix across heads, which is not followed"
+            )
+        twins = tuple(int(i) for i in tied) if len(winners) > 1 else ()
+        fast = Fast(self.flow, blocks, self.layout, twins)
         try:
             orbit = follow(fast, self._settled, self.force_scale, 0.1 * self.rtol)
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At stage {number}, {error}.") from None
-        ranks = [c.rank + (c is winner) for c in self.columns]
+        ranks = [c.rank + (id(c) in entries) for c in self.columns]
         weights = saddle(fast, orbit.blocks(), ranks)
         for c, w, k in zip(self.columns, weights, ranks, strict=True):
             sizes = np.linalg.svd(w, compute_uv=False)
@@ -335,11 +348,11 @@ class ColumnPath:
         self.loss, forces = self._evaluate()
         for c, old, g, block in zip(self.columns, landed, forces, orbit.blocks(), strict=True):
             w, c.weight = c.weight, old
-            c.land(w, g, block, ends, c is winner, self.floor)
+            c.land(w, g, block, ends, id(c) in entries, self.floor)
         stage = Stage(
             tau=self.tau,
             offset=self.offset,
-            activated=[coordinate],
+            activated=activated,
             deactivated=[],
             value=self._values(),
             loss=self.loss,
@@ -347,8 +360,31 @@ class ColumnPath:
             margin=margin,
             level=("loss", level),
             rate=rate,
+            shares=dict(zip(activated, share.tolist(), strict=True)) if len(winners) > 1 else {},
         )
         return stage, orbit
+
+    def _check_heads(self, columns: list[Columns], rates: list[float]) -> None:
+        """Equal times are no accident between the heads of one leaf that feel one force.
+
+        Their columns then grow at one rate and keep the ratio of their sizes until the orbit,
+        which is followed from that ratio; the shares are the squares of the sizes.
+        """
+        alike = len({c.name for c in columns}) == 1 and np.ptp(rates) <= TIE * abs(rates[0])
+        if not alike:
+            names = ", ".join(coordinate_label(c.coordinate) for c in columns)
+            raise ValueError(
+                f"An accidental tie: {names} would jump at the same τ without being heads of one "
+                "leaf, and the limit α → 0 does not decide which comes first. Perturb the data."
+            )
+
+    def _margin(self, winners: list[Columns], waits, tied, best: float) -> float:
+        """How much later the next candidate would come, the winners' second columns included."""
+        later = [float(w) for w in np.delete(waits, tied)]
+        for c in winners:
+            if len(c.exponent) > 1 and c.rates[1] > 0:
+                later.append(float(c.exponent[1] / c.rates[1]))
+        return min(later, default=math.inf) - best
 
     def _settled(self, blocks, forces, velocities) -> bool:
         """Whether the active columns rest."""
