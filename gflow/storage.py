@@ -53,13 +53,13 @@ def save(trajectory: Any, path: str | Path) -> None:
     dataset = to_dataset(trajectory)
     for name, leaf in trajectory.leaves.items():
         for key, array in leaf.items():
-            dims = ["t", *(f"{name}.axis{i}" for i in range(1, array.ndim))]
+            dims = ["t", *(f"{name}.{key}.axis{i}" for i in range(1, array.ndim))]
             dataset[f"state.{name}.{key}"] = xr.Variable(dims, array)
     if trajectory.refined is not None:
         dataset["refined.loss"] = xr.Variable(["t"], trajectory.refined["loss"])
         for name, leaf in trajectory.refined["leaves"].items():
             for key, array in leaf.items():
-                dims = ["t", *(f"{name}.axis{i}" for i in range(1, array.ndim))]
+                dims = ["t", *(f"{name}.{key}.axis{i}" for i in range(1, array.ndim))]
                 dataset[f"refined.{name}.{key}"] = xr.Variable(dims, array)
     dataset.attrs["observables"] = json.dumps(list(trajectory.observables))
     dataset.attrs["leaves"] = json.dumps({n: list(x) for n, x in trajectory.leaves.items()})

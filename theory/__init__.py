@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import (
         assumptions as assumptions,
+        exact_linear as exact_linear,
         gradual_rank as gradual_rank,
         plot as plot,
         saddle_to_saddle as saddle_to_saddle,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     )
     from .prediction import Prediction as Prediction, Stage as Stage
 
-_MODULES = ("assumptions", "gradual_rank", "plot", "saddle_to_saddle")
+_MODULES = ("assumptions", "exact_linear", "gradual_rank", "plot", "saddle_to_saddle")
 _FROM = {
     "Comparison": "comparison",
     "compare": "comparison",

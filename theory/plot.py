@@ -89,6 +89,40 @@ def weights_with_times(trajectory, prediction: Prediction, leaf: str, ax=None):
     return ax
 
 
+def spectrum_with_times(trajectory, prediction: Prediction, ax=None, logarithmic: bool = False):
+    """Singular values of every factored leaf, simulated, and predicted times and values."""
+    ax = new_axes(ax)
+    grid = np.linspace(0.0, float(trajectory.tau[-1]), 1500)
+    finite = prediction.at(trajectory.log_alpha)
+    times = [t for t in finite.tau if t <= trajectory.tau[-1]]
+    for t in times:
+        ax.axvline(t, color="black", lw=0.5, ls=(0, (4, 2)), zorder=0)
+    middles = 0.5 * (np.array(times) + np.append(times[1:], trajectory.tau[-1]))
+    for i, leaf in enumerate(prediction.start.value):
+        logs = trajectory.observables[f"{leaf}.log_singular"]
+        logs = logs.reshape(len(logs), -1) / math.log(10.0)
+        for j, column in enumerate(logs.T):
+            style = {"color": COLOURS[i], "lw": 1.5, "ls": ["-", (0, (6, 1.5))][i % 2]}
+            label = leaf if j == 0 else None
+            ax.plot(trajectory.tau, column if logarithmic else 10.0**column, **style, label=label)
+        if logarithmic:
+            predicted = finite.log_singular(leaf, grid) / math.log(10.0)
+            ax.plot(grid, predicted, **{**FINITE, "lw": 0.8}, label=None)
+            continue
+        for middle, stage in zip(middles, prediction.stages, strict=False):
+            values = np.ravel(np.linalg.svd(stage.value[leaf], compute_uv=False))
+            values = values[values > 1e-6 * np.max(values, initial=1e-300)]
+            ax.plot(
+                np.full(len(values), middle), values, "o", mfc="none", mec="black", ms=4, mew=0.8
+            )
+    ax.set(
+        xlabel=TAU_LABEL,
+        ylabel=r"$\log_{10}$ singular values" if logarithmic else "singular values",
+    )
+    ax.legend(frameon=False, fontsize="x-small")
+    return ax
+
+
 def ranks_with_times(trajectory, prediction: Prediction, ax=None):
     """Rank of each leaf, all heads together: simulated count and predicted one."""
     ax = new_axes(ax)

@@ -191,21 +191,32 @@ class FiniteAlpha:
         return self._composite(tau)[1]
 
     def rank(self, tau: ArrayLike) -> dict[str, np.ndarray]:
-        """Entries above √α, as a simulation counts them, with leading axes of `tau`.
+        """Weights (of a matrix: singular values) above √α, as a simulation counts them.
 
-        A weight passes √α before its stage, half-way up from the size α² it starts at.
+        With leading axes of `tau`. A weight passes √α before its stage, half-way up from the
+        size α² it starts at.
         """
+        logs = self._log_weights(tau)
+        return {n: np.sum(x > 0.5 * self.log_alpha, axis=-1) for n, x in logs.items()}
+
+    def log_singular(self, leaf: str, tau: ArrayLike) -> np.ndarray:
+        """Logarithms of the singular values of a factored leaf, heads one after the other."""
+        logs = self._log_weights(tau)[leaf]
+        return logs.reshape(*np.shape(tau), -1)
+
+    def _log_weights(self, tau: ArrayLike) -> dict[str, np.ndarray]:
+        """log|θ|, or the logarithms of singular values, with leading axes of `tau`."""
         orbits = self._orbits()
         times = np.asarray(tau, float).ravel() * self.scale
         starts = np.concatenate([[self.prediction.start.tau * self.scale], self.t])
         stage = np.searchsorted(self.t, times, side="right")
-        counts: dict[str, list[np.ndarray]] = {n: [] for n in self.prediction.start.value}
+        rows: dict[str, list[np.ndarray]] = {n: [] for n in self.prediction.start.value}
         for k, t in zip(stage, times, strict=True):
             logs = orbits.log_weights(int(k), self.scale, t - starts[k])
             for name, log_abs in logs.items():
-                counts[name].append(np.sum(log_abs > 0.5 * self.log_alpha, axis=-1))
+                rows[name].append(log_abs)
         shape = np.shape(tau)
-        return {n: np.reshape(c, (*shape, *np.shape(c[0]))) for n, c in counts.items()}
+        return {n: np.reshape(x, (*shape, *np.shape(x[0]))) for n, x in rows.items()}
 
     def _orbits(self) -> Orbits:
         if self.prediction.orbits is None:

@@ -30,5 +30,20 @@ EXPERIMENTS = {
             "predicted and simulated",
             "theory.reproduce.gradual_rank",
         ),
+        Experiment(
+            "gradual-rank-full",
+            "beyond Boix-Adsera et al. 2023, arXiv 2306.07042; matrix sensing: arXiv 2301.11500",
+            "rank jumps of softmax heads with full matrices, from α = 1e-1000, predicted and "
+            "simulated",
+            "theory.reproduce.gradual_rank_full",
+        ),
+        Experiment(
+            "exact-linear",
+            "Saxe et al. 2014, arXiv 1312.6120; Braun et al. 2022; Domine et al. 2024, "
+            "arXiv 2409.14623",
+            "two-layer linear networks against their exact solutions: sigmoids, any balance, "
+            "50 random networks, lazy to rich",
+            "theory.reproduce.exact_linear",
+        ),
     ]
 }

@@ -1,0 +1,108 @@
+"""Simulated products of two layers beside their exact solution, and how they are drawn.
+
+Runs are padded with zeros to common sizes, which the flow leaves exactly zero, so that all
+of one size compile once.
+"""
+
+import dataclasses
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+
+import gflow
+
+from .. import exact_linear as exact
+from .report import Report
+
+#: Runs must agree with the exact solution to this multiple of rtol. Error bars, which do not
+#: know the exact solution, are reported beside it.
+MARGIN = 100.0
+RTOL = 1e-10
+SIMULATED = {"lw": 2.2, "alpha": 0.55}
+EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
+TIME = "flow time $t$"
+
+
+def product(model: gflow.models.DeepLinear):
+    return model.product
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A simulation of W₂W₁ and its exact solution at the same times."""
+
+    trajectory: gflow.Trajectory
+    simulated: np.ndarray
+    exact: np.ndarray
+    target: np.ndarray
+
+    @property
+    def t(self) -> np.ndarray:
+        return self.trajectory.t
+
+    @property
+    def loss(self) -> np.ndarray:
+        """½‖Σ − W₂W₁‖² of the exact solution."""
+        return 0.5 * np.sum((self.target - self.exact) ** 2, axis=(1, 2))
+
+    @property
+    def error(self) -> np.ndarray:
+        """Largest entry of simulated − exact, by time, relative to the largest of Σ."""
+        gap = np.max(np.abs(self.simulated - self.exact), axis=(1, 2))
+        return gap / np.max(np.abs(self.target))
+
+    @property
+    def bar(self) -> float:
+        """The largest error bar of the solver, on the same scale."""
+        return float(np.max(self.trajectory.error["product"]) / np.max(np.abs(self.target)))
+
+
+def simulate(w1, w2, target, t1, *, solution=None, pad=8, rtol=RTOL, save=None) -> Run:
+    """Follow the flow, padded to (pad, pad, pad), and evaluate the exact solution beside it."""
+    o, i = target.shape
+    square = [np.pad(x, [(0, pad - n) for n in x.shape]) for x in (w1, w2, target)]
+    model = gflow.models.DeepLinear(square[:2])
+    objective = gflow.objectives.SquaredLoss(jnp.eye(pad), square[2].T, reduction="half_sum")
+    trajectory = gflow.simulate(
+        model,
+        objective,
+        t1=t1,
+        rtol=rtol,
+        save=save,
+        solver=diffrax.Tsit5(),
+        observables={"product": product},
+    )
+    solution = solution or (lambda t: exact.two_layer(w1, w2, target, t))
+    measured = trajectory.observables["product"][:, :o, :i]
+    return Run(trajectory, measured, solution(trajectory.t), target)
+
+
+def add(report: Report, label: str, one: Run, rtol: float = RTOL) -> None:
+    """One row: the largest deviation of a whole run."""
+    report.add(
+        f"{label}: largest |simulated − exact| entry of W₂W₁, relative to Σ",
+        0.0, float(np.max(one.error)), MARGIN * rtol, one.bar,
+    )  # fmt: skip
+
+
+def visible(error: np.ndarray) -> np.ndarray:
+    """Errors for a logarithmic axis, not below rounding."""
+    return np.maximum(error, 1e-17)
+
+
+def tolerance_line(ax, bar: float | None) -> None:
+    ax.axhline(MARGIN * RTOL, color="0.35", ls=(0, (1, 1.5)), lw=1.2)
+    ax.text(0.98, MARGIN * RTOL, "tolerance ", ha="right", va="bottom", fontsize="x-small",
+            transform=ax.get_yaxis_transform())  # fmt: skip
+    if bar is not None:
+        ax.axhline(bar, color="0.35", ls=(0, (5, 2)), lw=0.8)
+        ax.text(0.98, bar, "solver's error bar ", ha="right", va="bottom", fontsize="x-small",
+                transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.set_ylim(1e-17, 1e-6)
+
+
+def new_figure(columns: int, rows: int = 1):
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, figsize=(3.5 * columns, 2.7 * rows), layout="constrained")
