@@ -2,7 +2,7 @@
 
 W' = (G-flow of) ½‖W − Σ‖² with W = A Bᵀ, AᵀA = BᵀB: Z = [B; A] solves a Riccati equation with
 
-    ZZᵀ = P (I + K)⁻¹ Pᵀ,   P = e^{Ft} Z₀,   K = Z₀ᵀ F⁻¹ (e^{2Ft} − I)/2 Z₀,   F = [[0, Σᵀ], [Σ, 0]].
+    ZZᵀ = P (I + K)⁻¹ Pᵀ,  P = e^{Ft} Z₀,  K = Z₀ᵀ F⁻¹ (e^{2Ft} − I)/2 Z₀,  F = [[0, Σᵀ], [Σ, 0]].
 
 Run with `python tests/references/make_factored_reference.py`; needs mpmath and numpy.
 """
@@ -82,7 +82,8 @@ def main():
         print(exponent, times)
     path = Path(__file__).with_name("factored_reference.json")
     record = {"target": target.tolist(), "left": left.tolist(), "right": right.tolist()}
-    path.write_text(json.dumps({**record, "losses": [mp.nstr(x, 20) for x in losses], "times": out}, indent=1) + "\n")
+    record |= {"losses": [mp.nstr(x, 20) for x in losses], "times": out}
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
