@@ -84,8 +84,12 @@ def chained(factors: Any) -> Array:
     return reduce(jnp.matmul, factors)
 
 
+#: Roundings of the largest singular value that a mode must exceed to keep some five digits.
+_DIGITS = 2.0**17
+
+
 def _modes(x: Array) -> Int[Array, "..."]:
-    """Number of singular values above the rounding of the largest."""
+    """Number of singular values that are known beside the rounding of the largest."""
     values = jnp.linalg.svd(x, compute_uv=False)
-    floor = 32 * jnp.finfo(x.dtype).eps * values[..., :1]
+    floor = _DIGITS * jnp.finfo(x.dtype).eps * values[..., :1]
     return jnp.sum(values > floor, axis=-1)

@@ -45,7 +45,8 @@ class Status(enum.Enum):
     unresolved = (
         "dormant weights have sunk below the rounding of the active ones: later stage times would "
         "be noise. (a) Raw factors: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
-        "that feel one force and so move one mode in parallel: take a larger α or one head"
+        "that feel one force and so move one mode in parallel, or square factors of full width "
+        "with a mode that shrinks before it grows: take a larger α, one head, or one column less"
     )
     interrupted = "interrupted by the user"
 

@@ -13,8 +13,9 @@ from jaxtyping import ArrayLike, PyTree
 
 from .flow import Decay, Objective, build_flow
 from .methods import better_method, check_memory, check_rtol, choose, describe
+from .observables import keeps_its_branch
 from .parameters import Constant, Small, is_parameter
-from .rounds import Rounds
+from .rounds import Rounds, Status
 from .trajectory import Resolver, Trajectory, log_alpha_of
 
 
@@ -119,6 +120,9 @@ def trajectory_of(
 ) -> Trajectory:
     """The trajectory of member `i`, which started as `model`."""
     times, records, refined = run.member(i)
+    status = run.status[i]
+    if not all(keeps_its_branch(leaf) for leaf in records["leaves"].values()):
+        status = Status.unresolved
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
     statistics |= {name: int(count[i]) for name, count in run.counts.items()}
@@ -129,7 +133,7 @@ def trajectory_of(
         refined=refined,
         log_alpha=log_alpha,
         log_alpha_conflict=conflict,
-        status=run.status[i],
+        status=status,
         method=method,
         statistics=statistics,
         resolver=Resolver(run.flow(i), run.solver, run.observables),

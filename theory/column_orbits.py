@@ -80,12 +80,19 @@ class Block(eqx.Module):
         direction of the other would grow.
         """
         x, cut = self.direction, self.split
-        halves = []
+        halves, lengths = [], []
         for half in (x[:cut], x[cut:]):
             rest = jnp.linalg.qr(half[:, :-1], mode="complete")[0][:, -1]
-            halves.append(rest * jnp.sign(jnp.sum(rest * half[:, -1])) / jnp.sqrt(2.0))
-        last = jnp.where(self.graded & ~self.active[-1], jnp.concatenate(halves), x[:, -1])
-        return eqx.tree_at(lambda b: b.direction, self, x.at[:, -1].set(last))
+            along = jnp.sum(rest * half[:, -1])
+            halves.append(rest * jnp.sign(along) / jnp.sqrt(2.0))
+            lengths.append(jnp.abs(along))
+        dormant = self.graded & ~self.active[-1]
+        last = jnp.where(dormant, jnp.concatenate(halves), x[:, -1])
+        # what it has along the others is no part of the volume, the rest is
+        size = 0.5 * jnp.log(2.0 * lengths[0] * lengths[1])
+        log_size = self.log_size.at[-1].add(jnp.where(dormant, size, 0.0))
+        new = x.at[:, -1].set(last), log_size
+        return eqx.tree_at(lambda b: (b.direction, b.log_size), self, new)
 
 
 class Fast(eqx.Module):
@@ -104,7 +111,7 @@ class Fast(eqx.Module):
         """Leaf name → effective weight."""
         return assembled([b.weight() for b in blocks], self.layout, self.flow.names)
 
-    def split(self, state: Float[Array, " size"]) -> list[Block]:
+    def split(self, state: Float[Array | np.ndarray, " size"]) -> list[Block]:
         out, at = [], 0
         for b in self.blocks:
             n, r = b.direction.size, b.log_size.size
