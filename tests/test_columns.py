@@ -365,6 +365,7 @@ def test_a_loss_four_times_as_high_takes_a_quarter_of_the_time(case):
     same(predicted(case), predict(model, higher), time=0.25, loss=4.0)
 
 
+@pytest.mark.slow
 def test_another_basis_and_the_transpose_are_the_same():
     """W → UWVᵀ with K and M turned along, and W → Wᵀ."""
     model, objective = problem((3, 3, 3))

@@ -592,6 +592,7 @@ def test_scale_and_alpha_can_differ():
 # --- continuing, files, batches -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_continuing_from_a_run_equals_going_straight():
     model, objective = quadratic(7, -30 * LOG10)
     straight = gflow.simulate(model, objective, tau1=1.5, rtol=1e-11)

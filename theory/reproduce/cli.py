@@ -86,16 +86,17 @@ def _run(experiment, arguments: argparse.Namespace) -> bool:
     from .report import Report
 
     folder = arguments.out / experiment.name
-    report = Report(experiment.name, experiment.paper, folder, fast=arguments.fast)
+    report = Report(
+        experiment.name, experiment.paper, folder, fast=arguments.fast, live=not arguments.json
+    )
     experiment.run(report)
     path = report.write()
     if arguments.json:
         print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
     else:
-        print("\n\n".join(report.text))
         failed = [row.quantity for row in report.rows if not row.passed]
         verdict = "all agree" if not failed else f"{len(failed)} do not: {'; '.join(failed)}"
-        print(f"\n{experiment.name}: {len(report.rows)} quantities, {verdict}.")
+        print(f"{experiment.name}: {len(report.rows)} quantities, {verdict}.")
         print(f"Figures ({', '.join(report.figures)}), data and report.json are in {path.parent}.")
     return report.passed
 

@@ -26,12 +26,16 @@ class Quantity:
 
 @dataclasses.dataclass
 class Report:
-    """Collects one experiment's results and writes them under `folder`."""
+    """Collects one experiment's results and writes them under `folder`.
+
+    With `live` every paragraph is printed as soon as it is known.
+    """
 
     name: str
     paper: str
     folder: Path
     fast: bool = False
+    live: bool = False
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     rows: list[Quantity] = dataclasses.field(default_factory=list)
     text: list[str] = dataclasses.field(default_factory=list)
@@ -40,6 +44,8 @@ class Report:
     def say(self, *lines: object) -> None:
         """A paragraph of the printed report."""
         self.text.append("\n".join(str(line) for line in lines))
+        if self.live:
+            print(self.text[-1], end="\n\n", flush=True)
 
     def add(
         self,
