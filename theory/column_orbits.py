@@ -201,12 +201,16 @@ def _advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""]):
 
 
 def _read(fast: Fast, state: Array) -> tuple:
-    """Velocity, loss and its slope, weights and theirs, forces."""
+    """How fast active columns move, loss and its slope, weights and theirs."""
     loss, forces = fast.forces(fast.split(state))
     velocity = fast.velocity(state)
+    motion = [
+        jnp.where(b.active, jnp.maximum(jnp.abs(v.log_size), jnp.max(jnp.abs(v.direction), 0)), 0.0)
+        for b, v in zip(fast.blocks, fast.split(velocity), strict=True)
+    ]
     weights, drift = jax.jvp(lambda y: fast.weights(fast.split(y)), (state,), (velocity,))
     falls = sum(-jnp.sum(g * d) for g, d in zip(forces, _blockwise(fast, drift), strict=True))
-    return velocity, loss, falls, weights, drift, forces
+    return jnp.max(jnp.concatenate(motion)), loss, falls, weights, drift
 
 
 def _blockwise(fast: Fast, weights: dict[str, Array]) -> list[Array]:
@@ -234,7 +238,6 @@ class ColumnOrbit:
     fast: Fast
     s: np.ndarray
     state: np.ndarray
-    velocity: np.ndarray
     loss: np.ndarray
     falls: np.ndarray
     weights: dict[str, np.ndarray]
@@ -270,8 +273,8 @@ class ColumnOrbit:
         return dataclasses.replace(self, s=self.s - crossing)
 
 
-def follow(fast: Fast, settled, force_scale: float, tolerance: float) -> ColumnOrbit:
-    """Move the blocks until the active columns rest and `settled(blocks, forces, rates)`.
+def follow(fast: Fast, force_scale: float, tolerance: float) -> ColumnOrbit:
+    """Move the blocks until the active columns rest.
 
     **Raises:** Unbounded when the weights blow up, Degenerate when they do not come to rest.
     """
@@ -290,11 +293,10 @@ def follow(fast: Fast, settled, force_scale: float, tolerance: float) -> ColumnO
                 "finite saddle there. Add decay, or targets that finite weights can reach"
             )
         rows.append((offset + t, states, read))
-        for k in range(len(t)):
-            velocity = read[0][k]
-            if settled(fast.split(states[k]), [g[k] for g in read[5]], fast.split(velocity)):
-                rows[-1] = jax.tree.map(lambda x, k=k: x[: k + 1], rows[-1])
-                return _joined(fast, rows)
+        resting = np.flatnonzero(read[0] <= _AT_REST * force_scale)
+        if resting.size:
+            rows[-1] = _kept(np.arange(len(t)) <= resting[0], rows[-1])
+            return _joined(fast, rows)
         state, offset = jnp.asarray(states[-1]), float(rows[-1][0][-1])
         if offset * force_scale > _PATIENCE:
             break
@@ -356,8 +358,8 @@ def _pull(fast: Fast, flat: Float[Array, " size"], shapes: tuple[tuple[int, int]
 
 def _joined(fast: Fast, rows: list[tuple]) -> ColumnOrbit:
     t, state, read = jax.tree.map(lambda *x: np.concatenate(x), *rows)
-    velocity, loss, falls, weights, drift, _ = read
-    return ColumnOrbit(fast, t, state, velocity, loss, falls, weights, drift)
+    _, loss, falls, weights, drift = read
+    return ColumnOrbit(fast, t, state, loss, falls, weights, drift)
 
 
 @eqx.filter_jit

@@ -20,6 +20,7 @@ import math
 import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -189,8 +190,7 @@ class Columns:
         return self.name, (*self.head, self.rank)
 
 
-def _orthogonal(columns: np.ndarray, log_size: np.ndarray) -> tuple[Any, Any]:
-    return orthogonal(jnp.asarray(columns), jnp.asarray(log_size))
+_orthogonal = jax.jit(orthogonal)
 
 
 def _log_diagonal(r: np.ndarray) -> np.ndarray:
@@ -320,7 +320,7 @@ class ColumnPath:
         twins = tuple(int(i) for i in tied) if len(winners) > 1 else ()
         fast = Fast(self.flow, blocks, self.layout, twins)
         try:
-            orbit = follow(fast, self._settled, self.force_scale, 0.1 * self.rtol)
+            orbit = follow(fast, self.force_scale, 0.1 * self.rtol)
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At stage {number}, {error}.") from None
         ranks = [c.rank + (id(c) in entries) for c in self.columns]
@@ -385,17 +385,6 @@ class ColumnPath:
             if len(c.exponent) > 1 and c.rates[1] > 0:
                 later.append(float(c.exponent[1] / c.rates[1]))
         return min(later, default=math.inf) - best
-
-    def _settled(self, blocks, forces, velocities) -> bool:
-        """Whether the active columns rest."""
-        bound = 1e-11 * self.force_scale
-        for block, v in zip(blocks, velocities, strict=True):
-            active = np.asarray(block.active)
-            if np.any(np.abs(np.asarray(v.log_size)[active]) > bound):
-                return False
-            if np.any(np.abs(np.asarray(v.direction)[:, active]) > bound):
-                return False
-        return True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
