@@ -4,10 +4,12 @@ This runs before the packages are imported: the import hook only sees what comes
 """
 
 import os
+from pathlib import Path
 from typing import Annotated, Self
 
 import beartype
 import jax
+import pytest
 from beartype.vale import Is
 from jaxtyping import install_import_hook
 
@@ -25,3 +27,15 @@ checked = beartype.beartype(
     conf=beartype.BeartypeConf(hint_overrides=beartype.FrozenDict({Self: anything}))
 )
 install_import_hook(["gflow", "theory"], "conftest.checked")
+
+#: Linux allows a process 65 530 memory maps; every compiled function takes some, and XLA ends
+#: with a segmentation fault where there are no more.
+_MAPS, _MOST = Path("/proc/self/maps"), 30_000
+
+
+@pytest.fixture(autouse=True)
+def room_for_compiled_functions():
+    """Forget what was compiled before the process runs out of memory maps."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST:
+        jax.clear_caches()

@@ -561,7 +561,10 @@ def ran(leaf, time):
         ),
         (dict(t1=None, decay={"weight": lambda t: 0.1}), "decay depends on time.*t1 or tau1"),
         # what τ needs
-        (dict(tau1=2.0, model=Linear(jnp.ones(4))), "tau1 = 2.0.*no Hadamard leaf.*log_alpha="),
+        (
+            dict(tau1=2.0, model=Linear(jnp.ones(4))),
+            "tau1 = 2.0.*no Hadamard or Factored leaf.*Pass",
+        ),
         (dict(tau1=2.0, model=DiagonalLinear(HADAMARD)), "'weight'. were built without log_alpha"),
         (
             dict(tau1=2.0, model=TwoLeaves(LEAF, small(-9.0).weight)),
