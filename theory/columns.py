@@ -55,8 +55,10 @@ class Columns:
     """One head of a leaf: its saddle and where its dormant columns stand.
 
     `exponent`, `size`: e and b of the dormant columns, largest first; `branch`: −1 where the
-    last one sits on the shrinking [u; −v]. `columns`: directions of those of A and B, as long
-    as no force has told them apart; their sizes then say nothing of volumes.
+    last one sits on the shrinking [u; −v]. `balance`: the exponent of AᵀA − BᵀB, so that of a
+    column with exponent e the part on the other branch has `balance` − e. `columns`: directions
+    of those of A and B, as long as no force has told them apart; their sizes then say nothing
+    of volumes.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Columns:
     exponent: np.ndarray
     size: np.ndarray
     columns: np.ndarray | None
+    balance: float
     branch: int = 1
     left: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     right: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
@@ -110,17 +113,17 @@ class Columns:
         rate = float(self.strength[0] - self.decay)
         if self.branch < 0 and len(self.exponent) == 1:
             # its growing part is what the conserved balance leaves of it
-            return (2.0 - float(self.exponent[0])) / rate, rate, math.nan
+            return (self.balance - float(self.exponent[0])) / rate, rate, math.nan
         return float(self.exponent[0]) / rate, rate, float(self.size[0])
 
     def wait(self, tau: float, offset: float) -> None:
         """Let a plateau of length tau·Λ + offset pass."""
-        if self.columns is not None:
-            return
         self.exponent = self.exponent - self.rates * tau
         self.size = self.size + self.rates * offset
-        if self.branch < 0 and self.exponent[-1] > 1.0:
-            self.branch, self.exponent[-1], self.size[-1] = 1, 2.0 - self.exponent[-1], math.nan
+        self.balance += 2.0 * self.decay * tau
+        other = self.balance - self.exponent[-1:]
+        if self.branch < 0 and other[0] < self.exponent[-1]:
+            self.branch, self.exponent[-1:], self.size[-1] = 1, other, math.nan
 
     def block(self, entry: float | None) -> Block:
         """Columns at the start of an orbit: active, the winner at log-size `entry`, dormant."""
@@ -131,7 +134,8 @@ class Columns:
         if self.columns is None:
             dormant, log_dormant = self.directions, np.zeros(len(self.exponent))
         else:
-            dormant, log_dormant = self.columns, self.size
+            # of like size, so that what counts is how much larger one is than another
+            dormant, log_dormant = self.columns, self.size - self.size[0]
         log_size = np.concatenate([log_active, log_dormant])
         if entry is not None:
             log_size[k] = entry
@@ -146,17 +150,18 @@ class Columns:
 
     def land(self, weight, force, end: Block, s: tuple[float, float], winner: bool, floor) -> None:
         """At the next saddle, with what the dormant columns gained on the orbit."""
-        before = self.rates[int(winner) :] if self.columns is None else None
+        before = self.rates[int(winner) :]
         self.weight, self.rank = weight, self.rank + int(winner)
         if winner:
             self.exponent, self.size = self.exponent[1:], self.size[1:]
         dormant, logs = np.asarray(end.direction)[:, self.rank :], np.asarray(end.log_size)
         logs = logs[self.rank :]
         self.face(force, floor)
-        if before is None:
-            self.columns, self.size = dormant, logs
-            if self.strength.size and self.strength[0] > 0:
-                self.align(-s[1])
+        if self.columns is not None:
+            self.columns, self.size = dormant, self.size[0] + logs + before * s[0]
+            if self.strength[0] > 0:
+                self.align()
+            self.size = self.size - self.rates * s[1]
             return
         if self.full and len(self.exponent):
             u, v = (
@@ -174,7 +179,7 @@ class Columns:
             )
         self.size = self.size + gain
 
-    def align(self, waited: float) -> None:
+    def align(self) -> None:
         """Columns that a force tells apart for the first time: sizes from volumes."""
         assert self.columns is not None
         projected, count = self.directions.T @ self.columns, len(self.exponent)
@@ -182,8 +187,7 @@ class Columns:
         for j in range(1, count + 1):
             logs = np.asarray(_orthogonal(projected[:j], self.size)[1])
             volumes.append(float(np.sum(np.sort(logs)[::-1][:j])))
-        self.size = np.diff(volumes) + self.rates * waited
-        self.columns = None
+        self.size, self.columns = np.diff(volumes), None
 
     @property
     def coordinate(self) -> Coordinate:
@@ -222,7 +226,8 @@ def columns_of(name: str, leaf: Factored, log_alpha: float, decay: float) -> lis
         columns = np.concatenate([left[head], right[head]])
         directions, sizes = map(np.asarray, _orthogonal(columns, np.zeros(r)))
         zero = np.zeros((m, n))
-        out.append(Columns(name, head, m, decay, zero, 0, exponent[head], sizes, directions))
+        start = exponent[head], sizes, directions, 2.0 * float(exponent[head][0])
+        out.append(Columns(name, head, m, decay, zero, 0, *start))
     return out
 
 
@@ -247,7 +252,7 @@ class ColumnPath:
         for c, g in zip(self.columns, forces, strict=True):
             c.face(g, self.floor)
             if c.strength[0] > 0:
-                c.align(0.0)
+                c.align()
 
     def follow(self, max_stages: int) -> Prediction:
         start = Start(0.0, self._values(), self.loss, self._ranks())
@@ -413,8 +418,7 @@ class ColumnCurves:
         shapes: dict[str, tuple[int, ...]] = {}
         for c in self.plateaus[stage]:
             active = np.log(np.linalg.svd(c.weight, compute_uv=False)[: c.rank])
-            rates = c.rates if c.columns is None else np.zeros(len(c.exponent))
-            dormant = 2.0 * (c.size - c.exponent * scale + rates * waited) - math.log(2.0)
+            dormant = 2.0 * (c.size - c.exponent * scale + c.rates * waited) - math.log(2.0)
             active = np.broadcast_to(active, (*dormant.shape[:-1], c.rank))
             parts.setdefault(c.name, []).append(np.concatenate([active, dormant], axis=-1))
             shapes[c.name] = tuple(i + 1 for i in c.head)
