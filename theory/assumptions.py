@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,9 +79,8 @@ def perturb_and_restart(
     if not 0 <= stage < len(orbits):
         raise ValueError(f"stage = {stage}: this prediction has stages 0 to {len(orbits) - 1}.")
     orbit: Orbit = orbits[stage]
-    noise = np.asarray(
-        jax.random.normal(key, (len(sizes), samples, orbit.x.shape[1]), jnp.result_type(float))
-    )
+    sample = len(sizes), samples, orbit.state.shape[1]
+    noise = np.asarray(jax.random.normal(key, sample, jnp.result_type(float)))
     distance = np.array(
         [[_restart(orbit, size * xi) for xi in row] for size, row in zip(sizes, noise, strict=True)]
     )
@@ -89,18 +89,16 @@ def perturb_and_restart(
 
 def _restart(orbit: Orbit, log_change: np.ndarray) -> float:
     fast = orbit.fast
-    x = orbit.x[0] + np.where(orbit.support, 0.5 * log_change, 0.0)
-    scale = float(np.max(np.abs(orbit.dx[0])))
+    changed = fast.active & fast.log_sizes
+    state = orbit.state[0] + np.where(changed, 0.5 * log_change, 0.0)
+    fast = eqx.tree_at(lambda f: f.pieces, fast, tuple(fast.unpack(state)))
     try:
-        again = connect(
-            fast.landscape,
-            orbit.support,
-            np.asarray(fast.side),
-            np.asarray(fast.decay),
-            x,
-            scale,
-            tolerance=1e-7,
-        )
+        again = connect(fast, float(np.max(np.abs(orbit.velocity[0]))), tolerance=1e-7)
     except (Degenerate, Unbounded):
         return math.inf
-    return float(np.linalg.norm(again.theta - orbit.theta) / np.linalg.norm(orbit.theta))
+    ends = [_flat(o.saddle_weights) for o in (again, orbit)]
+    return float(np.linalg.norm(ends[0] - ends[1]) / np.linalg.norm(ends[1]))
+
+
+def _flat(weights: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([w.ravel() for w in weights.values()])

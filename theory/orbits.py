@@ -1,215 +1,44 @@
-r"""Connecting orbits between saddles, for the limit α → 0.
-
-On the support of a saddle and the weights that join it the flow of ψ = side·e^{2x}/4
-is x' = side·g(ψ) − λ; every other weight is zero and only its force is integrated,
-x' = g(ψ). All of them together are one autonomous system in p coordinates, stiff after
-the transition, followed until the support rests or leaves for zero.
-"""
+"""Connecting orbits: the fast system followed from one saddle to rest at the next."""
 
 import dataclasses
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from gflow.crossings import bracketed_root
-from gflow.flow import Flow
-from gflow.solvers import Rodas5P
-from gflow.stepping import TERM, Field, Pace, march
+from gflow.stepping import Pace
 
-_STEPS = 128
+from .fast import (
+    Fast,
+    Piece,
+    advance,
+    evaluated,
+    one_step,
+    velocity_and_loss,
+    velocity_jacobian,
+)
+
 _ROUNDS = 100
 #: Longest orbit, in units of 1/(largest initial force).
 _PATIENCE = 1e8
-#: A weight this many e-folds (of its square root) below the others counts as zero.
+#: A part this many e-folds (of the square root of its weight) below the largest counts as zero.
 _VANISHED = 18.0
+#: Log-size beyond which an orbit is taken to run away.
+_RUNAWAY = 12.0
 #: A rate this far below the largest initial force counts as rest.
-_AT_REST = 1e-9
-#: Newton from the end of an orbit moves log|θ|/2 by far less than this.
+_AT_REST = 1e-10
+#: Newton from the end of an orbit moves log-sizes by far less than this.
 _DRIFT = 0.05
-
-
-class Landscape(eqx.Module):
-    """The objective as a function of the flat vector of all effective weights."""
-
-    flow: Flow
-
-    def unflatten(self, theta: Float[Array, " p"]) -> dict[str, Array]:
-        shapes = [jax.eval_shape(c.value, c.start()).shape for c in self.flow.coordinates]
-        cuts = np.cumsum([int(np.prod(s)) for s in shapes])[:-1].tolist()
-        parts = jnp.split(theta, cuts)
-        return {
-            n: part.reshape(s) for n, part, s in zip(self.flow.names, parts, shapes, strict=True)
-        }
-
-    def loss(self, theta: Float[Array, " p"]) -> Float[Array, ""]:
-        return self.flow.loss(self.unflatten(theta))
-
-    def force(self, theta: Float[Array, " p"]) -> Float[Array, " p"]:
-        """g = −∇L."""
-        return -jax.grad(self.loss)(theta)
-
-
-@eqx.filter_jit
-def loss_and_force(landscape: Landscape, theta: Float[Array, " p"]) -> tuple[Array, Array]:
-    loss, gradient = jax.value_and_grad(landscape.loss)(theta)
-    return loss, -gradient
-
-
-@eqx.filter_jit
-def _losses(landscape: Landscape, thetas: Float[Array, "n p"]) -> Float[Array, " n"]:
-    return jax.lax.map(landscape.loss, thetas, batch_size=64)
-
-
-def losses(landscape: Landscape, thetas: np.ndarray) -> np.ndarray:
-    """Loss at many points, compiled once for all numbers of points up to a power of two."""
-    count = len(thetas)
-    padded = np.resize(thetas, (max(1 << (count - 1).bit_length(), 256), thetas.shape[1]))
-    return np.asarray(_losses(landscape, jnp.asarray(padded)))[:count]
-
-
-@eqx.filter_jit
-def force_jacobian(landscape: Landscape, theta: Float[Array, " p"]) -> Float[Array, "p p"]:
-    """∂g/∂θ = −∇²L."""
-    return jax.jacfwd(landscape.force)(theta)
-
-
-class Fast(eqx.Module):
-    """The fast system on a support: which weights live, on which side, with what decay."""
-
-    landscape: Landscape
-    support: Bool[Array, " p"]
-    side: Float[Array, " p"]
-    decay: Float[Array, " p"]
-
-    def weights(self, x: Float[Array, " p"]) -> Float[Array, " p"]:
-        alive = jnp.where(self.support, x, -jnp.inf)
-        return self.side * 0.25 * jnp.exp(2.0 * alive)
-
-    def velocity(self, x: Float[Array, " p"]) -> Float[Array, " p"]:
-        g = self.landscape.force(self.weights(x))
-        return jnp.where(self.support, self.side * g - self.decay, g)
-
-
-class _Started(Field):
-    """The fast system at a point, for `march`: autonomous, in one frame."""
-
-    fast: Fast
-    x: Float[Array, " p"]
-
-    def start(self):
-        return self.x
-
-    def velocity(self, t, state):
-        return self.fast.velocity(state)
-
-    def horizon(self, t, state, atol):
-        return jnp.full((), jnp.inf, state.dtype)
-
-    def frame(self):
-        return ()
-
-    def framed(self, frame):
-        return self
-
-    def recentred(self, state):
-        return (), state, jnp.array(False)
-
-
-@eqx.filter_jit
-def _advance(fast: Fast, x: Float[Array, " p"], pace: Pace, tolerance: Float[Array, ""]):
-    """Times, states, velocities and which of them are steps; the pace to go on with."""
-    zero = jnp.zeros_like(tolerance)
-    steps = march(
-        lambda x: _Started(fast, x), x, Rodas5P(), (tolerance, zero), zero,
-        jnp.full_like(zero, 1e30), pace, attempts=_STEPS,
-    )  # fmt: skip
-    velocities = jax.vmap(fast.velocity)(steps.state)
-    return steps.t, steps.state, velocities, steps.kept, steps.pace
-
-
-@eqx.filter_jit
-def _one_step(fast: Fast, x: Float[Array, " p"], step: Float[Array, ""]) -> Float[Array, " p"]:
-    zero = jnp.zeros_like(step)
-    args = (_Started(fast, x), zero)
-    return Rodas5P().step(TERM, zero, step, x, args, None, made_jump=False)[0]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Orbit:
-    """A connecting orbit in its own time s, 0 where it crosses its level.
-
-    `s`, `x`, `dx`: accepted steps, coordinates and velocities. `rest`: the support of
-    the saddle it ends in; `theta`: that saddle; `tail`: what the coordinates still
-    gain, beyond their final velocity, after the last step.
-    """
-
-    fast: Fast
-    s: np.ndarray
-    x: np.ndarray
-    dx: np.ndarray
-    rest: np.ndarray
-    theta: np.ndarray
-    force: np.ndarray
-    tail: np.ndarray
-
-    @property
-    def support(self) -> np.ndarray:
-        return np.asarray(self.fast.support)
-
-    def shifted(self, crossing: float) -> "Orbit":
-        return dataclasses.replace(self, s=self.s - crossing)
-
-    def weights(self, s: np.ndarray) -> np.ndarray:
-        """ψ(s) for any s, by cubic Hermite interpolation and its asymptotes."""
-        i = np.clip(np.searchsorted(self.s, s) - 1, 0, len(self.s) - 2)
-        h = (self.s[i + 1] - self.s[i])[:, None]
-        u = np.clip((s - self.s[i])[:, None] / h, 0.0, 1.0)
-        outside = (s - np.clip(s, self.s[0], self.s[-1]))[:, None]
-        x = (
-            (1 + 2 * u) * (1 - u) ** 2 * self.x[i]
-            + u * (1 - u) ** 2 * h * self.dx[i]
-            + u**2 * (3 - 2 * u) * self.x[i + 1]
-            - u**2 * (1 - u) * h * self.dx[i + 1]
-        )
-        slope = np.where(outside < 0, self.dx[0], self.dx[-1])
-        x = x + np.where(np.abs(outside) > 0, outside, 0.0) * slope
-        side = np.asarray(self.fast.side)
-        with np.errstate(over="ignore"):
-            theta = np.where(self.support, side * 0.25 * np.exp(2.0 * x), 0.0)
-        after = (s > self.s[-1])[:, None] & self.rest
-        return np.where(after, self.theta, theta)
-
-    def crossing(self, read: Callable[[np.ndarray], float], level: float) -> float:
-        """First time at which read(x) rises through `level`, re-solved in its step."""
-        values = np.array([read(x) for x in self.x])
-        rises = np.flatnonzero((values[:-1] < level) & (values[1:] >= level))
-        i = int(rises[0])
-        start, width = jnp.asarray(self.x[i]), float(self.s[i + 1] - self.s[i])
-
-        def gap(step: float) -> float:
-            if step in (0.0, width):
-                return float(values[i + (step > 0)]) - level
-            return read(np.asarray(_one_step(self.fast, start, jnp.asarray(step)))) - level
-
-        return float(self.s[i]) + bracketed_root(gap, width)
-
-    def gain(self, before: np.ndarray) -> np.ndarray:
-        """∫(x' − before) over s < 0 plus ∫(x' − after) over s > 0, for every coordinate."""
-        total = self.x[-1] - self.x[0] + self.tail
-        return total + before * self.s[0] - self._after() * self.s[-1]
-
-    def _after(self) -> np.ndarray:
-        side, decay = np.asarray(self.fast.side), np.asarray(self.fast.decay)
-        along = np.where(self.support, side * self.force - decay, self.force)
-        return np.where(self.rest, 0.0, along)
 
 
 class Unbounded(ValueError):
     """An orbit along which the weights grow without bound."""
+
+
+class Degenerate(ValueError):
+    """An orbit that creeps: it does not end in a saddle with a definite support."""
 
 
 _NO_SADDLE = (
@@ -219,127 +48,177 @@ _NO_SADDLE = (
 )
 
 
-class Degenerate(ValueError):
-    """An orbit that creeps: it does not end in a saddle with a definite support."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Orbit:
+    """A connecting orbit in its own time s, 0 where it crosses its level.
 
-
-def connect(
-    landscape: Landscape,
-    support: np.ndarray,
-    side: np.ndarray,
-    decay: np.ndarray,
-    x: np.ndarray,
-    force_scale: float,
-    tolerance: float = 1e-11,
-) -> Orbit:
-    """Follow the fast system from `x` until its support rests or has gone to zero.
-
-    `tolerance` is the local error in log|s|, absolute.
-
-    **Raises:** Unbounded when the weights blow up (objective unbounded below, or a
-    minimum at infinity); Degenerate when they creep without coming to rest.
+    `s`, `state`, `velocity`, `loss`: accepted steps. `saddle`: the fast system at the saddle
+    it ends in, its active parts at rest and the others where they are once what these still
+    have to gain is added; `saddle_loss`, `saddle_weights`: there.
     """
-    fast = Fast(landscape, *(jnp.asarray(a) for a in (support, side, decay)))
-    start = np.asarray(_velocity_of(fast, jnp.asarray(x)))
-    s, xs, velocities = [0.0], [x], [start]
-    pace = Pace.at(jnp.asarray(1e-3 / max(float(np.max(np.abs(start))), 1e-300)))
-    top = np.max(x[support], initial=-np.inf)
+
+    fast: Fast
+    s: np.ndarray
+    state: np.ndarray
+    velocity: np.ndarray
+    loss: np.ndarray
+    saddle: Fast
+    saddle_loss: float
+    saddle_weights: dict[str, np.ndarray]
+
+    def shifted(self, crossing: float) -> "Orbit":
+        return dataclasses.replace(self, s=self.s - crossing)
+
+    def start_pieces(self) -> list[Piece]:
+        return self.fast.unpack(self.state[0])
+
+    def at(self, s: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Loss and weights at any s: cubic Hermite in the state, its asymptotes beyond."""
+        i = np.clip(np.searchsorted(self.s, s) - 1, 0, len(self.s) - 2)
+        h = (self.s[i + 1] - self.s[i])[:, None]
+        u = np.clip((s - self.s[i])[:, None] / h, 0.0, 1.0)
+        state = (
+            (1 + 2 * u) * (1 - u) ** 2 * self.state[i]
+            + u * (1 - u) ** 2 * h * self.velocity[i]
+            + u**2 * (3 - 2 * u) * self.state[i + 1]
+            - u**2 * (1 - u) * h * self.velocity[i + 1]
+        )
+        before = np.minimum(s - self.s[0], 0.0)[:, None]
+        loss, weights = evaluated(self.fast, state + before * self.velocity[0])
+        after = s > self.s[-1]
+        loss = np.where(after, self.saddle_loss, loss)
+        for n, end in self.saddle_weights.items():
+            where = after.reshape(-1, *(1 for _ in end.shape))
+            weights[n] = np.where(where, end, weights[n])
+        return loss, weights
+
+    def crossing(self, component: int | None, level: float) -> float:
+        """First time a component of the state rises, or (None) the loss falls, through `level`.
+
+        Re-solved in its step.
+        """
+        values, sign = (-self.loss, -1.0) if component is None else (self.state[:, component], 1.0)
+        level = sign * level
+        i = int(np.flatnonzero((values[:-1] < level) & (values[1:] >= level))[0])
+        start, width = jnp.asarray(self.state[i]), float(self.s[i + 1] - self.s[i])
+
+        def gap(step: float) -> float:
+            if step in (0.0, width):
+                return float(values[i + (step > 0)]) - level
+            state, loss = one_step(self.fast, start, jnp.asarray(step))
+            return (-float(loss) if component is None else float(state[component])) - level
+
+        return float(self.s[i]) + bracketed_root(gap, width)
+
+
+def connect(fast: Fast, force_scale: float, tolerance: float) -> Orbit:
+    """Follow the fast system from its start until every active part rests or has gone to zero.
+
+    `tolerance` is the local error in directions and logarithms of sizes, absolute.
+
+    **Raises:** Unbounded when the weights blow up (objective unbounded below, or a minimum at
+    infinity); Degenerate when they creep without coming to rest.
+    """
+    state = fast.start()
+    first = tuple(np.asarray(x)[None] for x in velocity_and_loss(fast, state))
+    rows: list[tuple] = [(np.zeros(1), np.asarray(state)[None], *first)]
+    pace = Pace.at(jnp.asarray(1e-3 / max(float(np.max(np.abs(first[0]))), 1e-300)))
+    rest = _Rest(fast, _AT_REST * force_scale)
+    rest.reached(rows[0][1][0], first[0][0])
     for _ in range(_ROUNDS):
-        if s[-1] * force_scale > _PATIENCE:
+        offset = float(rows[-1][0][-1])
+        if offset * force_scale > _PATIENCE:
             break
-        *found, kept, pace = _advance(fast, jnp.asarray(xs[-1]), pace, jnp.asarray(tolerance))
-        offset = s[-1]
-        times, states, rates = (np.asarray(a)[np.asarray(kept)] for a in found)
-        if not len(times) or not np.all(np.isfinite(states)) or np.max(states[-1][support]) > 12.0:
+        found, kept, pace = advance(fast, state, pace, jnp.asarray(tolerance))
+        t, states, velocity, loss = (np.asarray(x)[np.asarray(kept)] for x in found)
+        if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
             raise Unbounded(_NO_SADDLE)
-        for i in range(len(times)):
-            s.append(offset + float(times[i]))
-            xs.append(states[i])
-            velocities.append(rates[i])
-            top = max(top, np.max(xs[-1][support], initial=-np.inf))
-            gone = _vanished(xs[-1], velocities[-1], support, top, force_scale)
-            if _at_rest(velocities[-1], support & ~gone, force_scale) and len(s) > 8:
-                return _finish(fast, s, xs, velocities, support & ~gone)
-    index = int(np.argmax(np.where(support, np.abs(velocities[-1]), 0.0)))
-    raise Degenerate(_creeping(s[-1], index, velocities[-1]))
+        new = offset + t, states, velocity, loss
+        for i in range(len(t)):
+            if rest.reached(states[i], velocity[i]):
+                rows.append(tuple(x[: i + 1] for x in new))
+                return _finish(fast, rows, rest.gone)
+        rows.append(new)
+        state = jnp.asarray(states[-1])
+    s, velocity = rows[-1][0][-1], rows[-1][2][-1]
+    raise Degenerate(_creeping(s, float(np.max(np.abs(velocity[fast.active])))))
 
 
-def _creeping(s: float, index: int, velocity: np.ndarray) -> str:
+def _creeping(s: float, rate: float) -> str:
     return (
-        f"a connecting orbit did not come to rest within s = {s:.3g}: flat weight number "
-        f"{index} still moves at rate {velocity[index]:.3g}. The saddle is degenerate "
-        "(zero restricted curvature, or a weight that leaves the support at zero force)"
+        f"a connecting orbit did not come to rest within s = {s:.3g}: something still moves at "
+        f"rate {rate:.3g}. The saddle is degenerate (zero restricted curvature, or a weight that "
+        "leaves the support at zero force)"
     )
 
 
-def _vanished(x, rate, support, top: float, force_scale: float) -> np.ndarray:
-    """Falling weights far below `top`, the largest log-size of the orbit so far."""
-    return support & (x < top - _VANISHED) & (rate < -_AT_REST * force_scale)
+class _Rest:
+    """Whether an orbit has come to rest, and which active parts have gone to zero on it."""
+
+    def __init__(self, fast: Fast, slow: float):
+        self.fast, self.slow = fast, slow
+        self.active = fast.active
+        self.sizes = fast.log_sizes & self.active
+        self.top, self.steps = -np.inf, 0
+        self.gone = np.zeros_like(self.active)
+
+    def runaway(self, state: np.ndarray) -> bool:
+        return bool(np.max(state[self.sizes], initial=-np.inf) > _RUNAWAY)
+
+    def reached(self, state: np.ndarray, velocity: np.ndarray) -> bool:
+        self.steps += 1
+        self.top = max(self.top, float(np.max(state[self.sizes], initial=-np.inf)))
+        gone = self.sizes & (state < self.top - _VANISHED) & (velocity < -self.slow)
+        if np.any(gone != self.gone):
+            self.gone, self.active = gone, self.fast.without(gone).active
+        moving = np.max(np.abs(velocity[self.active]), initial=0.0)
+        return self.steps > 8 and bool(moving <= self.slow)
 
 
-def _at_rest(rate: np.ndarray, rest: np.ndarray, force_scale: float) -> bool:
-    return bool(np.all(np.abs(rate[rest]) <= _AT_REST * force_scale))
-
-
-def _finish(fast: Fast, s, xs, velocities, rest: np.ndarray) -> Orbit:
-    gone = np.asarray(fast.support) & ~rest
-    x, jacobian = _polished(fast, xs[-1], rest)
+def _finish(fast: Fast, rows: list[tuple], gone: np.ndarray) -> Orbit:
+    s, state, velocity, loss = (np.concatenate(x) for x in zip(*rows, strict=True))
+    saddle = fast.without(gone)
+    rest, end = saddle.active, state[-1]
+    best, jacobian = _polished(saddle, end, rest)
     # at a saddle Newton has little left to do; where the force only fades it runs away
-    drift = np.where(rest, x - xs[-1], 0.0)
+    drift = np.where(rest & fast.log_sizes, best - end, 0.0)
     if np.max(drift) > _DRIFT:
         raise Unbounded(_NO_SADDLE)
     if np.min(drift) < -_DRIFT:
-        raise Degenerate(_creeping(s[-1], int(np.argmin(drift)), velocities[-1]))
-    theta = np.where(rest, np.asarray(fast.side) * 0.25 * np.exp(2.0 * x), 0.0)
-    _, force = loss_and_force(fast.landscape, jnp.asarray(theta))
-    # what is left after the last step, from the linear flow around the saddle:
-    # δx' = Jδx on the support, so ∫δx = −J⁻¹δx, and the others gain (∂x'/∂x)∫δx
-    delta = xs[-1][rest] - x[rest]
-    integral = np.linalg.lstsq(jacobian[np.ix_(rest, rest)], -delta, rcond=1e-9)[0]
-    tail = jacobian[:, rest] @ integral
-    tail = np.where(gone, np.asarray(fast.side) * tail, tail)
-    tail[rest] = -delta
-    return Orbit(
-        fast,
-        np.array(s),
-        np.array(xs),
-        np.array(velocities),
-        rest,
-        theta,
-        np.asarray(force),
-        tail,
-    )
+        raise Degenerate(_creeping(float(s[-1]), float(np.max(np.abs(velocity[-1][rest])))))
+    if gone.any():
+        jacobian = np.asarray(velocity_jacobian(fast, jnp.asarray(best)))
+    # what is left after the last step, from the linear flow around the saddle: δ' = Jδ on the
+    # active parts, so ∫δ = −J⁻¹δ, and the sizes of the others gain (∂v/∂active)∫δ
+    integral = _solved(jacobian[np.ix_(rest, rest)], best[rest] - end[rest])
+    tail = np.where(fast.log_sizes & ~rest, jacobian[:, rest] @ integral, 0.0)
+    flat = jnp.asarray(best + tail)
+    saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(flat)))
+    _, height = velocity_and_loss(saddle, flat)
+    weights = jax.tree.map(np.asarray, saddle.weights(flat))
+    return Orbit(fast, s, state, velocity, loss, saddle, float(height), weights)
 
 
-def _polished(fast: Fast, x: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Newton on the support in log coordinates; minimum-norm along lines of saddles."""
-    saddle = Fast(fast.landscape, jnp.asarray(rest), fast.side, fast.decay)
-    best = np.where(rest, x, -1e3)
+def _polished(fast: Fast, state: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Newton on the active parts; minimum-norm along lines of saddles."""
 
-    def rate(x):
-        return np.asarray(_velocity_of(saddle, jnp.asarray(x)))
+    def rate(state):
+        return np.asarray(velocity_and_loss(fast, jnp.asarray(state))[0])
 
-    jacobian = np.asarray(_velocity_jacobian(saddle, jnp.asarray(best)))
-    residual = rate(best)
+    jacobian = np.asarray(velocity_jacobian(fast, jnp.asarray(state)))
+    block = jacobian[np.ix_(rest, rest)]
+    best, residual = state, rate(state)
     for _ in range(8):
         if not rest.any():
             break
-        step = np.zeros_like(x)
-        block = jacobian[np.ix_(rest, rest)]
-        step[rest] = np.linalg.lstsq(block, -residual[rest], rcond=1e-9)[0]
-        candidate = best + step
+        candidate = best.copy()
+        candidate[rest] += _solved(block, -residual[rest])
         new = rate(candidate)
         if not np.max(np.abs(new[rest])) < np.max(np.abs(residual[rest])):
             break
         best, residual = candidate, new
-    return best, np.asarray(_velocity_jacobian(saddle, jnp.asarray(best)))
+    return best, jacobian
 
 
-@eqx.filter_jit
-def _velocity_of(fast: Fast, x: Float[Array, " p"]) -> Float[Array, " p"]:
-    return fast.velocity(x)
-
-
-@eqx.filter_jit
-def _velocity_jacobian(fast: Fast, x: Float[Array, " p"]) -> Float[Array, "p p"]:
-    return jax.jacfwd(fast.velocity)(x)
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(matrix, right, rcond=1e-9)[0] if right.size else right

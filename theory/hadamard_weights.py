@@ -1,0 +1,221 @@
+r"""Hadamard weights in the limit algorithm.
+
+Write |s| = α^e·e^b at the time of the last transition, one pair (e, b) for each factor s = u + v
+and d = u − v of each weight. On a plateau of force g the factor of side σ = ±1 grows at rate
+σg − λ, so it is O(1) after e/(σg − λ); on an orbit ψ = σe^{2x}/4 moves by x' = σg(ψ) − λ, and
+the weights that are not on it gain ∫g.
+"""
+
+import math
+from collections.abc import Mapping
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gflow.hadamard import Hadamard
+
+from .fast import Piece
+from .part import Due, Part, Passage, log_abs
+from .prediction import Coordinate, coordinate_label
+
+#: A weight of a continued run this far below the largest one has not switched yet.
+_ON_ITS_WAY = 1e-3
+#: Rows of the tables: factor s, factor d.
+_SIDE = np.array([1.0, -1.0])[:, None]
+
+
+class Factors(Piece):
+    """x = log of the living factor of weights on the orbit, and ∫g of the others."""
+
+    x: Float[Array, " p"]
+    support: Bool[Array, " p"]
+    side: Float[Array, " p"]
+    decay: Float[Array, ""]
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def flat(self):
+        return self.x
+
+    def at(self, flat):
+        return eqx.tree_at(lambda p: p.x, self, flat)
+
+    def weight(self):
+        alive = jnp.where(self.support, self.x, -jnp.inf)
+        return (self.side * 0.25 * jnp.exp(2.0 * alive)).reshape(self.shape)
+
+    def velocity(self, force):
+        g = force.ravel()
+        return jnp.where(self.support, self.side * g - self.decay, g)
+
+    @property
+    def active(self):
+        return self.support
+
+    @property
+    def log_sizes(self):
+        return jnp.ones_like(self.support)
+
+    def without(self, gone):
+        return eqx.tree_at(lambda p: p.support, self, self.support & ~gone)
+
+
+class HadamardWeights(Part):
+    """All weights of one leaf. `alive`: the side a weight is on, 0 for a dormant one.
+
+    Items are factors: first s of every weight, then d of every weight.
+    """
+
+    directed = False
+
+    def __init__(self, name: str, leaf: Hadamard, log_alpha: float, decay: float):
+        self.name, self.head, self.shape = name, (), leaf.shape
+        self.decay = decay
+        self.exponent, self.size = _scales(leaf, log_alpha)
+        self.count = self.exponent.shape[1]
+        self.force, self.floor = np.zeros(self.count), 0.0
+        growing = np.any(self.exponent < -1e-12, axis=0)
+        if growing.any():
+            raise ValueError(
+                f"{self._label(growing)} has a negative exponent: it grows as α → 0. Exponents "
+                "are ≥ 0, with 0 for the large factor of an active weight."
+            )
+        active = np.abs(self.exponent) <= 1e-12
+        both = active[0] & active[1]
+        if both.any():
+            raise ValueError(
+                f"{self._label(both)} has exponents (0, 0), so u² − v² does not go "
+                "to zero with α. An active start has exponents (0, 2), or (2, 0) for a negative "
+                "weight."
+            )
+        self.alive = np.where(active[0], 1, np.where(active[1], -1, 0))
+        start = self.alive * 0.25 * np.exp(2.0 * self._living(self.size))
+        self.weight = np.where(self.alive != 0, start, 0.0).reshape(self.shape)
+
+    def _label(self, where: np.ndarray) -> str:
+        return coordinate_label(self.coordinate(int(np.flatnonzero(where)[0])))
+
+    def _living(self, table: np.ndarray) -> np.ndarray:
+        """Row of the active side, for every weight (row s for dormant ones)."""
+        return np.where(self.alive < 0, table[1], table[0])
+
+    @property
+    def theta(self) -> np.ndarray:
+        return self.weight.ravel()
+
+    @property
+    def rank(self) -> np.ndarray:
+        return np.asarray(np.sum(self.weight != 0, axis=-1))
+
+    @property
+    def active(self) -> list[Coordinate]:
+        return [self.coordinate(int(i)) for i in np.flatnonzero(self.alive)]
+
+    def coordinate(self, item: int) -> Coordinate:
+        return self.name, tuple(int(i) for i in np.unravel_index(item % self.count, self.shape))
+
+    def copies(self, item: int):
+        return "weight", item // self.count, self.coordinate(item)[1][-1:]
+
+    def feel(self, force: np.ndarray, floor: float) -> None:
+        self.force, self.floor = np.ravel(force), floor
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Growth rate of both factors of every weight; 0 for those at rest."""
+        rates = _SIDE * np.where(np.abs(self.force) > self.floor, self.force, 0.0) - self.decay
+        return np.where(np.stack([self.alive > 0, self.alive < 0]), 0.0, rates)
+
+    def due(self) -> Due:
+        rates = self.rates
+        growing = (rates > self.floor) & (self.alive == 0)[None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wait = np.where(growing, self.exponent / rates, np.inf)
+        return Due(wait.ravel(), rates.ravel(), self.size.ravel())
+
+    def stands(self, item: int) -> tuple[float, float]:
+        return float(self.exponent.ravel()[item]), float(self.size.ravel()[item])
+
+    def wait(self, tau: float, offset: float) -> None:
+        rates = self.rates
+        self.exponent = self.exponent - rates * tau
+        self.size = self.size + rates * offset
+
+    def _sides(self, entries: Mapping[int, float]) -> np.ndarray:
+        sides = self.alive.copy()
+        for item in entries:
+            sides[item % self.count] = 1 if item < self.count else -1
+        return sides
+
+    def piece(self, entries: Mapping[int, float]) -> Factors:
+        sides = self._sides(entries)
+        x = np.where(self.alive != 0, 0.5 * log_abs(self.theta, 4.0), 0.0)
+        for item, entry in entries.items():
+            x[item % self.count] = entry
+        return Factors(
+            jnp.asarray(x),
+            jnp.asarray(sides != 0),
+            jnp.asarray(np.where(sides < 0, -1.0, 1.0)),
+            jnp.asarray(self.decay),
+            self.shape,
+        )
+
+    def land(self, entries, passage: Passage, force, floor) -> None:
+        before, after = passage.before, passage.after
+        assert isinstance(before, Factors)
+        assert isinstance(after, Factors)
+        sides, rest = self._sides(entries), np.asarray(after.support)
+        was = np.where(self.alive != 0, 0.0, self.force)
+        for item in entries:
+            was[item % self.count] = self.rates.ravel()[item]
+        self.feel(force, floor)
+        now = np.where(sides != 0, sides * self.force - self.decay, self.force)
+        now = np.where(rest, 0.0, now)
+        # ∫(x' − was) over s < 0 and ∫(x' − now) over s > 0
+        gain = np.asarray(after.x) - np.asarray(before.x) + was * passage.start - now * passage.end
+        # on the orbit it is side·∫g − ∫λ, elsewhere ∫g
+        force_gain = np.where(sides < 0, -gain, gain)
+        self.size = self.size + _SIDE * force_gain
+        own = np.stack([sides > 0, sides < 0])
+        self.exponent = np.where(own, 0.0, self.exponent)
+        self.weight = np.asarray(after.weight())
+        self.alive = np.where(rest, sides, 0)
+        resting = np.stack([self.alive > 0, self.alive < 0])
+        self.size = np.where(resting, 0.5 * log_abs(self.theta, 4.0), self.size)
+
+    def threshold(self, item: int, weight: np.ndarray) -> tuple[int, float, float] | None:
+        index = item % self.count
+        half = 0.5 * float(weight.ravel()[index])
+        return (index, 0.5 * math.log(4.0 * abs(half)), half) if half else None
+
+    def defer(self, passage: Passage, largest: float, log_alpha: float) -> bool:
+        x, end = (np.asarray(p.flat()) for p in (passage.before, passage.after))
+        rest = np.asarray(passage.after.active)
+        away = rest & (end > x) & (0.25 * np.exp(2.0 * x) < _ON_ITS_WAY * largest)
+        row = np.stack([away & (self.alive > 0), away & (self.alive < 0)])
+        self.exponent = np.where(row, self.size / log_alpha, self.exponent)
+        self.size = np.where(row, 0.0, self.size)
+        self.alive = np.where(away, 0, self.alive)
+        self.weight = np.where(away, 0.0, self.theta).reshape(self.shape)
+        return bool(away.any())
+
+    def flat_directions(self) -> np.ndarray:
+        return np.eye(self.count)[self.alive != 0]
+
+    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
+        waited = np.asarray(waited, float)[..., None, None]
+        logs = 2.0 * (self.size - self.exponent * scale + self.rates * waited)
+        dormant = np.max(logs, axis=-2) - math.log(4.0)
+        out = np.where(self.theta != 0, log_abs(self.theta), dormant)
+        return out.reshape(*out.shape[:-1], *self.shape)
+
+
+def _scales(leaf: Hadamard, log_alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents and log-factors, rows s and d, with respect to the model's α."""
+    own = float(leaf.log_alpha)
+    exponent = np.stack([np.ravel(leaf.exponent_s), np.ravel(leaf.exponent_d)])
+    size = np.stack([np.ravel(leaf.log_factor_s), np.ravel(leaf.log_factor_d)])
+    if math.isfinite(own):
+        return exponent * (own / log_alpha), size
+    return exponent, size - exponent * log_alpha

@@ -1,0 +1,120 @@
+"""What the limit algorithm knows of one leaf, or of one head of it, at a saddle."""
+
+import abc
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .fast import Piece
+from .prediction import Coordinate
+
+#: A force this much below the largest initial one counts as zero.
+FORCE_FLOOR = 1e-10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Due:
+    """Dormant modes that grow: in how much τ each is O(1), at which rate, and b of its e^{b−eΛ}.
+
+    Entry i belongs to item i of the part; `wait` is infinite for those that do not grow.
+    """
+
+    wait: np.ndarray
+    rate: np.ndarray
+    size: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Passage:
+    """A piece through an orbit: at its first point, at the saddle, and the times of both."""
+
+    before: Piece
+    after: Piece
+    start: float
+    end: float
+
+
+class Part(abc.ABC):
+    """One leaf, or head of it: the weight at the saddle, and where its dormant modes stand.
+
+    A mode has size e^{b − eΛ} at the time of the last transition. Arrays are replaced and
+    never written to, so that a copy of the part keeps the plateau it was taken on.
+    """
+
+    name: str
+    head: tuple[int, ...]
+    weight: np.ndarray
+    #: Modes learned by several heads at once stay parallel (a weight has no direction to lose).
+    directed: bool
+
+    @property
+    @abc.abstractmethod
+    def rank(self) -> np.ndarray: ...
+
+    @property
+    @abc.abstractmethod
+    def active(self) -> list[Coordinate]:
+        """The modes that are not dormant."""
+
+    @abc.abstractmethod
+    def feel(self, force: np.ndarray, floor: float) -> None:
+        """The force of the plateau; what is below `floor` is zero."""
+
+    @abc.abstractmethod
+    def due(self) -> Due: ...
+
+    @abc.abstractmethod
+    def stands(self, item: int) -> tuple[float, float]:
+        """e and b of a dormant mode whose weight is e^{2(b − eΛ)}/4."""
+
+    @abc.abstractmethod
+    def coordinate(self, item: int) -> Coordinate: ...
+
+    @abc.abstractmethod
+    def copies(self, item: int) -> Any:
+        """Equal for modes that may be due together without accident."""
+
+    @abc.abstractmethod
+    def wait(self, tau: float, offset: float) -> None:
+        """Let a plateau of length tau·Λ + offset pass."""
+
+    @abc.abstractmethod
+    def piece(self, entries: Mapping[int, float]) -> Piece:
+        """At the start of an orbit on which these items are active as well, at these log-sizes."""
+
+    @abc.abstractmethod
+    def land(
+        self, entries: Mapping[int, float], passage: Passage, force: np.ndarray, floor: float
+    ) -> None:
+        """At the next saddle, with what the dormant modes gained on the orbit."""
+
+    def threshold(self, item: int, weight: np.ndarray) -> tuple[int, float, float] | None:
+        """Half of what a winner becomes: component of its piece, log-size, signed weight.
+
+        None where no weight of its own tells when it has switched; then the loss does.
+        """
+        return None
+
+    def defer(self, passage: Passage, largest: float, log_alpha: float) -> bool:
+        """Make modes dormant that are still on their way to another saddle; whether any was."""
+        return False
+
+    def flat_directions(self) -> np.ndarray | None:
+        """Unit weights along which the active part may move, or None where it is curved."""
+        return None
+
+    @abc.abstractmethod
+    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
+        """log of every mode at Λ = scale, `waited` flow time after the transition."""
+
+    def snapshot(self) -> "Part":
+        return copy.copy(self)
+
+
+def log_abs(weight: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(np.abs(weight)) + math.log(factor)
