@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -76,18 +77,23 @@ def save(path: Path, sections: dict[str, Any]) -> dict[str, Any]:
     results["targets"] = judge(results)
     results = _finite(results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
+    path.write_text(_INNERMOST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
     return results
 
 
+#: Lists and objects that hold no others: a row each.
+_INNERMOST = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+
+
 def _finite(x: Any) -> Any:
-    """For JSON: six digits, and None for ∞ and NaN, which it does not have."""
+    """For JSON: five digits, and None for ∞ and NaN, which it does not have."""
     if isinstance(x, dict):
         return {key: _finite(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
         return [_finite(value) for value in x]
     if isinstance(x, float):
-        return float(f"{x:.6g}") if math.isfinite(x) else None
+        return float(f"{x:.5g}") if math.isfinite(x) else None
     return x
 
 

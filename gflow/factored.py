@@ -255,7 +255,7 @@ class Product(Trainable):
     def value(self) -> Float[Array, "... m n"]:
         return chained(self.factors)
 
-    def conserved(self) -> tuple[Float[Array, "... k k"], ...]:  # type: ignore[override]
+    def conserved(self) -> tuple[Float[Array, "... k k"], ...]:
         """aᵀa − bbᵀ for every pair of neighbours a, b."""
 
         def t(x):

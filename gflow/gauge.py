@@ -151,7 +151,7 @@ class GaugeCoordinates(FlowCoordinates):
         largest, leading = sizes[heads, top], x[heads, :, top]
         cosine = jnp.abs(jnp.matmul(leading, leading.T))
         second = jnp.sort(sizes, axis=1)[:, -2]
-        drowned = second - largest < 0.5 * jnp.log(jnp.finfo(x.dtype).eps) - 14.0
+        drowned = second - largest < jnp.log(64.0 * jnp.finfo(x.dtype).eps)
         learned = largest > -1.0
         pair = learned[:, None] & drowned[None, :]
         alike = pair & (cosine > 1.0 - 1e-12) & ~jnp.eye(len(top), dtype=bool)

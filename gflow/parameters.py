@@ -30,7 +30,7 @@ class Parameter(eqx.Module):
     value: eqx.AbstractVar[Float[Array, "..."]]
 
     @abc.abstractmethod
-    def conserved(self) -> Float[Array, "..."]:
+    def conserved(self) -> Float[Array, "..."] | tuple[Float[Array, "..."], ...]:
         """What gradient flow without decay leaves constant (empty: nothing)."""
 
 

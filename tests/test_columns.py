@@ -462,10 +462,9 @@ class Two(eqx.Module):
     other: gflow.Parameter
 
 
-ANY = Quadratic(jnp.eye(9), jnp.eye(3))
+ANY = Quadratic(jnp.eye(9), jnp.diag(jnp.arange(1.0, 4.0)))
 SMALL = gflow.Factored.small((3, 3), 2, log_alpha=-50.0, key=jax.random.key(0))
 WIDE = gflow.Factored.small((3, 3), 4, log_alpha=-50.0, key=jax.random.key(0))
-HADAMARD = gflow.Hadamard.small((3, 3), log_alpha=-50.0, key=jax.random.key(0))
 RUN = {"direction": np.ones((6, 2)) / math.sqrt(6.0), "log_size": np.array([0.3, -20.0])}
 
 
@@ -473,7 +472,12 @@ RUN = {"direction": np.ones((6, 2)) / math.sqrt(6.0), "log_size": np.array([0.3,
     ("model", "objective", "kwargs", "message"),
     [
         (Matrix(WIDE), ANY, {}, "'weight' has 4 columns for a 3×3 matrix.*r ≤ 3"),
-        (Two(SMALL, HADAMARD), ANY, {}, "Hadamard leaves or Factored leaves, not both"),
+        (
+            Matrix(SMALL),
+            Quadratic(jnp.eye(9), jnp.eye(3)),
+            {},
+            "An accidental tie: weight.0., weigh",
+        ),
         (Matrix(SMALL.moved(RUN, 12.0)), ANY, {}, "'weight' comes from a run.*gflow.rescale"),
         (Matrix(gflow.Factored(jnp.ones((3, 2)), jnp.ones((3, 2)))), ANY, {}, "needs 0 < α < 1"),
         (Matrix(SMALL), ANY, {"log_alpha": 1.0}, "needs 0 < α < 1.*log_alpha = 1 was given"),

@@ -43,20 +43,23 @@ def predict(
 ) -> Prediction:
     r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
 
-    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` (freeze others with
-    `gflow.Frozen`). `objective`: differentiable, model ↦ scalar. `log_alpha`: for leaves
-    that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`: relative error of
-    the weights along connecting orbits, and so about that of exp(rate·C); saddles and T
-    are polished to rounding whatever it is.
+    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored`, alone
+    or together (freeze others with `gflow.Frozen`). `objective`: differentiable, model ↦ scalar.
+    `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`:
+    relative error of the weights along connecting orbits, and so about that of exp(rate·C);
+    saddles and T are polished to rounding whatever it is.
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
-    the times and curves at a finite α.
+    the times and curves at a finite α. The modes of a factored leaf are its columns, in the
+    order in which they switch on.
 
-    **Raises:** ValueError for leaves of another kind, |u| = |v| exactly, Λ ≤ 0 or
-    unknown, an accidental tie, an objective unbounded below, a degenerate saddle.
+    **Raises:** ValueError for leaves of another kind, |u| = |v| exactly, more columns than
+    min(m, n), Λ ≤ 0 or unknown, an accidental tie, an objective unbounded below, a degenerate
+    saddle.
 
-    **Regime:** α → 0, unique winners, strict minima on the support. Copies with equal
-    gradient (heads while attention is uniform) switch together with predicted shares.
+    **Regime:** α → 0, unique winners, strict minima on the support (among matrices of the
+    rank). Copies with equal gradient (heads while attention is uniform) switch together with
+    predicted shares; a second mode that heads would share ends the path with the reason.
 
     ```python
     pred = theory.gradual_rank.predict(model, objective)

@@ -126,8 +126,8 @@ def heads(report: Report) -> None:
     result = compare(run, prediction)
     report.add_comparison("two heads, α = 10^-12", result)
     first = prediction.stages[0]
-    crossings = measure(run, prediction)
-    here = run.model(t=0.5 * (crossings[0].t + crossings[1].t))  # type: ignore[union-attr]
+    between = prediction.at(run.log_alpha).t[:2]
+    here = run.model(t=float(np.mean(between)))
     sizes = np.linalg.norm(np.asarray(here.vo.value), axis=(1, 2))
     for (name, index), share in first.shares.items():
         report.add(
