@@ -30,7 +30,7 @@ from .orbits import Degenerate
 from .part import Due, Part, Passage, log_abs
 from .prediction import Coordinate, coordinate_label
 
-#: A dormant column that loses this much (a logarithm) on an orbit is left with rounding.
+#: A dormant column this much of which (a logarithm) does not grow is left with rounding.
 _LOST = -25.0
 
 
@@ -184,13 +184,13 @@ class Columns(Part):
             along *= self.right[:, -1] @ dormant[self.split :, -1]
             self.branch = 1 if along > 0 else -1
         volumes = log_abs(np.diagonal(np.linalg.qr(self.directions.T @ dormant).R))
-        gain = logs + volumes + before * passage.start - self.rates * passage.end
-        if np.any(gain < _LOST):
+        if np.any(volumes < _LOST):
             raise Degenerate(
                 f"the dormant columns of {coordinate_label((self.name, self.head))} run parallel "
                 "to what has been learned elsewhere (another head that feels the same force), "
                 "and what sets them apart is lost in rounding"
             )
+        gain = logs + volumes + before * passage.start - self.rates * passage.end
         self.size = self.size + gain
 
     def flat_directions(self) -> np.ndarray | None:

@@ -180,27 +180,39 @@ class _Started(Field):
         return (), joined(pieces), jnp.array(True)
 
 
-def _solver(size: int):
+def _solver(size: int, stiff: bool) -> diffrax.AbstractAdaptiveSolver:
+    if not stiff:
+        return diffrax.Dopri8()
     return Rodas5P() if size <= _DENSE else Switching(diffrax.Tsit5(), ROCK4())
 
 
 @eqx.filter_jit
-def advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""]):
-    """Up to `STEPS` steps from `state`: times, states, velocities, losses, which were kept."""
+def advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""], stiff: bool):
+    """Up to `STEPS` steps from `state`: times, what `motion` reads there, which were kept."""
     zero = jnp.zeros_like(tolerance)
     steps = march(
-        lambda x: _Started(fast, x), state, _solver(state.size), (tolerance, zero), zero,
+        lambda x: _Started(fast, x), state, _solver(state.size, stiff), (tolerance, zero), zero,
         jnp.full_like(zero, 1e30), pace, attempts=STEPS,
     )  # fmt: skip
-    read = jax.vmap(lambda y: (fast.velocity(y), fast.flow.loss(fast.weights(y))))(steps.state)
-    return (steps.t, steps.state, *read), steps.kept, steps.pace
+    return (steps.t, *jax.vmap(lambda y: _motion(fast, y))(steps.state)), steps.kept, steps.pace
+
+
+def _motion(fast: Fast, state: Array) -> tuple[Array, Array, Array, Array]:
+    velocity, acceleration = jax.jvp(fast.velocity, (state,), (fast.velocity(state),))
+    return state, velocity, acceleration, fast.flow.loss(fast.weights(state))
 
 
 @eqx.filter_jit
-def one_step(fast: Fast, state: Array, step: Float[Array, ""]) -> tuple[Array, Array]:
+def motion(fast: Fast, state: Array) -> tuple[Array, Array, Array, Array]:
+    """State, velocity, acceleration and loss."""
+    return _motion(fast, state)
+
+
+@eqx.filter_jit
+def one_step(fast: Fast, state: Array, step: Float[Array, ""], stiff: bool) -> tuple[Array, Array]:
     """State and loss after one step of this length."""
     zero = jnp.zeros_like(step)
-    solver = _solver(state.size)
+    solver = _solver(state.size, stiff)
     args = (_Started(fast, state), zero)
     inner = jax.tree.map(jnp.asarray, solver.init(TERM, zero, step, state, args))
     out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))[0]

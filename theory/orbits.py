@@ -15,12 +15,14 @@ from .fast import (
     Piece,
     advance,
     evaluated,
+    motion,
     one_step,
     velocity_and_loss,
     velocity_jacobian,
 )
 
-_ROUNDS = 100
+#: An orbit that takes more than so many explicit rounds is stiff; then implicit ones follow.
+_EXPLICIT, _ROUNDS = 8, 60
 #: Longest orbit, in units of 1/(largest initial force).
 _PATIENCE = 1e8
 #: A part this many e-folds (of the square root of its weight) below the largest counts as zero.
@@ -52,7 +54,8 @@ _NO_SADDLE = (
 class Orbit:
     """A connecting orbit in its own time s, 0 where it crosses its level.
 
-    `s`, `state`, `velocity`, `loss`: accepted steps. `saddle`: the fast system at the saddle
+    `s`, `state`, `velocity`, `acceleration`, `loss`: accepted steps, explicit ones before number
+    `stiff_from`. `saddle`: the fast system at the saddle
     it ends in, its active parts at rest and the others where they are once what these still
     have to gain is added; `saddle_loss`, `saddle_weights`: there.
     """
@@ -61,7 +64,9 @@ class Orbit:
     s: np.ndarray
     state: np.ndarray
     velocity: np.ndarray
+    acceleration: np.ndarray
     loss: np.ndarray
+    stiff_from: int
     saddle: Fast
     saddle_loss: float
     saddle_weights: dict[str, np.ndarray]
@@ -73,18 +78,22 @@ class Orbit:
         return self.fast.unpack(self.state[0])
 
     def at(self, s: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Loss and weights at any s: cubic Hermite in the state, its asymptotes beyond."""
+        """Loss and weights at any s: quintic Hermite in the state, its asymptotes beyond."""
         i = np.clip(np.searchsorted(self.s, s) - 1, 0, len(self.s) - 2)
         h = (self.s[i + 1] - self.s[i])[:, None]
         u = np.clip((s - self.s[i])[:, None] / h, 0.0, 1.0)
+        value, slope, bend = self.state, self.velocity, self.acceleration
+        step = value[i + 1] - value[i]
         state = (
-            (1 + 2 * u) * (1 - u) ** 2 * self.state[i]
-            + u * (1 - u) ** 2 * h * self.velocity[i]
-            + u**2 * (3 - 2 * u) * self.state[i + 1]
-            - u**2 * (1 - u) * h * self.velocity[i + 1]
+            value[i]
+            + u**3 * (10 + u * (-15 + 6 * u)) * step
+            + h * u * (1 + u**2 * (-6 + u * (8 - 3 * u))) * slope[i]
+            + h * u**3 * (-4 + u * (7 - 3 * u)) * slope[i + 1]
+            + 0.5 * (h * u) ** 2 * (1 - u) ** 3 * bend[i]
+            + 0.5 * (h * u) ** 2 * u * (1 - u) ** 2 * bend[i + 1]
         )
         before = np.minimum(s - self.s[0], 0.0)[:, None]
-        loss, weights = evaluated(self.fast, state + before * self.velocity[0])
+        loss, weights = evaluated(self.fast, state + before * slope[0])
         after = s > self.s[-1]
         loss = np.where(after, self.saddle_loss, loss)
         for n, end in self.saddle_weights.items():
@@ -105,7 +114,7 @@ class Orbit:
         def gap(step: float) -> float:
             if step in (0.0, width):
                 return float(values[i + (step > 0)]) - level
-            state, loss = one_step(self.fast, start, jnp.asarray(step))
+            state, loss = one_step(self.fast, start, jnp.asarray(step), i >= self.stiff_from)
             return (-float(loss) if component is None else float(state[component])) - level
 
         return float(self.s[i]) + bracketed_root(gap, width)
@@ -120,24 +129,26 @@ def connect(fast: Fast, force_scale: float, tolerance: float) -> Orbit:
     infinity); Degenerate when they creep without coming to rest.
     """
     state = fast.start()
-    first = tuple(np.asarray(x)[None] for x in velocity_and_loss(fast, state))
-    rows: list[tuple] = [(np.zeros(1), np.asarray(state)[None], *first)]
-    pace = Pace.at(jnp.asarray(1e-3 / max(float(np.max(np.abs(first[0]))), 1e-300)))
+    rows: list[tuple] = [(np.zeros(1), *(np.asarray(x)[None] for x in motion(fast, state)))]
+    fastest = float(np.max(np.abs(rows[0][2])))
+    pace = Pace.at(jnp.asarray(1e-3 / max(fastest, 1e-300)))
     rest = _Rest(fast, _AT_REST * force_scale)
-    rest.reached(rows[0][1][0], first[0][0])
-    for _ in range(_ROUNDS):
+    rest.reached(rows[0][1][0], rows[0][2][0])
+    # a Jacobian costs as many evaluations as the state has components
+    explicit = _EXPLICIT * (1 + len(rest.active) // 13)
+    for number in range(explicit + _ROUNDS):
         offset = float(rows[-1][0][-1])
         if offset * force_scale > _PATIENCE:
             break
-        found, kept, pace = advance(fast, state, pace, jnp.asarray(tolerance))
-        t, states, velocity, loss = (np.asarray(x)[np.asarray(kept)] for x in found)
+        found, kept, pace = advance(fast, state, pace, jnp.asarray(tolerance), number >= explicit)
+        t, states, velocity, *more = (np.asarray(x)[np.asarray(kept)] for x in found)
         if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
             raise Unbounded(_NO_SADDLE)
-        new = offset + t, states, velocity, loss
+        new = offset + t, states, velocity, *more
         for i in range(len(t)):
             if rest.reached(states[i], velocity[i]):
                 rows.append(tuple(x[: i + 1] for x in new))
-                return _finish(fast, rows, rest.gone)
+                return _finish(fast, rows, explicit, rest.gone)
         rows.append(new)
         state = jnp.asarray(states[-1])
     s, velocity = rows[-1][0][-1], rows[-1][2][-1]
@@ -175,8 +186,8 @@ class _Rest:
         return self.steps > 8 and bool(moving <= self.slow)
 
 
-def _finish(fast: Fast, rows: list[tuple], gone: np.ndarray) -> Orbit:
-    s, state, velocity, loss = (np.concatenate(x) for x in zip(*rows, strict=True))
+def _finish(fast: Fast, rows: list[tuple], explicit: int, gone: np.ndarray) -> Orbit:
+    s, state, velocity, *more = (np.concatenate(x) for x in zip(*rows, strict=True))
     saddle = fast.without(gone)
     rest, end = saddle.active, state[-1]
     best, jacobian = _polished(saddle, end, rest)
@@ -196,7 +207,8 @@ def _finish(fast: Fast, rows: list[tuple], gone: np.ndarray) -> Orbit:
     saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(flat)))
     _, height = velocity_and_loss(saddle, flat)
     weights = jax.tree.map(np.asarray, saddle.weights(flat))
-    return Orbit(fast, s, state, velocity, loss, saddle, float(height), weights)
+    stiff_from = sum(len(r[0]) for r in rows[: explicit + 1]) - 1
+    return Orbit(fast, s, state, velocity, *more, stiff_from, saddle, float(height), weights)
 
 
 def _polished(fast: Fast, state: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
