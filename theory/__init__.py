@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         gradual_rank as gradual_rank,
         plot as plot,
         saddle_to_saddle as saddle_to_saddle,
+        weight_decay as weight_decay,
     )
     from .comparison import (
         Comparison as Comparison,
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     )
     from .prediction import Prediction as Prediction, Stage as Stage
 
-_MODULES = ("assumptions", "exact_linear", "gradual_rank", "plot", "saddle_to_saddle")
+_MODULES = (
+    "assumptions",
+    "exact_linear",
+    "gradual_rank",
+    "plot",
+    "saddle_to_saddle",
+    "weight_decay",
+)
 _FROM = {
     "Comparison": "comparison",
     "compare": "comparison",
