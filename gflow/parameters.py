@@ -7,7 +7,7 @@ ones are not trained.
 
 import abc
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -21,6 +21,14 @@ from .coordinates import (
     Coordinates,
     RawCoordinates,
 )
+
+
+@runtime_checkable
+class Weight(Protocol):
+    """What a model reads: a Parameter, or a module that makes one effective weight of several."""
+
+    @property
+    def value(self) -> Array: ...
 
 
 class Parameter(eqx.Module):

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matrices import LOG10, Matrix, Quadratic, loss_crossing, quadratic, reference
+from scipy.linalg import expm
 
 import gflow
 import theory
-from gflow.models import SoftmaxAttention
+from gflow.models import Adapted, SoftmaxAttention
 from gflow.objectives import SquaredLoss
+from theory.columns import Columns
 from theory.comparison import measure
 from theory.gradual_rank import predict
+from theory.part import Passage
 
 # T of random quadratic losses, by seed, d and r, from an independent implementation: 1 − e by
 # the exact conserved balance, the branch of the last column by a determinant
@@ -421,6 +424,48 @@ def test_decay_slows_every_mode_down():
     gaps, _ = misses(model, objective, prediction, -200 * LOG10, decay=rate)
     for gap, stage in zip(gaps, prediction.stages, strict=True):
         assert abs(gap) * stage.rate <= 1e-3
+
+
+def test_the_end_of_an_orbit_may_be_read_off_before_its_columns_have_turned():
+    """Under one force from then on, what columns gain does not depend on when that is said."""
+    rng = np.random.default_rng(0)
+    force, later = rng.standard_normal((2, 3, 3))
+    h = np.block([[np.zeros((3, 3)), later], [later.T, np.zeros((3, 3))]])
+    sizes = []
+    for end in (0.1, 0.5, 2.0):
+        part = Columns("w", (), rng.standard_normal((6, 2)), 3, np.ones(2), 0.05)
+        part.feel(force, 1e-12)
+        part.size = np.zeros(2)
+        before = part.piece({})
+        # the columns are infinitely smaller one than the next, so each is cleared of those before
+        q, r = np.linalg.qr(expm((h - 0.05 * np.eye(6)) * end) @ np.asarray(before.direction))
+        state = jnp.concatenate([jnp.asarray(q).ravel(), jnp.log(jnp.abs(jnp.diagonal(r)))])
+        part.land({}, Passage(before, before.at(state), 0.0, end), later, 1e-12)
+        sizes.append(part.size)
+    np.testing.assert_allclose(sizes[1:], sizes[:-1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_offsets_where_dormant_columns_still_turn_at_the_end_of_an_orbit():
+    """Adapters on two frozen heads: modes of like strength, saddles that are soon reached."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.standard_normal((32, 6, 3)))
+    frozen = [size * rng.standard_normal((2, 3, 3)) for size in (0.7, 0.35)]
+    change = [0.3 * rng.standard_normal((2, 3, 3)) for _ in frozen]
+    taught = (gflow.Frozen(w + d) for w, d in zip(frozen, change, strict=True))
+    objective = SquaredLoss(x, jax.vmap(SoftmaxAttention(*taught))(x), reduction="half_mean")
+    kq, vo = (
+        Adapted(
+            w,
+            gflow.Factored(*rng.standard_normal((2, 2, 3, 2)), log_scale=-300 * LOG10),
+        )
+        for w in frozen
+    )
+    model = SoftmaxAttention(kq, vo)
+    prediction = predict(model, objective, max_stages=3)
+    gaps, _ = misses(model, objective, prediction, -1000 * LOG10)
+    for gap, stage in zip(gaps, prediction.stages, strict=True):
+        assert abs(gap) * stage.rate <= 1e-7
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from gflow.gauge import orthogonal
 
 from .column_piece import Block
 from .orbits import Degenerate
-from .part import Due, Part, Passage, log_abs
+from .part import Due, Part, Passage
 from .prediction import Coordinate, coordinate_label
 
 #: A dormant column this much of which (a logarithm) does not grow is left with rounding.
@@ -183,8 +183,11 @@ class Columns(Part):
             along = self.left[:, -1] @ dormant[: self.split, -1]
             along *= self.right[:, -1] @ dormant[self.split :, -1]
             self.branch = 1 if along > 0 else -1
-        volumes = log_abs(np.diagonal(np.linalg.qr(self.directions.T @ dormant).R))
-        if np.any(volumes < _LOST):
+        # of the j largest columns what will grow at h₁ + … + h_j is the part along u₁, …, u_j
+        along = self.directions.T @ dormant
+        minors = [np.linalg.slogdet(along[:j, :j])[1] for j in range(len(logs) + 1)]
+        volumes = np.diff(minors)
+        if not np.all(volumes >= _LOST):
             raise Degenerate(
                 f"the dormant columns of {coordinate_label((self.name, self.head))} run parallel "
                 "to what has been learned elsewhere (another head that feels the same force), "
