@@ -16,6 +16,9 @@ from .hadamard import Hadamard
 from .parameters import Constant, Parameter, Trainable, is_parameter
 from .stepping import Field
 
+#: Times at which a schedule of decay is looked at before a run.
+_SAMPLES = 129
+
 Objective = Callable[[Any], Float[Array, ""]]
 Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
 # in a batch one number for each member as well
@@ -316,6 +319,22 @@ def _checked_rate(rate: Any, name: str, members: int | None) -> Constant | Calla
     if not np.any(value):
         return None
     return Constant(value if members is None else np.broadcast_to(value, (members,)))
+
+
+def check_schedules(flow: Flow, start: float, end: float) -> None:
+    """**Raises:** ValueError for a decay λ(t) that is negative or not finite in a run."""
+    times = np.linspace(start, end, _SAMPLES)
+    for name, rate in zip(flow.names, flow.decay, strict=True):
+        if rate is None or isinstance(rate, Constant):
+            continue
+        values = np.stack([np.asarray(rate(jnp.asarray(t))) for t in times])
+        bad = ~((values >= 0.0) & np.isfinite(values)).reshape(_SAMPLES, -1).all(axis=1)
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise ValueError(
+                f"decay of {name!r} is {values[i]} at t = {times[i]:.6g}: the rate λ(t) of "
+                "(λ/2)‖factors‖² must be finite and ≥ 0 for the whole run."
+            )
 
 
 def _check_loss(names: tuple[str, ...], loss: Array, finite: Array) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import Decay, Objective, build_flow
+from .flow import Decay, Objective, build_flow, check_schedules
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import keeps_its_branch
 from .parameters import Constant, Small, is_parameter
@@ -86,6 +86,8 @@ def simulate(
         raise ValueError(
             "decay depends on time, so that rest at one time is not rest for ever. Give t1 or tau1."
         )
+    if end is not None:
+        check_schedules(flow, start, end)
 
     began = time.perf_counter()
     run = Rounds(

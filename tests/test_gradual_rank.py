@@ -864,3 +864,10 @@ def test_max_stages_is_said_to_be_the_reason():
     pred = predict(linear(-10.0), objective(FIXTURE), max_stages=2)
     assert len(pred.stages) == 2
     assert "max_stages = 2" in pred.ended
+
+
+def test_modes_that_decay_holds_back_are_counted():
+    pred = predict(linear(-10.0, UNEQUAL), objective(FIXTURE), decay=0.2)
+    assert len(pred.stages) < len(fixture("unequal").stages)
+    assert pred.ended.startswith("complete")
+    assert pred.ended.endswith("decay holds 2 back that would")

@@ -125,6 +125,10 @@ class Columns(Part):
         with np.errstate(divide="ignore", invalid="ignore"):
             return Due(np.where(growing, exponent / rates, math.inf), rates, size)
 
+    @property
+    def held_back(self) -> int:
+        return int(np.sum((self.strength > 0) & (self.strength - self.decay <= self.floor)))
+
     def stands(self, item: int) -> tuple[float, float]:
         return float(self.exponent[item]), float(self.size[item]) + 0.5 * math.log(2.0)
 

@@ -134,6 +134,11 @@ class HadamardWeights(Part):
             wait = np.where(growing, self.exponent / rates, np.inf)
         return Due(wait.ravel(), rates.ravel(), self.size.ravel())
 
+    @property
+    def held_back(self) -> int:
+        drawn = (np.abs(self.force) > self.floor) & (self.alive == 0)
+        return int(np.sum(drawn & (np.abs(self.force) - self.decay <= self.floor)))
+
     def stands(self, item: int) -> tuple[float, float]:
         return float(self.exponent.ravel()[item]), float(self.size.ravel()[item])
 

@@ -67,6 +67,11 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def due(self) -> Due: ...
 
+    @property
+    @abc.abstractmethod
+    def held_back(self) -> int:
+        """Dormant modes that would grow but for decay."""
+
     @abc.abstractmethod
     def stands(self, item: int) -> tuple[float, float]:
         """e and b of a dormant mode whose weight is e^{2(b − eΛ)}/4."""

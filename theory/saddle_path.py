@@ -82,6 +82,8 @@ class SaddlePath:
                 break
             if found is None:
                 ended = "complete: nothing that is dormant feels a force that makes it grow"
+                if held_back := sum(p.held_back for p in self.parts):
+                    ended += f"; decay holds {held_back} back that would"
                 break
             stages.append(found[0])
             orbits.append(found[1])
