@@ -387,11 +387,10 @@ def scipy_zoo(model, objective, rates, times):
 TIMES = np.array([0.5, 2.0, 5.0, 10.0, 20.0])
 
 
-@pytest.fixture(scope="module")
-def zoo_run():
+def run_of(model, objective):
     return gflow.simulate(
-        zoo(),
-        TOGETHER,
+        model,
+        objective,
         t1=20.0,
         save=TIMES,
         decay=RATES,
@@ -399,6 +398,11 @@ def zoo_run():
         solver=diffrax.Tsit5(),
         error_bars=False,
     )
+
+
+@pytest.fixture(scope="module")
+def zoo_run():
+    return run_of(zoo(), TOGETHER)
 
 
 @pytest.fixture(scope="module")
@@ -461,16 +465,7 @@ def test_heads_and_columns_in_another_order_are_the_same(zoo_run):
         return eqx.tree_at(lambda m: (m.heads, m.wide), model, (heads, wide))
 
     objective = Together({**MIXING, "heads": MIXING["heads"][swap]}, TOGETHER.target)
-    run = gflow.simulate(
-        reordered(zoo()),
-        objective,
-        t1=20.0,
-        save=TIMES,
-        decay=RATES,
-        rtol=1e-11,
-        solver=diffrax.Tsit5(),
-        error_bars=False,
-    )
+    run = run_of(reordered(zoo()), objective)
     one, two = (np.searchsorted(r.t, TIMES) for r in (zoo_run, run))
     np.testing.assert_allclose(run.loss[two], zoo_run.loss[one], rtol=0, atol=1e-10)
     for name in MIXING:

@@ -1,11 +1,13 @@
 """Attention with diagonal and with full matrices, and residual stacks of layers."""
 
+import abc
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..parameters import Parameter
+from ..parameters import Weight
 
 
 class DiagonalAttention(eqx.Module):
@@ -22,11 +24,11 @@ class DiagonalAttention(eqx.Module):
     ```
     """
 
-    kq: Parameter
-    vo: Parameter
+    kq: Weight
+    vo: Weight
     scale: float = eqx.field(static=True)
 
-    def __init__(self, kq: Parameter, vo: Parameter, *, scale: float = 1.0):
+    def __init__(self, kq: Weight, vo: Weight, *, scale: float = 1.0):
         if kq.value.ndim != 2 or kq.value.shape != vo.value.shape:
             raise ValueError(
                 f"DiagonalAttention needs kq and vo of one shape (heads, d): kq has "
@@ -44,7 +46,35 @@ class DiagonalAttention(eqx.Module):
         return jnp.sum(mixed * self.vo.value[:, None, :], axis=0)
 
 
-class SoftmaxAttention(eqx.Module):
+class _Attention(eqx.Module):
+    """f(X) = Σ_h P_h X VO_h, with P_h the `_weights` of the logits scale · X KQ_h Xᵀ."""
+
+    kq: Weight
+    vo: Weight
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, kq: Weight, vo: Weight, *, scale: float = 1.0):
+        shapes = kq.value.shape, vo.value.shape
+        square = all(len(s) in (2, 3) and s[-1] == s[-2] for s in shapes)
+        if not square or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{type(self).__name__} needs kq and vo of one shape, (d, d) or (heads, d, d): "
+                f"kq.value has {shapes[0]}, vo.value has {shapes[1]}."
+            )
+        self.kq, self.vo, self.scale = kq, vo, float(scale)
+
+    @abc.abstractmethod
+    def _weights(
+        self, logits: Float[Array, "heads tokens tokens"]
+    ) -> Float[Array, "heads tokens tokens"]:
+        """What every query takes of every key."""
+
+    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+        weights = self._weights(self.scale * (x @ _heads(self.kq) @ x.T))
+        return jnp.sum(weights @ (x @ _heads(self.vo)), axis=0)
+
+
+class SoftmaxAttention(_Attention):
     r"""Softmax attention with full key–query and value–output matrices.
 
         f(X) = Σ_h softmax(scale · X KQ_h Xᵀ) X VO_h
@@ -61,20 +91,11 @@ class SoftmaxAttention(eqx.Module):
     ```
     """
 
-    kq: Parameter
-    vo: Parameter
-    scale: float = eqx.field(static=True)
-
-    def __init__(self, kq: Parameter, vo: Parameter, *, scale: float = 1.0):
-        _check_heads(type(self).__name__, kq, vo)
-        self.kq, self.vo, self.scale = kq, vo, float(scale)
-
-    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
-        logits = self.scale * (x @ _heads(self.kq) @ x.T)  # (heads, tokens, tokens)
-        return jnp.sum(jax.nn.softmax(logits, axis=-1) @ x @ _heads(self.vo), axis=0)
+    def _weights(self, logits):
+        return jax.nn.softmax(logits, axis=-1)
 
 
-class LinearAttention(eqx.Module):
+class LinearAttention(_Attention):
     r"""Attention without softmax: f(X) = Σ_h (scale · X KQ_h Xᵀ) X VO_h.
 
     Arguments as of `SoftmaxAttention`; 1/tokens is the usual `scale`.
@@ -84,39 +105,27 @@ class LinearAttention(eqx.Module):
     ```
     """
 
-    kq: Parameter
-    vo: Parameter
-    scale: float = eqx.field(static=True)
-
-    def __init__(self, kq: Parameter, vo: Parameter, *, scale: float = 1.0):
-        _check_heads(type(self).__name__, kq, vo)
-        self.kq, self.vo, self.scale = kq, vo, float(scale)
-
-    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
-        weights = self.scale * (x @ _heads(self.kq) @ x.T)
-        return jnp.sum(weights @ (x @ _heads(self.vo)), axis=0)
+    def _weights(self, logits):
+        return logits
 
 
-def _heads(weight: Parameter) -> Array:
+def _heads(weight: Weight) -> Array:
     value = weight.value
     return value if value.ndim == 3 else value[None]
-
-
-def _check_heads(name: str, kq: Parameter, vo: Parameter) -> None:
-    shapes = kq.value.shape, vo.value.shape
-    square = all(len(s) in (2, 3) and s[-1] == s[-2] for s in shapes)
-    if not square or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"{name} needs kq and vo of one shape, (d, d) or (heads, d, d): kq.value has "
-            f"{shapes[0]}, vo.value has {shapes[1]}."
-        )
 
 
 class Residual(eqx.Module):
     """X ↦ X + layer(X), one layer after the other.
 
+    Layers of any kind, number and heads, each an object of its own; their leaves are
+    `layers.0.kq`, `layers.0.vo`, `layers.1.kq`, … Value–output weights of all layers feel one
+    force while all are near zero, and so learn their first mode together.
+
+    **Raises:** ValueError for no layers and, at the first call, for a layer that changes the
+    shape.
+
     ```python
-    gflow.models.Residual([gflow.models.DiagonalAttention(kq1, vo1), ...])
+    gflow.models.Residual([gflow.models.SoftmaxAttention(kq1, vo1), ...])
     ```
     """
 
@@ -128,6 +137,12 @@ class Residual(eqx.Module):
             raise ValueError("Residual(layers) needs at least one layer.")
 
     def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
-        for layer in self.layers:
-            x = x + layer(x)
+        for number, layer in enumerate(self.layers):
+            change = layer(x)
+            if change.shape != x.shape:
+                raise ValueError(
+                    f"layers[{number}] of Residual, {type(layer).__name__}, turns shape {x.shape} "
+                    f"into {change.shape}; the two are added up. Give layers that keep the shape."
+                )
+            x = x + change
         return x

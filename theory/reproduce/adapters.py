@@ -13,9 +13,10 @@ import numpy as np
 
 import gflow
 from gflow import models, objectives
-from gflow.plot import alpha_label
+from gflow.plot import STYLE, alpha_label
 
 from .. import gradual_rank, plot
+from ..comparison import measure
 from .gradual_rank import _compare_runs, _figure
 from .report import Report
 
@@ -59,25 +60,45 @@ def problem(seed: int):
     return student, objective
 
 
-def run(report: Report, stages: int = 8) -> None:
+def run(report: Report) -> None:
     """The first rank jumps of sixteen matrices, at two sizes of the adapters."""
+    import matplotlib.pyplot as plt
+
     student, objective = problem(1)
+    stages = 4 if report.fast else 8
     prediction = gradual_rank.predict(student(100), objective, max_stages=stages + 1)
     *shown, following = prediction.stages
     end = 0.5 * (shown[-1].tau + following.tau)
-    runs = {k: gflow.simulate(student(k), objective, tau1=end) for k in (100, 1000)}
-    _compare_runs(report, "adapters, 4 heads × 2 layers", runs, prediction, second={100: 1000})
-    main = runs[100]
+    runs = {
+        k: gflow.simulate(student(k), objective, tau1=end, error_bars=not report.fast)
+        for k in (100, 1000)
+    }
+    _compare_runs(report, "adapters, 4 heads × 2 layers", runs, prediction)
+    for stage, crossing in zip(shown, measure(runs[1000], prediction), strict=False):
+        assert crossing is not None
+        error = 0.0 if report.fast else crossing.error
+        report.add(
+            f"adapters: C of {stage.label} at α = 1e-1000",
+            stage.offset, crossing.t - stage.tau * runs[1000].scale, 1e-3 / stage.rate, error,
+        )  # fmt: skip
+    report.data(runs[100], "adapters")
+    with plt.rc_context(STYLE):
+        _draw(report, runs[100], runs[1000], prediction)
+
+
+def _draw(report: Report, run: gflow.Trajectory, smaller: gflow.Trajectory, prediction) -> None:
     figure, axes = _figure(2, 2)
-    plot.collapse([runs[100], runs[1000]], prediction, axes[0, 0])
+    plot.collapse([run, smaller], prediction, axes[0, 0])
     axes[0, 0].set_title("adapters on 4 heads × 2 layers")
-    plot.ranks_with_times(main, prediction, axes[0, 1])
+    plot.ranks_with_times(run, prediction, axes[0, 1])
     axes[0, 1].set(
-        title=f"ranks at {alpha_label(main.log_alpha)}, heads added up",
+        title=f"ranks at {alpha_label(run.log_alpha)}, heads added up",
         ylabel=r"rank (singular values $>\sqrt{\alpha}$)",
     )
-    plot.spectrum_with_times(main, prediction, axes[1, 0])
-    axes[1, 0].set_title("singular values of the sixteen adapters")
-    plot.spectrum_with_times(main, prediction, axes[1, 1], logarithmic=True)
-    axes[1, 1].set_title("the same, dormant ones included")
+    plot.spectrum_with_times(smaller, prediction, axes[1, 0])
+    axes[1, 0].set_title(f"singular values of the adapters, {alpha_label(smaller.log_alpha)}")
+    axes[1, 0].set_ylim(top=1.4 * axes[1, 0].get_ylim()[1])
+    plot.spectrum_with_times(run, prediction, axes[1, 1], logarithmic=True)
+    axes[1, 1].set_title(f"dormant ones included, {alpha_label(run.log_alpha)}")
+    axes[1, 1].get_legend().remove()
     report.figure(figure, "adapters")

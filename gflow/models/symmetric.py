@@ -1,0 +1,122 @@
+"""The weight X Xᵀ: columns of one factor in a gauge of their own."""
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from ..coordinates import State, Weight
+from ..factored import Factored
+from ..gauge import GaugeCoordinates, clearing, column_velocity, orthogonal
+
+
+class SymmetricCoordinates(GaugeCoordinates):
+    r"""Directions u_j and log-sizes ℓ_j of the columns e^{ℓ_j} u_j of X, where W = X Xᵀ.
+
+    X' = GX − λX with the symmetric part G of −∂L/∂W: the gauge of [A; B] with G in place of
+    [[0, G], [Gᵀ, 0]]. As two factors that start equal A and B would not stay so: where G has an
+    eigenvalue −g rounding grows along [v; −v] at rate g, and in the end W learns −vvᵀ, which
+    no X Xᵀ can. With one of them in the state there is no such direction.
+    """
+
+    @classmethod
+    def from_columns(cls, left: Array, right: Array, log_size: Array) -> "SymmetricCoordinates":
+        """At X = left·e^{log_size}, columns made orthogonal; `right` is the same."""
+        direction, log_size = orthogonal(left, log_size)
+        return cls(direction, log_size, jnp.zeros((), jnp.int32), left.shape[-2])
+
+    def value(self, state: State) -> Weight:
+        u, log_size = self._columns(state)
+        return jnp.matmul(u * jnp.exp(2.0 * log_size)[..., None, :], u.swapaxes(-1, -2))
+
+    def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
+        u, log_size = self._columns(state)
+        turn, growth = column_velocity(u, _pushed(u, force), clearing(log_size))
+        return jnp.concatenate([turn.ravel(), (growth - decay).ravel()])
+
+    def at(self, record: dict[str, Array]) -> "SymmetricCoordinates":
+        upper = record["direction"][..., : self.split, :]
+        return SymmetricCoordinates(upper, record["log_size"], record["rotations"], self.split)
+
+    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
+        """Growth rate left of a dormant column, and e^ℓ|(G − λ)u| of an active one."""
+        u, log_size = self._columns(state)
+        gu = _pushed(u, force)
+        growth = jnp.sum(u * gu, axis=-2) - decay
+        active = jnp.exp(log_size) * jnp.sqrt(jnp.sum((gu - decay * u) ** 2, axis=-2))
+        return jnp.max(jnp.maximum(jnp.where(log_size < 0.0, growth, 0.0), active))
+
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        u, log_size = self._columns(state)
+        x = u * jnp.exp(log_size)[..., None, :]
+        return 2.0 * jnp.sum((_pushed(x, force) - decay * x) ** 2)
+
+    def record(self, state: State) -> dict[str, Array]:
+        u, log_size = self._columns(state)
+        both = jnp.concatenate([u, u], axis=-2)
+        return {
+            "value": self.value(state),
+            "log_singular": self._spectrum(both, log_size),
+            "direction": both,
+            "log_size": log_size,
+            "rotations": self.rotations,
+        }
+
+
+def _pushed(x: Float[Array, "... n r"], force: Weight) -> Float[Array, "... n r"]:
+    """Gx of every column, G the symmetric part of the force."""
+    return 0.5 * jnp.matmul(force + force.swapaxes(-1, -2), x)
+
+
+class Symmetric(Factored):
+    r"""W = e^{2 log_scale} X Xᵀ: left and right are one factor X and stay so.
+
+        X' = GX − λX,   G the symmetric part of −∂L/∂W
+
+    This is the flow of A Bᵀ from A = B = X. Gradient flow of X itself, X' = −∇_X L(X Xᵀ) =
+    2GX, is twice as fast: time t here is that of X on ½L. For L = ½‖X Xᵀ − M‖² it is
+    X' = (M − X Xᵀ)X, the flow of X on ¼‖X Xᵀ − M‖². Decay λ is that of both factors,
+    (λ/2)(‖left‖² + ‖right‖²) = λ‖X‖².
+
+    Plain factors (`gflow.to_factors`) are two arrays that start equal.
+
+    **Raises:** ValueError for factors that differ, or heads: X is one matrix (n, r).
+
+    ```python
+    weight = Symmetric(x, x, log_scale=-230.26)
+    weight = Symmetric.small((n, n), r, log_alpha=-230.26, key=key)
+    ```
+    """
+
+    def __check_init__(self):
+        left, right = self.left, self.right
+        if left.ndim != 2:
+            raise ValueError(f"X Xᵀ needs one matrix X, (n, r); X has shape {left.shape}.")
+        traced = isinstance(left, jax.core.Tracer) or isinstance(right, jax.core.Tracer)
+        if left is not right and not traced and not np.array_equal(left, right):
+            raise ValueError(
+                "The factors of X Xᵀ differ. Pass one X as left and right, or use gflow.Factored "
+                "for A Bᵀ."
+            )
+
+    @classmethod
+    def small(
+        cls,
+        shape: tuple[int, ...],
+        rank: int,
+        *,
+        log_alpha: ArrayLike,
+        key: PRNGKeyArray,
+        exponent: ArrayLike = 1.0,
+    ) -> "Symmetric":
+        """X of `rank` Gaussian columns of size α^exponent, for W of `shape` (n, n)."""
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"X Xᵀ is square, (n, n), and its shape was given as {shape}.")
+        if rank < 1:
+            raise ValueError(f"rank = {rank}: a product needs at least one column.")
+        x = jax.random.normal(key, (shape[0], rank))
+        return cls(x, x, log_scale=log_alpha, exponent=exponent)
+
+    def coordinates(self, decays: bool) -> GaugeCoordinates:
+        return SymmetricCoordinates.from_columns(self.left, self.right, self.log_scale)
