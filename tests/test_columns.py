@@ -8,12 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import LOG10, Matrix, Quadratic, loss_crossing, quadratic, reference
+from matrices import (
+    LOG10,
+    Matrix,
+    Quadratic,
+    loss_crossing,
+    quadratic,
+    quadratic_problem,
+    reference,
+)
 from scipy.linalg import expm
 
 import gflow
 import theory
-from gflow.models import Adapted, SoftmaxAttention
+from gflow.models import Adapted, SoftmaxAttention, SymmetricFactored
 from gflow.objectives import SquaredLoss
 from theory.columns import Columns
 from theory.comparison import measure
@@ -466,6 +474,29 @@ def test_offsets_where_dormant_columns_still_turn_at_the_end_of_an_orbit():
     gaps, _ = misses(model, objective, prediction, -1000 * LOG10)
     for gap, stage in zip(gaps, prediction.stages, strict=True):
         assert abs(gap) * stage.rate <= 1e-7
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_squares_learn_along_eigenvectors(seed):
+    """W = X Xᵀ in a loss that commutes with nothing, and whose target has negative directions."""
+    rng = np.random.default_rng(60 + seed)
+    kernel, *_ = quadratic_problem(seed, 4)
+    target = rng.standard_normal((4, 4))
+    target = target + target.T
+    log_alpha = -150 * LOG10
+    square = SymmetricFactored(jnp.asarray(rng.standard_normal((4, 3))), log_scale=log_alpha)
+    model, objective = Matrix(square.weight), Quadratic(jnp.asarray(kernel), jnp.asarray(target))
+    prediction = predict(model, objective)
+    assert prediction.ended.startswith("complete")
+    force = (kernel @ target.ravel()).reshape(4, 4)
+    largest = np.max(np.linalg.eigvalsh(0.5 * (force + force.T)))
+    assert prediction.stages[0].tau == pytest.approx(1 / largest, rel=1e-12)
+    for stage in prediction.stages:
+        value = stage.value["weight"]
+        np.testing.assert_allclose(value, value.T, rtol=0, atol=1e-9)
+        assert np.min(np.linalg.eigvalsh(value)) > -1e-9
+    gaps, _ = misses(model, objective, prediction, log_alpha)
+    judged(gaps, prediction, log_alpha)
 
 
 @pytest.mark.slow

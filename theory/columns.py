@@ -45,6 +45,8 @@ class Columns(Part):
     """
 
     directed = True
+    #: Its piece of an orbit.
+    block: type[Block] = Block
 
     def __init__(self, name: str, head: tuple[int, ...], columns, split: int, exponent, decay):
         rows, r = columns.shape
@@ -79,7 +81,7 @@ class Columns(Part):
     def feel(self, force: np.ndarray, floor: float) -> None:
         """Singular vectors and values of the force on the complement of the saddle."""
         self._face(force, floor)
-        if self.free is not None and self.strength[0] > 0:
+        if self.free is not None and self.strength.any():
             self._align()
 
     def _face(self, force: np.ndarray, floor: float) -> None:
@@ -155,7 +157,7 @@ class Columns(Part):
             log_size[k + item] = entry
         living = np.arange(len(log_size)) < k
         living[[k + item for item in entries]] = True
-        return Block(
+        return self.block(
             jnp.asarray(np.concatenate([active, dormant], axis=1)),
             jnp.asarray(log_size),
             jnp.asarray(living),
@@ -179,7 +181,7 @@ class Columns(Part):
         self._face(force, floor)
         if self.free is not None:
             self.free, self.size = dormant, self.size[0] + logs + before * passage.start
-            if self.strength[0] > 0:
+            if self.strength.any():
                 self._align()
             self.size = self.size - self.rates * passage.end
             return
@@ -214,7 +216,9 @@ class Columns(Part):
 _orthogonal = jax.jit(orthogonal)
 
 
-def columns_of(name: str, leaf: Factored, log_alpha: float, decay: float) -> list[Columns]:
+def columns_of(
+    kind: type[Columns], name: str, leaf: Factored, log_alpha: float, decay: float
+) -> list[Columns]:
     """The heads of a leaf at its start, with O(1) columns.
 
     **Raises:** ValueError for a leaf that is not at its initial scale, or with r > min(m, n).
@@ -236,5 +240,5 @@ def columns_of(name: str, leaf: Factored, log_alpha: float, decay: float) -> lis
     out = []
     for head in np.ndindex(left.shape[:-2]):
         columns = np.concatenate([left[head], right[head]])
-        out.append(Columns(name, head, columns, m, exponent[head], decay))
+        out.append(kind(name, head, columns, m, exponent[head], decay))
     return out

@@ -11,14 +11,16 @@ from jaxtyping import PyTree
 from gflow.factored import Factored
 from gflow.flow import Decay, Objective, build_flow, trained_leaves
 from gflow.hadamard import Hadamard
+from gflow.models.symmetric import Symmetric
 from gflow.parameters import Constant
 from gflow.trajectory import log_alpha_of
 
-from .columns import columns_of
+from .columns import Columns, columns_of
 from .hadamard_weights import HadamardWeights
 from .part import Part
 from .prediction import Prediction
 from .saddle_path import SaddlePath
+from .symmetric_columns import SymmetricColumns
 
 SOURCE = "Boix-Adsera et al. 2023 (2306.07042)"
 VALIDITY = (
@@ -43,8 +45,8 @@ def predict(
 ) -> Prediction:
     r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
 
-    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored`, alone
-    or together (freeze others with `gflow.Frozen`). `objective`: differentiable, model ↦ scalar.
+    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored` (X Xᵀ
+    included), alone or together (freeze others with `gflow.Frozen`). `objective`: differentiable, model ↦ scalar.
     `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`:
     relative error of the weights along connecting orbits, and so about that of exp(rate·C);
     saddles and T are polished to rounding whatever it is.
@@ -85,7 +87,8 @@ def predict(
         if isinstance(leaf, Hadamard):
             parts.append(HadamardWeights(name, leaf, scale, constant))
         else:
-            parts += columns_of(name, leaf, scale, constant)
+            kind = SymmetricColumns if isinstance(leaf, Symmetric) else Columns
+            parts += columns_of(kind, name, leaf, scale, constant)
     elapsed = max(float(leaf.elapsed) for leaf in leaves.values())
     about = (SOURCE, VALIDITY)
     if any(isinstance(leaf, Factored) for leaf in leaves.values()):

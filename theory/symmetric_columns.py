@@ -1,0 +1,55 @@
+"""The limit algorithm for squares W = X Xᵀ.
+
+As for A Bᵀ with both halves of a column alike and the symmetric part G of the force: on the
+complement of the saddle j columns grow together at the sum of the j largest eigenvalues of G,
+which may be negative, and nothing ever grows along a negative one.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from .column_piece import Block
+from .columns import Columns
+
+
+class SymmetricBlock(Block):
+    """Columns [x; x] under the symmetric part of the force."""
+
+    def weight(self):
+        size = jnp.where(self.living, jnp.exp(2.0 * self.log_size), 0.0)
+        half = self._half()
+        return jnp.matmul(half * size[None], half.T)
+
+    def velocity(self, force):
+        return super().velocity(0.5 * (force + force.T))
+
+    def _half(self):
+        return 0.5 * (self.direction[: self.split] + self.direction[self.split :])
+
+    @property
+    def drifts(self) -> bool:
+        return True
+
+    def recentred(self):
+        """Both halves alike again: along [v; −v] rounding would grow where G is negative."""
+        half = self._half()
+        return eqx.tree_at(lambda b: b.direction, self, jnp.concatenate([half, half]))
+
+
+class SymmetricColumns(Columns):
+    """`Columns` of a leaf X Xᵀ: eigenvectors in place of singular vectors, no second branch."""
+
+    block = SymmetricBlock
+
+    @property
+    def full(self) -> bool:
+        return False
+
+    def _face(self, force: np.ndarray, floor: float) -> None:
+        count = len(self.exponent)
+        complement = np.linalg.svd(self.weight)[0][:, self.k :]
+        h, p = np.linalg.eigh(complement.T @ (0.5 * (force + force.T)) @ complement)
+        self.left = (complement @ p)[:, ::-1][:, :count]
+        self.right, self.floor = self.left, floor
+        self.strength = np.where(np.abs(h) > floor, h, 0.0)[::-1][:count]
