@@ -45,11 +45,11 @@ def predict(
 ) -> Prediction:
     r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
 
-    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored` (X Xᵀ
-    included), alone or together (freeze others with `gflow.Frozen`). `objective`: differentiable, model ↦ scalar.
-    `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`:
-    relative error of the weights along connecting orbits, and so about that of exp(rate·C);
-    saddles and T are polished to rounding whatever it is.
+    **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored`, X Xᵀ
+    included, alone or together (freeze others with `gflow.Frozen`). `objective`: differentiable,
+    model ↦ scalar. `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or
+    {leaf: λ}. `rtol`: relative error of the weights along connecting orbits, and so about that
+    of exp(rate·C); saddles and T are polished to rounding whatever it is.
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
     the times and curves at a finite α. The modes of a factored leaf are its columns, in the

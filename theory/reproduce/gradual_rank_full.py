@@ -75,8 +75,8 @@ def attention_problem(seed: int, d: int, rank: int, heads: int | None, sequences
 
 
 def student(factors: list[np.ndarray], exponent: float) -> models.SoftmaxAttention:
-    pairs = (factors[:2], factors[2:])
-    return models.SoftmaxAttention(*(gflow.Factored(a, b, -exponent * LOG10) for a, b in pairs))
+    kq, vo = (gflow.Factored(*factors[i : i + 2], -exponent * LOG10) for i in (0, 2))
+    return models.SoftmaxAttention(kq, vo)
 
 
 def head(report: Report) -> None:
