@@ -38,12 +38,26 @@ EXPERIMENTS = {
             "theory.reproduce.gradual_rank_full",
         ),
         Experiment(
+            "adapters",
+            "beyond Boix-Adsera et al. 2023, arXiv 2306.07042; adapters: arXiv 2106.09685",
+            "rank jumps of low-rank adapters on a frozen transformer, four softmax heads × two "
+            "layers, predicted and simulated",
+            "theory.reproduce.adapters",
+        ),
+        Experiment(
             "exact-linear",
             "Saxe et al. 2014, arXiv 1312.6120; Braun et al. 2022; Domine et al. 2024, "
             "arXiv 2409.14623",
             "two-layer linear networks against their exact solutions: sigmoids, any balance, "
             "50 random networks, lazy to rich",
             "theory.reproduce.exact_linear",
+        ),
+        Experiment(
+            "weight-decay",
+            "Kobayashi, Akram, von Oswald 2024, arXiv 2410.23819",
+            "decay on two factors: balance, nuclear norm, soft thresholds, the rank of attention "
+            "in lookup, recall and text",
+            "theory.reproduce.weight_decay",
         ),
     ]
 }

@@ -1,0 +1,158 @@
+"""The weight-decay experiment: its parts pass, a wrong convention fails, members train alone."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from gflow import tasks
+from theory.reproduce import cli, decay_text, decay_transformer, weight_decay
+from theory.reproduce.report import Report
+
+KEY = jax.random.key(0)
+
+
+def report(folder):
+    return Report("weight-decay", "2410.23819", folder, fast=True)
+
+
+def start(seed=0):
+    rng = np.random.default_rng(seed)
+    return decay_transformer.Pair(
+        *(jnp.asarray(0.5 * rng.standard_normal((5, 5))) for _ in range(2))
+    )
+
+
+@pytest.mark.slow
+def test_a_wrong_convention_of_the_loss_fails(tmp_path):
+    """‖W − D‖² judged by the thresholds of ½‖W − D‖², the factor 2 of the paper."""
+    axes = plt.subplots(1, 2)[1]
+    half = weight_decay.Distance(jnp.asarray(weight_decay.TARGET), jnp.asarray(0.5))
+    full = weight_decay.Distance(jnp.asarray(weight_decay.TARGET), jnp.asarray(1.0))
+    verdicts = {}
+    for name, objective in (("right", half), ("wrong", full)):
+        one = report(tmp_path)
+        weight_decay.against_decay(one, "half", objective, start(), *axes)
+        verdicts[name] = [row.passed for row in one.rows]
+    plt.close("all")
+    assert all(verdicts["right"])
+    # soft threshold, ranks, and every tie
+    assert not any(verdicts["wrong"])
+
+
+def test_late_slope_of_two_exponentials():
+    t = np.linspace(0.0, 30.0, 2000)
+    found, drift = weight_decay.late_slope(t, 3 * np.exp(-1.4 * t) + np.exp(-1.8 * t), -1.4)
+    assert abs(found + 1.4) < 1e-3
+    assert drift < 0.01
+
+
+def test_members_are_trained_as_if_alone():
+    """A stack under `adam` beside `optax.adamw` and Adam + L2 on single models with masks."""
+    many = 3
+    task = tasks.associative_recall(key=KEY, examples=8, pairs=2, keys=3, values=3)
+    sizes = dict(vocabulary=6, length=5, d=4, heads=2, head_width=2, hidden=4, layers=1)
+    stacked = decay_text.stack(many, 0, **sizes)
+    stacked = jax.tree.map(lambda x: x.astype(float), stacked)
+    single = jax.tree.map(lambda x: x[0], stacked)
+    rule = decay_text.adam(
+        {"attention": np.array([0.0, 0.0, 0.3])}, {"attention": np.array([0.0, 0.5, 0.0])}
+    )
+
+    @eqx.filter_jit
+    def trained(model, rule, objective):
+        memory = rule.init(model)
+
+        def step(carry, _):
+            model, memory = carry
+            updates, memory = rule.update(jax.grad(objective)(model), memory, model)
+            return (eqx.apply_updates(model, updates), memory), None
+
+        return jax.lax.scan(step, (model, memory), length=4)[0][0]
+
+    def mask(model):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "attention" in jax.tree_util.keystr(path), model
+        )
+
+    rate, betas = decay_text.RATE, dict(b1=0.9, b2=0.95)
+    alone = [
+        optax.adam(rate, **betas),
+        # Optax multiplies its decay by the learning rate, as PyTorch does
+        optax.adamw(rate, **betas, weight_decay=0.5, mask=mask),
+        optax.chain(optax.add_decayed_weights(0.3, mask), optax.adam(rate, **betas)),
+    ]
+    with jax.numpy_dtype_promotion("standard"):  # which Optax is written for
+        together = trained(stacked, rule, decay_text.Members(task.inputs, task.targets))
+        singles = [trained(single, one, task.objective) for one in alone]
+    for i, expected in enumerate(singles):
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=0, atol=1e-12)
+    embedding, query = together.embedding, together.layers[0].attention.query
+    assert np.max(np.abs(query[0] - query[1])) > 1e-4
+    assert np.max(np.abs(embedding[0] - embedding[1])) < np.max(np.abs(query[0] - query[1]))
+
+
+def test_per_head_by_hand():
+    sizes = dict(vocabulary=6, length=5, d=4, heads=2, head_width=2, hidden=4, layers=1)
+    model = decay_text.stack(2, 0, **sizes)
+    flat = jax.tree.map(lambda x: x, model)
+    # the second member keeps one column of W_K in its second head, and half its W_Q
+    key = np.array(model.layers[0].attention.key)
+    key[1, 1, 1] = 0.0
+    flat = eqx.tree_at(lambda m: m.layers[0].attention.key, flat, jnp.asarray(key))
+    found = decay_text.per_head(flat, model)
+    np.testing.assert_array_equal(found["kq rank"], [[2, 2], [2, 1]])
+    np.testing.assert_array_equal(found["vo rank"], [[2, 2], [2, 2]])
+    np.testing.assert_allclose(found["kq gap"][0], 1.0)
+    query = np.array(model.layers[0].attention.query, float)[1, 1]
+    before, after = (np.array(k, float) for k in (model.layers[0].attention.key[1, 1], key[1, 1]))
+
+    def g(k):
+        return np.linalg.norm(k @ k.T - query @ query.T)
+
+    assert found["kq imbalance"][1, 1] == pytest.approx(g(after) / g(before), rel=1e-6)
+
+
+def test_interval_is_students():
+    samples = np.random.default_rng(0).standard_normal((5, 3))
+    mean, low, high = decay_text.interval(samples)
+    for i, column in enumerate(samples.T):
+        expected = stats.t.interval(0.95, 4, loc=np.mean(column), scale=stats.sem(column))
+        assert (low[i], high[i]) == pytest.approx(expected)
+        assert mean[i] == pytest.approx(np.mean(column))
+    np.testing.assert_array_equal(decay_text.interval(samples[:1]), [samples[0]] * 3)
+    # quantities that span decades: the interval of the logarithm, never below 0
+    table = decay_text.collected([{"kq gap": np.array([[10.0**k]])} for k in (-3, -1)])
+    assert table["kq gap"][0] == pytest.approx(1e-2)
+    assert np.all(table["kq gap"] > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part", [decay_transformer.lookup, decay_transformer.one_step], ids=lambda f: f.__name__
+)
+def test_parts_agree(part, tmp_path):
+    one = report(tmp_path)
+    part(one)
+    assert [row.quantity for row in one.rows if not row.passed] == []
+    assert one.passed
+
+
+@pytest.mark.slow
+def test_figure_one(tmp_path):
+    one = report(tmp_path)
+    weight_decay.fig1(one, "full")
+    assert [row.quantity for row in one.rows if not row.passed] == []
+    slopes = [row.measured for row in one.rows if "late slope" in row.quantity]
+    assert slopes == pytest.approx([-0.4, -1.04, -2.8], rel=5e-3)
+    assert (tmp_path / "fig1_full.png").stat().st_size > 50_000
+
+
+def test_listed(capsys):
+    assert cli.main(["list"]) == 0
+    assert "weight-decay" in capsys.readouterr().out
