@@ -93,10 +93,10 @@ def imbalance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def interval(samples: np.ndarray) -> np.ndarray:
-    """Mean over the leading axis (seeds) and the ends of a 95 % interval, stacked."""
+    """Mean over the leading axis (seeds) and the ends of a 95 % interval (NaN from one seed)."""
     n, mean = len(samples), np.mean(samples, axis=0)
     if n < 2:
-        return np.stack([mean, mean, mean])
+        return np.stack([mean, mean + np.nan, mean + np.nan])
     half = np.std(samples, axis=0, ddof=1) / math.sqrt(n) * student_t.ppf(0.975, n - 1)
     return np.stack([mean, mean - half, mean + half])
 

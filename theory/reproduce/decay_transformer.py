@@ -230,8 +230,8 @@ def _recall_figure(report: Report, decays, members, table, time: float) -> None:
                             label=r"$e^{-2\lambda t}$ of gradient flow")  # fmt: skip
         accuracy = table["accuracy"][0][inside]
         for at, value in zip(x, accuracy, strict=True):
-            axes[0, column].text(at, 17.2, f"{100 * value:.0f} %", ha="center", fontsize="xx-small")
-        axes[0, column].set(ylim=(0, 19.5), yticks=range(0, 17, 4))
+            axes[0, column].text(at, 19.4, f"{100 * value:.0f} %", ha="center", fontsize="xx-small")
+        axes[0, column].set(ylim=(0, 20.5), yticks=range(0, 17, 4))
         axes[0, column].set_title(f"{name}; accuracy above")
         for ax in axes[1:, column]:
             ax.set(yscale="log", ylim=(1e-4, 3))
