@@ -236,7 +236,7 @@ def _advance(
 ) -> tuple[Any, dict[str, Any]]:
     """Train until RECORDS records are made, or `steps` steps, or the loss is not finite.
 
-    Records past the end are copies of the last.
+    Records past the end are empty.
     """
 
     def step(inside):
@@ -248,11 +248,16 @@ def _advance(
         return i + 1, jnp.isfinite(loss), carry
 
     def save(inside, _):
-        stop = jnp.minimum(inside[0] + save_every, steps)
+        before, stop = inside[0], jnp.minimum(inside[0] + save_every, steps)
         inside = lax.while_loop(lambda x: (x[0] < stop) & x[1], step, inside)
         i, finite, carry = inside
         t = rule.time(carry, start, i)
-        record = record_state(flow, observables, t, rule.state(carry))
+
+        def recorded():
+            return record_state(flow, observables, t, rule.state(carry))
+
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(recorded))
+        record = lax.cond(i > before, recorded, lambda: empty)
         finite = finite & jnp.isfinite(record["loss"])
         return inside, {"step": i, "t": t, "finite": finite, "record": record}
 

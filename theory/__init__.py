@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import (
         assumptions as assumptions,
+        condensation as condensation,
         exact_linear as exact_linear,
         gradual_rank as gradual_rank,
         plot as plot,
