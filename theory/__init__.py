@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MODULES = (
     "assumptions",
+    "condensation",
     "exact_linear",
     "gradual_rank",
     "plot",

@@ -104,7 +104,8 @@ class SaddlePath:
         return self._by_leaf([p.rank for p in self.parts])
 
     def _by_leaf(self, parts: Sequence[np.ndarray]) -> dict[str, Any]:
-        return jax.tree.map(np.asarray, assembled(parts, self.layout, self.flow.names))
+        whole = assembled(parts, self.layout, self.flow.names)
+        return {name: np.asarray(x) for name, x in whole.items()}
 
     def _settle(self) -> None:
         """From an active start to the saddle below it, before anything else escapes.
