@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from .chain import ChainCoordinates, chained
 from .gauge import GaugeCoordinates
 from .parameters import Constant, Small, Trainable, checked_log_alpha, float_array
+from .spectra import log_spectra
 
 
 class Factored(Small):
@@ -143,7 +144,8 @@ class Factored(Small):
     def log_singular_values(self) -> Float[Array, "... r"]:
         """Logarithms of the r largest singular values of W, finite where W underflows."""
         coordinates = self.coordinates(False)
-        return coordinates.record(coordinates.start())["log_singular"]
+        columns = coordinates.record(coordinates.start())
+        return log_spectra(columns["direction"], columns["log_size"], self.left.shape[-2])
 
     def coordinates(self, decays: bool) -> GaugeCoordinates:
         return GaugeCoordinates.from_columns(self.left, self.right, self.log_scale)

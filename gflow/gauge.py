@@ -123,17 +123,10 @@ class GaugeCoordinates(FlowCoordinates):
         direction, log_size = self._columns(state)
         return {
             "value": self.value(state),
-            "log_singular": self._spectrum(direction, log_size),
             "direction": direction,
             "log_size": log_size,
             "rotations": self.rotations,
         }
-
-    def _spectrum(self, direction: Array, log_size: Array) -> Array:
-        def one(x, size):
-            return log_spectrum(x, size, self.split)
-
-        return jax.vmap(one)(*_flattened(direction, log_size)).reshape(log_size.shape)
 
     def resolved(self, state: State) -> Array:
         """Whether heads whose columns run parallel still know what tells them apart.
@@ -252,13 +245,31 @@ def orthogonal(
 ) -> tuple[Array, Array]:
     """All columns made orthogonal and of length one, by sweeps of Jacobi's rotations."""
     rounds = _tournament(x.shape[1])
+    now = _unit(x, log_size)
+    if not len(rounds):
+        return now
 
     def play(k, now):
-        i, j = rounds[k % len(rounds)]
+        i, j = rounds[k]
         return rotated(*now, i, j)
 
-    now = _unit(x, log_size)
-    return jax.lax.fori_loop(0, sweeps * len(rounds), play, now) if len(rounds) else now
+    def sweep(carry):
+        count, now, _ = carry
+        now = jax.lax.fori_loop(0, len(rounds), play, now)
+        return count + 1, now, _overlaps(*now)
+
+    def unfinished(carry):
+        return (carry[0] < sweeps) & (carry[2] > 8.0 * jnp.finfo(x.dtype).eps)
+
+    # a first sweep in any case: the last one before rounding, and what is parallel, are its work
+    return jax.lax.while_loop(unfinished, sweep, sweep((0, now, 1.0)))[1]
+
+
+def _overlaps(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, ""]:
+    """The largest cosine of two columns that are there."""
+    there = log_size > 0.5 * EMPTY
+    x = jnp.where(there[None, :], x, 0.0)
+    return jnp.max(jnp.abs(jnp.matmul(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype)))
 
 
 def _tournament(r: int) -> Int[Array, "rounds two pairs"]:
@@ -271,21 +282,3 @@ def _tournament(r: int) -> Int[Array, "rounds two pairs"]:
         players = [players[0], players[-1], *players[1:-1]]
     pairs = np.array(rounds, np.int32).reshape(len(rounds), -1, 2)
     return jnp.asarray(pairs.swapaxes(1, 2) if r > 1 else np.zeros((0, 2, 0), np.int32))
-
-
-def log_spectrum(
-    direction: Float[Array, "rows r"], log_size: Float[Array, " r"], split: int
-) -> Float[Array, " r"]:
-    """Logarithms of the singular values of A diag(e^{2ℓ}) Bᵀ, [A; B] = `direction`.
-
-    With the columns in order of size and A = QR the rows of R diag(e^{2ℓ}) Bᵀ are graded; made
-    orthogonal they are as long as the singular values, each to its own relative accuracy,
-    however far below the float range.
-    """
-    order = jnp.argsort(-log_size)
-    left, right, size = direction[:split, order], direction[split:, order], log_size[order]
-    upper = jnp.linalg.qr(left, mode="r")
-    upper = jnp.pad(upper, ((0, left.shape[1] - upper.shape[0]), (0, 0)))
-    graded = upper * jnp.exp(jnp.minimum(2.0 * (size[None, :] - size[:, None]), 0.0))
-    logs = orthogonal(jnp.matmul(right, graded.T), 2.0 * size, 8)[1]
-    return -jnp.sort(-logs)

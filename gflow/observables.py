@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .spectra import log_singular
+
 
 def log_abs_weight(record: dict[str, np.ndarray]) -> np.ndarray:
     """log|θ| of a recorded leaf, from its logarithms where it has them."""
@@ -16,13 +18,13 @@ def log_abs_weight(record: dict[str, np.ndarray]) -> np.ndarray:
 
 def is_matrix(record: dict[str, np.ndarray]) -> bool:
     """Whether the leaf is a product of matrices, whose modes are singular values."""
-    return "log_singular" in record or "factor_0" in record
+    return "direction" in record or "factor_0" in record
 
 
 def log_modes(record: dict[str, np.ndarray]) -> np.ndarray:
     """Logarithms of what can be active: singular values of a product, entries otherwise."""
-    if "log_singular" in record:
-        return record["log_singular"]
+    if "direction" in record:
+        return log_singular(record)
     if "factor_0" in record:
         with np.errstate(divide="ignore"):
             return np.log(np.linalg.svd(record["value"], compute_uv=False))
@@ -35,8 +37,8 @@ def modes(record: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     if not is_matrix(record):
         return value, force
     u, sizes, vt = np.linalg.svd(value, full_matrices=False)
-    count = log_modes(record).shape[-1]
     along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
+    count = record["log_size"].shape[-1] if "log_size" in record else sizes.shape[-1]
     return sizes[..., :count], along[..., :count]
 
 

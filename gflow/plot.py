@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .observables import diagonal_rank, log_modes
+from .observables import diagonal_rank, is_matrix, log_abs_weight, log_modes
 
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -89,16 +89,17 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
     """
     x, _ = time_axis(trajectory)
     grid = np.union1d(x, np.linspace(x[0], x[-1], 2000))
-    leaf_record = trajectory.leaves[leaf]
-    logs = {
-        key: np.stack(
-            [np.interp(grid, x, column) for column in leaf_record[key].reshape(len(x), -1).T],
-            axis=-1,
-        )
-        for key in ("log_s", "log_d", "log_singular")
-        if key in leaf_record
-    }
-    return grid, diagonal_rank(log_modes(logs), trajectory.log_alpha)
+    record = trajectory.leaves[leaf]
+
+    def between(values):
+        columns = values.reshape(len(x), -1).T
+        return np.stack([np.interp(grid, x, column) for column in columns], axis=-1)
+
+    if is_matrix(record):
+        logs = between(log_modes(record))
+    else:
+        logs = log_abs_weight({k: between(record[k]) for k in ("log_s", "log_d")})
+    return grid, diagonal_rank(logs, trajectory.log_alpha)
 
 
 def ranks(trajectory, leaf: str, ax=None, **style):

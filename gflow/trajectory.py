@@ -1,8 +1,9 @@
 """The result of a run: labelled observables, states, error bars, provenance."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy import ndimage
 from . import plot, storage
 from .flow import Flow, leaf_name, trained_leaves
 from .integrate import resolve
+from .lazy import Lazy
 from .observables import diagonal_rank, is_matrix, log_modes
 from .parameters import Small, Trainable, is_parameter
 from .stages import MeasuredStage, find_stages
@@ -63,8 +65,8 @@ class Trajectory:
 
     t: np.ndarray
     loss: np.ndarray
-    observables: dict[str, np.ndarray]
-    error: dict[str, np.ndarray]
+    observables: Mapping[str, np.ndarray]
+    error: Mapping[str, np.ndarray]
     leaves: dict[str, dict[str, np.ndarray]]
     descent: np.ndarray
     log_alpha: float
@@ -240,22 +242,24 @@ def _fields(
     kinds = trained_leaves(model)
     # compiled code returns dictionaries sorted by key; the model's order is kept
     leaves = {name: main["leaves"][name] for name in kinds}
-    observables = _leaf_observables(leaves, kinds, log_alpha) | main["observables"]
+    read = _leaf_observables(leaves, kinds, log_alpha)
+    own = main["observables"]
     fields: dict[str, Any] = {
         "loss": main["loss"],
         "descent": main["descent"],
         "leaves": leaves,
-        "observables": observables,
+        "observables": Lazy(read | {n: lambda n=n: own[n] for n in own}),
         "error": {},
         "refined": None,
     }
     if companion is not None:
-        second = _leaf_observables(companion["leaves"], kinds, log_alpha)
-        second |= companion["observables"]
         fields["refined"] = {k: companion[k] for k in ("loss", "leaves", "observables")}
-        fields["error"] = {"loss": _bar(main["loss"], companion["loss"])} | {
-            k: _bar(v, second[k]) for k, v in observables.items()
-        }
+        second = _leaf_observables(companion["leaves"], kinds, log_alpha)
+        second |= {n: lambda n=n: companion["observables"][n] for n in own}
+        observables = fields["observables"]
+        bars = {n: lambda n=n: _bar(observables[n], second[n]()) for n in observables}
+        bars["loss"] = lambda: _bar(main["loss"], companion["loss"])
+        fields["error"] = Lazy({"loss": bars["loss"]} | bars)
     return fields
 
 
@@ -277,15 +281,15 @@ def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _leaf_observables(
     leaves: dict[str, Any], model_leaves: dict[str, Any], log_alpha: float
-) -> dict[str, np.ndarray]:
-    out = {}
+) -> dict[str, Callable[[], np.ndarray]]:
+    out: dict[str, Callable[[], np.ndarray]] = {}
     for name, record in leaves.items():
-        out[name] = record["value"]
+        out[name] = lambda record=record: record["value"]
         if isinstance(model_leaves[name], Trainable):
-            sizes = log_modes(record)
+            sizes = functools.cache(functools.partial(log_modes, record))
             out[f"{name}.log_singular" if is_matrix(record) else f"{name}.log_abs"] = sizes
             if log_alpha < 0 and record["value"].ndim > 1:
-                out[f"{name}.rank"] = diagonal_rank(sizes, log_alpha)
+                out[f"{name}.rank"] = lambda sizes=sizes: diagonal_rank(sizes(), log_alpha)
     return out
 
 

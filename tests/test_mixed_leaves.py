@@ -76,7 +76,7 @@ def test_composite_curves_of_both_kinds():
         np.testing.assert_allclose(values[name], run.leaves[name]["value"], rtol=0, atol=1e-5)
     logs = finite.log_singular("matrix", np.array([0.1, 0.3]))
     i = [int(np.argmin(np.abs(run.tau - t))) for t in (0.1, 0.3)]
-    measured = -np.sort(-run.leaves["matrix"]["log_singular"][i], axis=-1)[:, :2]
+    measured = -np.sort(-run.observables["matrix.log_singular"][i], axis=-1)[:, :2]
     np.testing.assert_allclose(logs, measured, rtol=0, atol=1e-3)
 
 

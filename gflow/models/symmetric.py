@@ -57,7 +57,6 @@ class SymmetricCoordinates(GaugeCoordinates):
         both = jnp.concatenate([u, u], axis=-2)
         return {
             "value": self.value(state),
-            "log_singular": self._spectrum(both, log_size),
             "direction": both,
             "log_size": log_size,
             "rotations": self.rotations,
