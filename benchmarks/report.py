@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from . import gauge
+from . import decay, gauge
 from .accuracy import Verdict
 from .contenders import FLOW, FLOW_BARS, SETTINGS
 from .grids import alpha_name
@@ -119,8 +119,9 @@ def markdown(results: dict[str, Any]) -> str:
         parts += _single(results["single"])
     for name in (name for name in results if name.startswith("batch")):
         parts += _batch(results[name])
-    for title, head, rows in gauge.tables(results.get("gauge", {})):
-        parts.append(f"### {title}\n\n" + table(head, rows))
+    for name, section in (("gauge", gauge), ("decay", decay)):
+        for title, head, rows in section.tables(results.get(name, {})):
+            parts.append(f"### {title}\n\n" + table(head, rows))
     if results.get("large", {}).get("rows"):
         parts += _large(results["large"])
     if results.get("cold", {}).get("rows"):

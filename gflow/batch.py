@@ -124,7 +124,7 @@ def simulate_batch(
         shared=shared,
     )
     check_rtol(rtol, flow)
-    solver = choose(flow, solver, members)
+    solver = choose(flow, solver, rtol, members)
     if width is None:
         width = WIDTH_CPU if jax.default_backend() == "cpu" else WIDTH_ACCELERATOR
     if width < 1:

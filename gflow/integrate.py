@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .flow import Flow
 from .solvers.spectral_radius import noise
 from .solvers.switching import spectral_reach
-from .stepping import TERM, Pace, halved, march
+from .stepping import Pace, arrive, halved, march
 
 Parts = dict[str, PyTree[Array]]
 
@@ -201,25 +201,33 @@ def _returned(tree: PyTree, rows: PyTree, members: Int[Array | np.ndarray, " wid
     return jax.tree.map(lambda x, new: x.at[members].set(new, mode="drop"), tree, rows)
 
 
+#: State components up to which many times are re-solved side by side, not one by one.
+_SIDE_BY_SIDE = 128
+
+
 @eqx.filter_jit
 def resolve(
     flow: Flow,
     leaves: dict[str, dict[str, Array]],
     solver: diffrax.AbstractAdaptiveSolver,
+    rtol: Float[Array, ""],
     offset: Float[Array, "..."],
-    step: Float[Array, "..."],
+    span: Float[Array, "..."],
     observables: dict,
 ) -> dict[str, Any]:
-    """The record one solver step of length `step` after the recorded `leaves`.
+    """The record a time `span` after the recorded `leaves`, to the tolerance of the run.
 
-    With a leading axis on all of `leaves`, `offset` and `step`: for each of them.
+    With a leading axis on all of `leaves`, `offset` and `span`: for each of them.
     """
+    tolerance = flow.tolerance(rtol)
 
-    def one(leaves, offset, step):
+    def one(leaves, offset, span):
         here = flow.at(leaves)
-        args, state, zero = (here, offset), here.start(), jnp.zeros_like(step)
-        inner = solver.init(TERM, zero, step, state, args)
-        out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))
-        return record_state(here, observables, offset + step, out[0])
+        state, frame = arrive(lambda _: here, (), solver, tolerance, offset, span)
+        return record_state(here.framed(frame), observables, offset + span, state)
 
-    return (jax.vmap(one) if offset.ndim else one)(leaves, offset, step)
+    if not offset.ndim:
+        return one(leaves, offset, span)
+    if flow.size <= _SIDE_BY_SIDE:
+        return jax.vmap(one)(leaves, offset, span)
+    return jax.lax.map(lambda row: one(*row), (leaves, offset, span))

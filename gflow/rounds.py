@@ -6,17 +6,25 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .flow import Flow
 from .integrate import BLOCK, Round, divide, first_record, run_round, stability_reach, united
+from .stages import thinned
 from .stepping import Pace
 from .trajectory import joined
 
 _FOREVER = 1e30
 
+#: Recorded steps that are kept whatever they need.
+LEAST_ROWS = 512
+
 #: Attempts a round of one run, and of a batch (whose finished members leave in between).
 ATTEMPTS, ATTEMPTS_BATCHED = 512, 32
+
+#: Numbers that one run keeps of what it recorded, at most; then it is thinned.
+KEPT = 2**25
 
 #: Numbers in the record of one round, with the data read for it, at most: for large models
 #: and data a round is shorter, so that memory is bounded and the user hears of it.
@@ -70,6 +78,7 @@ class Rounds:
         members: int | None = None, shared: bool = True, width: int = 1,
     ):  # fmt: skip
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
+        self.rtol = rtol
         self.batched, self.width = members is not None, width
         self.parts, self.fixed = divide(flow, self.batched, shared)
         self.begun, self.companion = self.parts, self.parts if error_bars else None
@@ -92,6 +101,7 @@ class Rounds:
         self.rounds, self.tried, self.room = 0, 0, 0
         self._history: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
         numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
+        self.most_rows = max(KEPT // numbers, LEAST_ROWS)
         numbers += sum(x.size for x in jax.tree.leaves(self.fixed) if eqx.is_array(x))
         most = ATTEMPTS_BATCHED if self.batched else ATTEMPTS
         attempts = int(np.clip(_ROOM // (numbers * max(width, 1)), 8, most))
@@ -224,13 +234,31 @@ class Rounds:
         self.tried += int(tried.sum())
         self.room += int(np.max(tried)) * (done.kept.shape[1] if self.batched else 1)
         record, refined = done.record, done.refined
-        if jax.default_backend() != "cpu":  # where it would fill the memory of the device
+        if not self.batched:
+            rows = kept[:, 0]
+            record, refined = jax.tree.map(lambda x: np.asarray(x)[rows], (record, refined))
+            kept, t = kept[rows], t[rows]
+        elif jax.default_backend() != "cpu":  # where it would fill the memory of the device
             record, refined = jax.tree.map(np.asarray, (record, refined))
         self._history.append((members, kept, t, record, refined))
+        if not self.batched and sum(len(entry[2]) for entry in self._history) > self.most_rows:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Forget half of the steps of a single run, but none at which something happens."""
+        _, kept, t, record, refined = zip(*self._history, strict=True)
+        kept, t, record = np.concatenate(kept), np.concatenate(t), joined(list(record))
+        refined = None if self.companion is None else joined(list(refined))
+        rows = thinned(record["descent"])
+        record, refined = jax.tree.map(lambda x: x[rows], (record, refined))
+        self._history = [(np.zeros(1, int), kept[rows], t[rows], record, refined)]
 
     def flow(self, i: int) -> Flow:
         """The flow of one member, at its start."""
-        parts = jax.tree.map(lambda x: x[i], self.begun) if self.batched else self.begun
+        if not self.batched:
+            return united(self.begun, self.fixed)
+        # on the host: one indexing on the device costs more than all of it
+        parts = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[i]), self.begun)
         return united(parts, self.fixed)
 
     def member(self, i: int) -> tuple[np.ndarray, Any, Any]:
@@ -244,13 +272,13 @@ class Rounds:
             rows = kept[:, column]
 
             def pick(x, rows=rows, column=column):
-                return np.asarray(x)[rows, column] if self.batched else np.asarray(x)[rows]
+                return np.asarray(x)[rows, column] if self.batched else x
 
             times.append(t[rows, column])
             records.append(jax.tree.map(pick, record))
             if second is not None:
                 refined.append(jax.tree.map(pick, second))
-        companion = None if self.companion is None else joined(refined)
+        companion = None if self.companion is None else joined(list(refined))
         return np.concatenate(times), joined(records), companion
 
     def _report(self) -> None:

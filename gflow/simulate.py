@@ -77,7 +77,7 @@ def simulate(
         allow_frozen_sign=allow_frozen_sign,
     )
     check_rtol(rtol, flow)
-    given, solver = solver, choose(flow, solver)
+    given, solver = solver, choose(flow, solver, rtol)
     scale, conflict = log_alpha_of(model, log_alpha)
     start = elapsed_time(model)
     end = _end_time(t1, tau1, start, scale, conflict)
@@ -112,7 +112,7 @@ def simulate(
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
         warnings.warn(f"gflow.simulate {trajectory.status}.", stacklevel=2)
-    if advice := better_method(flow, solver, run.reach):
+    if advice := better_method(flow, solver, rtol, run.reach):
         warnings.warn(f"gflow.simulate: {advice}", stacklevel=2)
     return trajectory.with_times(wanted[wanted <= trajectory.t[-1]])
 
@@ -138,7 +138,7 @@ def trajectory_of(
         status=status,
         method=method,
         statistics=statistics,
-        resolver=Resolver(run.flow(i), run.solver, run.observables),
+        resolver=Resolver(run.flow(i), run.solver, run.rtol, run.observables),
     )
 
 

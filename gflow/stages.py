@@ -65,6 +65,15 @@ def plateau_steps(descent: np.ndarray) -> list[int]:
     return steps
 
 
+def thinned(descent: np.ndarray) -> np.ndarray:
+    """Half of the recorded steps: all where a plateau or a transition is, else every other."""
+    valleys = plateau_steps(descent)
+    peaks = [a + int(np.argmax(descent[a : b + 1])) for a, b in itertools.pairwise(valleys)]
+    marked = np.add.outer([*valleys, *peaks, len(descent) - 1], [-1, 0, 1]).ravel()
+    marked = marked[(marked >= 0) & (marked < len(descent))]
+    return np.union1d(np.arange(0, len(descent), 2), marked)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Plateau:
     """Where a plateau is flattest: a recorded step, and time and record of the minimum."""

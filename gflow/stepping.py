@@ -126,6 +126,32 @@ def march(
     """
     each = jax.vmap if batched else _alone
     most = jnp.full(span.shape, attempts) if most is None else most
+    begin, attempt = _stepper(build, solver)
+
+    def body(carry):
+        i, now, steps = carry
+        after, tried = each(attempt)(parts, tolerance, offset, span, now)
+        kept = tried & (after.t > now.t)
+        entry = (after.t, after.state, after.frame, kept, tried)
+        steps = jax.tree.map(lambda log, x: log.at[i].set(x), steps, entry)
+        return i + 1, after, steps
+
+    def unfinished(carry):
+        i, now, _ = carry
+        return (i < attempts) & jnp.any(_running(now, span))
+
+    now = each(begin)(parts, offset, span, pace, most)
+    nothing = jnp.zeros_like(span, bool)
+    entry = (now.t, now.state, now.frame, nothing, nothing)
+    blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
+    _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
+    return Steps(*steps, now.pace, now.solver_state)
+
+
+def _stepper(
+    build: Callable[[PyTree], Any], solver: diffrax.AbstractAdaptiveSolver
+) -> tuple[Callable[..., _Now], Callable[..., tuple[_Now, Array]]]:
+    """The start of `march` and one attempt of it."""
     order = float(solver.error_order(TERM))  # type: ignore[arg-type]
 
     def begin(parts, offset, span, pace, most):
@@ -164,24 +190,32 @@ def march(
         chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
         return chosen, running
 
-    def body(carry):
-        i, now, steps = carry
-        after, tried = each(attempt)(parts, tolerance, offset, span, now)
-        kept = tried & (after.t > now.t)
-        entry = (after.t, after.state, after.frame, kept, tried)
-        steps = jax.tree.map(lambda log, x: log.at[i].set(x), steps, entry)
-        return i + 1, after, steps
+    return begin, attempt
 
-    def unfinished(carry):
-        i, now, _ = carry
-        return (i < attempts) & jnp.any(_running(now, span))
 
-    now = each(begin)(parts, offset, span, pace, most)
-    nothing = jnp.zeros_like(span, bool)
-    entry = (now.t, now.state, now.frame, nothing, nothing)
-    blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
-    _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
-    return Steps(*steps, now.pace, now.solver_state)
+def arrive(
+    build: Callable[[PyTree], Any],
+    parts: PyTree[Array],
+    solver: diffrax.AbstractAdaptiveSolver,
+    tolerance: tuple[Array, Array],
+    offset: Float[Array, ""],
+    span: Float[Array, ""],
+    *,
+    most: int = 10_000,
+) -> tuple[Array, PyTree[Array]]:
+    """State and frame after `span`, by one step where it is exact enough, otherwise by several.
+
+    NaN where `most` attempts do not get there.
+    """
+    begin, attempt = _stepper(build, solver)
+    pace = Pace.at(jnp.where(span > 0.0, span, 1.0))
+    now = begin(parts, offset, span, pace, jnp.full((), most))
+
+    def advance(now):
+        return attempt(parts, tolerance, offset, span, now)[0]
+
+    now = jax.lax.while_loop(lambda now: _running(now, span), advance, now)
+    return jnp.where(now.t < span, jnp.nan, now.state), now.frame
 
 
 def halved(

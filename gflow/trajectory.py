@@ -21,32 +21,48 @@ from .observables import diagonal_rank, is_matrix, log_modes
 from .parameters import Small, Trainable, is_parameter
 from .stages import MeasuredStage, find_stages
 
+#: Numbers re-solved in one call.
+_ROOM = 2**22
+
 
 @dataclasses.dataclass(frozen=True)
 class Resolver:
-    """Re-solves between two recorded times with one step of the run's own solver."""
+    """Re-solves from a recorded time by the run's own solver and tolerance."""
 
     flow: Flow
     solver: Any
+    rtol: float
     observables: dict[str, Callable[[Any], Any]]
 
     def __call__(self, leaves: dict[str, Any], t: Any, span: Any) -> dict[str, Any]:
         """The record at flow time t + span, from the leaves recorded at t.
 
-        With a leading axis on all three: at each of the times, in one compiled call.
+        With a leading axis on all three: at each of the times, in compiled calls of bounded size.
         """
         t = np.asarray(t, self.flow.dtype)
         span = np.asarray(span, self.flow.dtype)
-        count, room = t.size, 1 << max(t.size - 1, 0).bit_length()
+        if not t.ndim:
+            return self._solved(leaves, t, span)
+        numbers = sum(x[0].size for x in jax.tree.leaves(leaves))
+        most = 1 << max(_ROOM // numbers, 1).bit_length() - 1
+        parts = []
+        for first in range(0, t.size, most):
+            cut = slice(first, first + most)
+            count = len(t[cut])
+            room = 1 << (count - 1).bit_length()
 
-        def padded(x):  # compiled once for all numbers of times up to a power of two
-            return np.concatenate([x, np.repeat(x[-1:], room - count, axis=0)])
+            def padded(x, cut=cut, room=room):  # compiled once for numbers up to a power of two
+                return np.concatenate([x[cut], np.repeat(x[-1:], room, axis=0)])[:room]
 
-        if t.ndim:
-            leaves, t, span = jax.tree.map(padded, (leaves, t, span))
-        leaves, t, span = jax.tree.map(jnp.asarray, (leaves, t, span))
-        out = resolve(self.flow, leaves, self.solver, t, span, self.observables)
-        return jax.tree.map(lambda x: np.asarray(x)[:count] if t.ndim else np.asarray(x), out)
+            out = self._solved(*jax.tree.map(padded, (leaves, t, span)))
+            parts.append(jax.tree.map(lambda x, count=count: x[:count], out))
+        return joined(parts)
+
+    def _solved(self, leaves: Any, t: np.ndarray, span: np.ndarray) -> dict[str, Any]:
+        rtol = np.asarray(self.rtol, self.flow.dtype)
+        leaves, rtol, t, span = jax.tree.map(jnp.asarray, (leaves, rtol, t, span))
+        out = resolve(self.flow, leaves, self.solver, rtol, t, span, self.observables)
+        return jax.tree.map(np.asarray, out)
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,6 +75,8 @@ class Trajectory:
       `name.rank` the number of active ones along the last axis; and the user's own.
     - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
+    - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
+      `model` and `stages` integrate between two of them to the run's tolerance.
     - `status`, `successful`, `method`, `statistics`: how it was computed.
     - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.
     """

@@ -18,7 +18,9 @@ os.environ["MPLBACKEND"] = "Agg"
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_enable_compilation_cache", False)
+# what has been compiled once, by the other worker or an earlier session, is read from disk
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_num_cpu_devices", 2)
 
 # The hook decorates one method at a time, where beartype cannot know what Self is.

@@ -410,7 +410,8 @@ def test_raw_factors_say_where_they_stop_resolving():
     u, v = run.leaves["weight"]["u"], run.leaves["weight"]["v"]
     s, d = np.abs(u + v), np.abs(u - v)
     ratio = np.min(np.minimum(s, d) / np.maximum(s, d), axis=1)
-    assert ratio[-1] < 1e-14 < ratio[0]
+    floor = 32 * np.finfo(float).eps  # the last step kept is the last that still knows them
+    assert floor < ratio[-1] < 1e-12 < ratio[0]
 
 
 def test_an_interrupted_run_keeps_what_it_has(monkeypatch):

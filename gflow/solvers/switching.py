@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .spectral_radius import combination, noise, norm
 
-#: h·ρ up to which an explicit method of order 5 is stable on the negative real axis, at
-#: which its steps count as held down by that, and below which it takes over again.
-UNSTABLE, LIMITED, FREE = 4.0, 2.0, 1.0
+#: h·ρ, as shares of the explicit method's interval of stability, beyond which it gives way,
+#: at which its steps count as held down by stability, and below which it takes over again.
+UNSTABLE, LIMITED, FREE = 1.15, 0.57, 0.29
 
 #: Steps held down in a row before the other method takes over.
 PATIENCE = 3
@@ -41,8 +41,9 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     r"""`explicit` while h·ρ is small and `stiff` once stability holds the steps down.
 
     ρ is the spectral radius of the Jacobian, followed by one power iteration a step. The
-    stiff method takes over when h·ρ > 4, or > 2 three times in a row, and gives way when
-    h·ρ < 1. A gradient flow near saddles is stiff on its plateaus and not in between: the
+    stiff method takes over when h·ρ > 1.15·`interval`, the length of the explicit method's
+    interval of stability on the negative real axis (3.5 for Tsit5, 5.2 for Dopri8), or
+    > 0.57·`interval` three times in a row, and gives way below 0.29·`interval`. A gradient flow near saddles is stiff on its plateaus and not in between: the
     transitions take most of the steps, and there an explicit one costs a third or less.
 
     Both methods must take a plain `diffrax.ODETerm`. Under `jax.vmap` both are computed at
@@ -58,6 +59,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
 
     explicit: diffrax.AbstractAdaptiveSolver
     stiff: diffrax.AbstractAdaptiveSolver
+    interval: float = 3.5
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -85,9 +87,9 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         state, h = solver_state, terms.contr(t0, t1)
         reach, vector = spectral_reach(lambda y: terms.vf(t0, y, args), y0, h, state.vector)
-        limited = jnp.where(reach > LIMITED, state.limited + 1, 0)
-        enter = (reach > UNSTABLE) | (limited >= PATIENCE)
-        stiff = jnp.where(state.stiff, reach >= FREE, enter)
+        limited = jnp.where(reach > LIMITED * self.interval, state.limited + 1, 0)
+        enter = (reach > UNSTABLE * self.interval) | (limited >= PATIENCE)
+        stiff = jnp.where(state.stiff, reach >= FREE * self.interval, enter)
         jumped = jnp.asarray(made_jump) | state.stiff  # the slope kept is then not this point's
 
         def by_explicit():
