@@ -141,8 +141,8 @@ class Factored(Small):
         half = 0.5 * (jnp.sum(left**2, axis=(-2, -1)) + jnp.sum(right**2, axis=(-2, -1)))
         return half - jnp.sum(jnp.linalg.svd(self.value, compute_uv=False), axis=-1)
 
-    def log_singular_values(self) -> Float[Array, "... r"]:
-        """Logarithms of the r largest singular values of W, finite where W underflows."""
+    def log_singular_values(self) -> Float[Array, "... modes"]:
+        """Logarithms of the min(m, n, r) largest singular values, finite where W underflows."""
         coordinates = self.coordinates(False)
         columns = coordinates.record(coordinates.start())
         return log_spectra(columns["direction"], columns["log_size"], self.left.shape[-2])

@@ -38,7 +38,7 @@ def modes(record: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return value, force
     u, sizes, vt = np.linalg.svd(value, full_matrices=False)
     along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
-    count = record["log_size"].shape[-1] if "log_size" in record else sizes.shape[-1]
+    count = min(sizes.shape[-1], record.get("log_size", sizes).shape[-1])
     return sizes[..., :count], along[..., :count]
 
 

@@ -861,3 +861,17 @@ class ReadsFactors(eqx.Module):
 def test_an_objective_of_more_than_effective_weights_is_refused():
     with pytest.raises(AttributeError, match=r"only `.value` of a parameter.*not `.left`"):
         gflow.simulate(Matrix(gflow.Factored(ONES, ONES, -3.0)), ReadsFactors(), t1=1.0)
+
+
+def test_more_columns_than_the_matrix_has_rows():
+    rng = np.random.default_rng(5)
+    left, right = rng.standard_normal((2, 5)), rng.standard_normal((3, 5))
+    weight = gflow.Factored(left, right)
+    exact = np.log(np.linalg.svd(left @ right.T, compute_uv=False))
+    np.testing.assert_allclose(weight.log_singular_values(), exact, rtol=0, atol=1e-13)
+    target = jnp.asarray(rng.standard_normal((2, 3)))
+    start = Matrix(gflow.Factored(left, right, log_scale=-30 * LOG10))
+    run = gflow.simulate(start, Quadratic(jnp.eye(6), target), tau1=6.0, error_bars=False)
+    assert run.observables["weight.log_singular"].shape == (len(run.t), 2)
+    assert [int(stage.rank["weight"]) for stage in run.stages()] == [1, 2]
+    np.testing.assert_allclose(run.observables["weight"][-1], target, rtol=0, atol=1e-8)
