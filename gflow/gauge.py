@@ -11,6 +11,9 @@ from .coordinates import FlowCoordinates, State, Weight, growth_horizon
 #: Cosine of two columns beyond which they are made orthogonal at the end of a step.
 OVERLAP = 0.2
 
+#: Multiplications up to which a loop over a matrix product costs less than a call for it.
+SMALL = 1024
+
 #: Log-size of a column that is zero.
 EMPTY = -1e12
 
@@ -70,7 +73,7 @@ class GaugeCoordinates(FlowCoordinates):
     def value(self, state: State) -> Weight:
         direction, log_size = self._columns(state)
         left, right = direction[..., : self.split, :], direction[..., self.split :, :]
-        return jnp.matmul(left * jnp.exp(2.0 * log_size)[..., None, :], right.swapaxes(-1, -2))
+        return product(left * jnp.exp(2.0 * log_size)[..., None, :], right.swapaxes(-1, -2))
 
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         x, log_size = self._columns(state)
@@ -151,10 +154,17 @@ class GaugeCoordinates(FlowCoordinates):
         return ~jnp.any(alike)
 
 
+def product(a: Float[Array, "... i j"], b: Float[Array, "... j k"]) -> Float[Array, "... i k"]:
+    """a @ b; of small matrices as a sum of products, which XLA fuses with what is around it."""
+    if a.shape[-2] * a.shape[-1] * b.shape[-1] > SMALL:
+        return jnp.matmul(a, b)
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+
+
 def moved(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Array, "... rows r"]:
     """Hx of every column, without decay."""
-    up = jnp.matmul(force, x[..., split:, :])
-    down = jnp.matmul(force.swapaxes(-1, -2), x[..., :split, :])
+    up = product(force, x[..., split:, :])
+    down = product(force.swapaxes(-1, -2), x[..., :split, :])
     return jnp.concatenate([up, down], axis=-2)
 
 
@@ -168,16 +178,14 @@ def column_velocity(
     x: Float[Array, "... rows r"], hx: Float[Array, "... rows r"], share: Float[Array, "... r r"]
 ) -> tuple[Float[Array, "... rows r"], Float[Array, "... r"]]:
     """x' and ℓ' under z' = Hz + ZΩ, Ω given by the `share` of c; lengths are drawn to one."""
-    # H and the overlaps of all columns in one product
-    both = jnp.matmul(x.swapaxes(-1, -2), jnp.concatenate([hx, x], axis=-1))
-    m, overlap = jnp.split(both, 2, axis=-1)
-    growth, square = (jnp.diagonal(y, axis1=-2, axis2=-1) for y in (m, overlap))
+    m, overlap = (product(x.swapaxes(-1, -2), y) for y in (hx, x))
+    growth, square = (jnp.sum(x * y, axis=-2) for y in (hx, x))
     squared = jnp.sum(hx**2, axis=-2)
     moving = squared > 0.0
     speed = jnp.where(moving, jnp.sqrt(jnp.where(moving, squared, 1.0)), 0.0)
     damping = speed - growth
     c = 2.0 * m + (damping[..., :, None] + damping[..., None, :]) * overlap
-    v = hx - jnp.matmul(x, c * share)
+    v = hx - product(x, c * share)
     rate = jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
     return v - rate[..., None, :] * x, rate
 
@@ -190,7 +198,7 @@ def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:
 
 def _parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array, Array]:
     """The pair of columns that overlap most made orthogonal, if they overlap too much."""
-    overlap = jnp.abs(jnp.matmul(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))
+    overlap = jnp.abs(product(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))
     worst = jnp.argmax(overlap)[None]
     i, j = worst // x.shape[1], worst % x.shape[1]
     turn = jnp.max(overlap) > OVERLAP

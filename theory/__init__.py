@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         gradual_rank as gradual_rank,
         plot as plot,
         saddle_to_saddle as saddle_to_saddle,
+        two_layer_condensation as two_layer_condensation,
         weight_decay as weight_decay,
     )
     from .comparison import (
@@ -30,6 +31,7 @@ _MODULES = (
     "gradual_rank",
     "plot",
     "saddle_to_saddle",
+    "two_layer_condensation",
     "weight_decay",
 )
 _FROM = {

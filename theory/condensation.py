@@ -11,6 +11,10 @@ y = ±1, from weights of size ε. Tokens are rows. Two stages have closed forms:
 2. **Plateau and rank collapse.** W_Q' = F W_K, W_K' = FᵀW_Q with F from data (`key_query_matrix`,
    `key_query`, `key_query_limit`, `plateau`): W_Q and W_K become rank one, if σ₁(F) is simple.
 
+`separability` tells whether stage 2 has a plateau at all; `assumption_shares`, `stable_rank`,
+`effective_rank`, `row_cosines`, `relative_change`, `singular_vector_drift` and `spectral_gap`
+are what the paper measures. The two-layer network is `theory.two_layer_condensation`.
+
 The wait 1/ε of the first stage is that of gradient flow. **Adam removes it**: never compare it
 with training by Adam(W). Paper: 2510.06954 (Chen, Luo, NeurIPS 2025).
 """
@@ -33,6 +37,17 @@ from .blow_up import (
     rank_one_blow_up as rank_one_blow_up,
 )
 from .checks import Numbers, real_array
+from .condensation_measures import (
+    assumption_shares as assumption_shares,
+    effective_rank as effective_rank,
+    ordered_cosines as ordered_cosines,
+    relative_change as relative_change,
+    row_cosines as row_cosines,
+    row_order as row_order,
+    singular_vector_drift as singular_vector_drift,
+    spectral_gap as spectral_gap,
+    stable_rank as stable_rank,
+)
 from .key_query import (
     KeyQueryDirections as KeyQueryDirections,
     KeyQueryLimit as KeyQueryLimit,
@@ -41,6 +56,11 @@ from .key_query import (
     key_query_directions as key_query_directions,
     key_query_limit as key_query_limit,
     plateau as plateau,
+)
+from .separability import (
+    Separability as Separability,
+    check_not_separable as check_not_separable,
+    separability as separability,
 )
 
 SOURCE = "2510.06954 (Chen, Luo 2025)"

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ..coordinates import State, Weight
 from ..factored import Factored
-from ..gauge import GaugeCoordinates, clearing, column_velocity, orthogonal
+from ..gauge import GaugeCoordinates, clearing, column_velocity, orthogonal, product
 
 
 class SymmetricCoordinates(GaugeCoordinates):
@@ -28,7 +28,7 @@ class SymmetricCoordinates(GaugeCoordinates):
 
     def value(self, state: State) -> Weight:
         u, log_size = self._columns(state)
-        return jnp.matmul(u * jnp.exp(2.0 * log_size)[..., None, :], u.swapaxes(-1, -2))
+        return product(u * jnp.exp(2.0 * log_size)[..., None, :], u.swapaxes(-1, -2))
 
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         u, log_size = self._columns(state)
@@ -65,7 +65,7 @@ class SymmetricCoordinates(GaugeCoordinates):
 
 def _pushed(x: Float[Array, "... n r"], force: Weight) -> Float[Array, "... n r"]:
     """Gx of every column, G the symmetric part of the force."""
-    return 0.5 * jnp.matmul(force + force.swapaxes(-1, -2), x)
+    return 0.5 * product(force + force.swapaxes(-1, -2), x)
 
 
 class Symmetric(Factored):

@@ -1,10 +1,19 @@
 """Data of the experiments: the exact fixture, teacher and student, sensing, two real data sets.
 
-Each function returns a task: inputs, targets and, as `task.objective`, the squared loss
-in whose clock its stage times are quoted. Random data take a typed `key=`.
+Each function returns a task: inputs, targets and, as `task.objective`, the loss in whose clock its
+stage times are quoted: squared, but for tokens and labels. Random data take a typed `key=`.
 """
 
+from .anchor import (
+    Anchor as Anchor,
+    LastTokenLoss as LastTokenLoss,
+    anchor_function as anchor_function,
+)
 from .digits import Digits as Digits, digits_rows as digits_rows
+from .last_token import (
+    AttentionLabels as AttentionLabels,
+    attention_labels as attention_labels,
+)
 from .recall import (
     Recall as Recall,
     TokenLoss as TokenLoss,
