@@ -22,5 +22,12 @@ class Lazy(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._functions)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _constant, (dict(self),)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self)})"
+
+
+def _constant(values: dict[str, Any]) -> Lazy:
+    return Lazy({name: lambda x=x: x for name, x in values.items()})

@@ -197,23 +197,24 @@ def _time_of(trajectory: Any, activated: list, start: _Plateau, plateau: _Platea
     middle = -0.5 * (float(start.record["loss"]) + float(plateau.record["loss"]))
     crossing = first_crossing(trajectory, quantity, middle, before, after + 1)
     if crossing is not None:
-        return crossing
+        return _widened(trajectory, quantity, crossing, before, after)
     # a transition whose fall is lost in the rounding of the loss: its steepest step
     step = before + int(np.argmax(trajectory.descent[before : after + 1]))
     width = trajectory.t[min(step + 1, after)] - trajectory.t[max(step - 1, before)]
     return Crossing(float(trajectory.t[step]), float(width), step)
 
 
-def _widened(trajectory: Any, quantity: Quantity, crossing: Crossing, after: int) -> Crossing:
-    """The error bar with what the level, half the plateau's value, is uncertain by.
+def _widened(trajectory: Any, quantity: Quantity, crossing: Crossing, *plateaus: int) -> Crossing:
+    """The error bar with what the level, half of the plateaus' values, is uncertain by.
 
     The lowest point of a valley is known to the root of the rounding of its height, 10⁻⁸ of
     the steps beside it, and where two of these meet to what the solver's error moves it by.
+    Without the flow it lies anywhere between the steps beside the lowest.
     """
     values = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
-    if not 0 < after < len(values) - 1:
-        return crossing
-    slope = 1e-5 * abs(values[after + 1] - values[after - 1])
+    inside = [k for k in plateaus if 0 < k < len(values) - 1]
+    share = 1.0 if trajectory.resolver is None else 1e-5
+    slope = share * sum(abs(values[k + 1] - values[k - 1]) for k in inside)
     i = crossing.step
     speed = (values[i + 1] - values[i]) / (trajectory.t[i + 1] - trajectory.t[i])
     return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * slope / speed))

@@ -120,6 +120,10 @@ class Trajectory:
             **provenance,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickle holds what a file does: all that is recorded, and not the flow."""
+        return self.__dict__ | {"resolver": None}
+
     @property
     def scale(self) -> float:
         """Λ = log(1/α). **Raises** ValueError where it is not a positive number."""

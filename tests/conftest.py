@@ -4,6 +4,11 @@ This runs before the packages are imported: the import hook only sees what comes
 """
 
 import os
+
+os.environ["MPLBACKEND"] = "Agg"
+# XLA takes two of its own tuning flags in what it has cached for missing processor features
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,8 +17,6 @@ import jax
 import pytest
 from beartype.vale import Is
 from jaxtyping import install_import_hook
-
-os.environ["MPLBACKEND"] = "Agg"
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

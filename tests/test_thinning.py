@@ -1,4 +1,6 @@
-"""Runs that keep a part of their steps: the stages, times and weights of those that keep all."""
+"""Runs that keep a part of their steps, and pickled ones: the stages and weights of the whole."""
+
+import pickle
 
 import jax
 import numpy as np
@@ -65,3 +67,15 @@ def test_between_the_steps_that_are_kept(runs):
     logs = [run.model(t=middle[4]).weight.log_singular_values() for run in runs]
     np.testing.assert_allclose(*logs, rtol=0, atol=1e-6)
     assert jax.tree.structure(whole.final) == jax.tree.structure(part.final)
+
+
+def test_a_pickle_holds_what_is_recorded(runs):
+    whole = runs[0]
+    again = pickle.loads(pickle.dumps(whole))
+    for name in ("weight", "weight.log_singular", "weight.rank"):
+        np.testing.assert_array_equal(again.observables[name], whole.observables[name])
+        np.testing.assert_array_equal(again.error[name], whole.error[name])
+    with pytest.raises(ValueError, match="needs its flow"):
+        again.model(t=0.5 * whole.t[-1])
+    for one, other in zip(whole.stages(), again.stages(), strict=True):
+        assert abs(one.t - other.t) <= one.error + other.error
