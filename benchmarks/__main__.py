@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = ("single", "work-precision", "batch", "gauge", "decay", "large", "cold")
+SECTIONS = ("single", "work-precision", "batch", "gauge", "decay", "condensation", "large", "cold")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(section: str, arguments: argparse.Namespace) -> dict:
     """One section's part of the results, with its progress on stderr."""
-    from . import batch, cold, decay, gauge, large, single, work_precision
+    from . import batch, cold, condensation, decay, gauge, large, single, work_precision
 
     began = time.perf_counter()
 
@@ -67,6 +67,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "work-precision": work_precision.run,
         "gauge": gauge.run,
         "decay": decay.run,
+        "condensation": condensation.run,
         "large": large.run,
         "cold": cold.run,
     }[section]

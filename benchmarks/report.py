@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from . import decay, gauge
+from . import condensation, decay, gauge
 from .accuracy import Verdict
 from .contenders import FLOW, FLOW_BARS, SETTINGS
 from .grids import alpha_name
@@ -119,7 +119,7 @@ def markdown(results: dict[str, Any]) -> str:
         parts += _single(results["single"])
     for name in (name for name in results if name.startswith("batch")):
         parts += _batch(results[name])
-    for name, section in (("gauge", gauge), ("decay", decay)):
+    for name, section in (("gauge", gauge), ("decay", decay), ("condensation", condensation)):
         for title, head, rows in section.tables(results.get(name, {})):
             parts.append(f"### {title}\n\n" + table(head, rows))
     if results.get("large", {}).get("rows"):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from . import decay, gauge
+from . import condensation, decay, gauge
 from .accuracy import Verdict
 from .contenders import FLOW, FLOW_BARS
 from .grids import alpha_name
@@ -43,7 +43,7 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
     rows += _against_dual(costs)
     rows.append(_at_most("wrong answers of gflow that claim success", 0, _lies(single)))
     rows += _batch(results)
-    for name, section in (("gauge", gauge), ("decay", decay)):
+    for name, section in (("gauge", gauge), ("decay", decay), ("condensation", condensation)):
         most, least = section.asked(results.get(name, {}))
         rows += [_at_most(*row) for row in most] + [_at_least(*row) for row in least]
     rows += _large(results.get("large", {}))

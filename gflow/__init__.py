@@ -9,6 +9,7 @@ from . import (
 )
 from .batch import Batch as Batch, simulate_batch as simulate_batch
 from .descent import descend as descend
+from .escape import Escape as Escape, escape as escape
 from .factored import Factored as Factored, Product as Product
 from .hadamard import Hadamard as Hadamard
 from .parameters import (

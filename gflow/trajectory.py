@@ -59,9 +59,9 @@ class Resolver:
         return joined(parts)
 
     def _solved(self, leaves: Any, t: np.ndarray, span: np.ndarray) -> dict[str, Any]:
-        rtol = np.asarray(self.rtol, self.flow.dtype)
-        leaves, rtol, t, span = jax.tree.map(jnp.asarray, (leaves, rtol, t, span))
-        out = resolve(self.flow, leaves, self.solver, rtol, t, span, self.observables)
+        leaves, times = jax.tree.map(jnp.asarray, (leaves, (t, span)))
+        rtol = jnp.asarray(self.rtol, self.flow.dtype)
+        out = resolve(self.flow, leaves, self.solver, rtol, *times, self.observables)
         return jax.tree.map(np.asarray, out)
 
 
@@ -270,18 +270,21 @@ def _fields(
         "loss": main["loss"],
         "descent": main["descent"],
         "leaves": leaves,
-        "observables": Lazy(read | {n: lambda n=n: own[n] for n in own}),
+        "observables": Lazy(read | {n: functools.partial(own.get, n) for n in own}),
         "error": {},
         "refined": None,
     }
     if companion is not None:
         fields["refined"] = {k: companion[k] for k in ("loss", "leaves", "observables")}
         second = _leaf_observables(companion["leaves"], kinds, log_alpha)
-        second |= {n: lambda n=n: companion["observables"][n] for n in own}
-        observables = fields["observables"]
-        bars = {n: lambda n=n: _bar(observables[n], second[n]()) for n in observables}
-        bars["loss"] = lambda: _bar(main["loss"], companion["loss"])
-        fields["error"] = Lazy({"loss": bars["loss"]} | bars)
+        second |= {n: functools.partial(companion["observables"].get, n) for n in own}
+        observables, other = fields["observables"], Lazy(second)
+
+        def bar(name: str) -> np.ndarray:
+            return _bar(observables[name], other[name])
+
+        bars = {"loss": lambda: _bar(main["loss"], companion["loss"])}
+        fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in observables})
     return fields
 
 

@@ -10,18 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import elliprf
 
-from .checks import Numbers, real_array
-from .garnier import Late, follow, reduced, speed_limit
+from .chain import Conserved as Conserved, chained, conserved as conserved, size_of
+from .checks import Numbers
+from .garnier import Garnier, Late, follow, reduced, speed_limit
+from .rank_one import rank_one_blow_up as rank_one_blow_up
 
 EPS = float(np.finfo(float).eps)
 #: Relative tolerance of the integration.
 RTOL = 1e-13
 #: Growth of the weights at which the remaining time is E^{−1/3} to rounding.
 FAR = 1e7
-#: R_F(x², y², 1) = ln(4/(x + y)) to rounding for x and y below this.
-TINY = 1e-10
 
 
 class BlowUpTime(float):
@@ -44,15 +43,6 @@ class BlowUpBounds(NamedTuple):
 
     lower: float
     upper: float
-
-
-class Conserved(NamedTuple):
-    """BBᵀ − aaᵀ, BᵀB − ccᵀ, ‖c‖² − ‖a‖² and ‖a'‖² − ‖c'‖² − (‖c‖² − ‖a‖²)‖c‖²."""
-
-    left: Float[np.ndarray, "m m"]
-    right: Float[np.ndarray, "n n"]
-    difference: float
-    invariant: float
 
 
 def blow_up_time(a: Numbers, B: Numbers, c: Numbers) -> BlowUpTime:
@@ -91,10 +81,11 @@ def blow_up_time(a: Numbers, B: Numbers, c: Numbers) -> BlowUpTime:
             ]
             error += max(abs(t - time) for t in moved)
         return BlowUpTime(_determined(time, error), error, True)
-    late = _followed(a, b, c, FAR, RTOL)
+    start = reduced(a, b, c)
+    late = _followed(start, FAR, RTOL)
     time = late.estimate
     # the same more coarsely, from a start that differs by rounding
-    again = _followed((1 + 8 * EPS) * a, (1 - 8 * EPS) * b, c, FAR, 10 * RTOL).estimate
+    again = _followed(start.nudged(8 * EPS), FAR, 10 * RTOL).estimate
     tail = time - late.time - speed_limit(late.square, late.difference, late.top)
     error = 2 * abs(time - again) + abs(tail) + 4 * RTOL * time
     return BlowUpTime(_determined(time, error) / size, error / size, False)
@@ -128,85 +119,9 @@ def blow_up_bounds(a: Numbers, B: Numbers, c: Numbers) -> BlowUpBounds:
         slack = time.error / time
         lower = upper = float(time)
         if not time.exact:
-            late = _followed(a, b, c, 0.0, RTOL)
+            late = _followed(reduced(a, b, c), 0.0, RTOL)
             lower, upper = late.time + speed_limit(late.square, *shifts), late.estimate
     return BlowUpBounds(lower * (1 - slack) / size, upper * (1 + slack) / size)
-
-
-def rank_one_blow_up(alpha: Numbers, beta: Numbers, gamma: Numbers) -> Float[np.ndarray, "..."]:
-    r"""T* of α' = βγ, β' = αγ, γ' = αβ: the flow of a = αp, B = βpqᵀ, c = γq, p and q unit.
-
-        αβγ ≥ 0:  T* = R_F(α², β², γ²)
-        αβγ < 0:  T* = 2R_F(0, γ² − β², α² − β²) − R_F(α², β², γ²),   |β| the smallest
-
-    with Carlson's R_F(x, y, z) = ½∫₀^∞ ds/√((s+x)(s+y)(s+z)). Balanced, α = β = γ > 0, it is 1/α.
-    Where the two smallest differ by a relative gap g and αβγ < 0, T* grows as log(1/g).
-
-    **Arguments:** real, of any shapes that broadcast. **Returns:** that shape, in the time of the
-    equations above; multiplying all three by s divides it by s.
-
-    **Raises:** ValueError for float32, non-finite data, two or more zeros (at rest), and
-    αβγ < 0 with the two smallest equal in modulus (they fall to 0 for ever): T* = ∞.
-    **Regime:** exact. **Source:** derived for 2510.06954, Theorem 1.
-
-    ```python
-    rank_one_blow_up(1.3, [0.4, -0.4], 0.9)      # 1.17514425, 1.93513464
-    ```
-    """
-    names = ("alpha", "beta", "gamma")
-    given = [real_array(x, n) for x, n in zip((alpha, beta, gamma), names, strict=True)]
-    try:
-        values = np.stack(np.broadcast_arrays(*given))
-    except ValueError:
-        raise ValueError(
-            f"alpha, beta and gamma have shapes {', '.join(str(x.shape) for x in given)}, which "
-            "do not broadcast."
-        ) from None
-    small, middle, large = np.sort(np.abs(values), axis=0)
-    falling = np.prod(np.sign(values), axis=0) < 0
-    for bad, why in (
-        (middle == 0, "two of them are 0: the start is at rest"),
-        (falling & (small == middle), "their product is < 0 and the two smallest are equal in "
-         "modulus: both fall to 0 for ever"),
-    ):  # fmt: skip
-        if np.any(bad):
-            triple = ", ".join(f"{x:g}" for x in values[:, bad][:, 0])
-            raise ValueError(
-                f"(alpha, beta, gamma) = ({triple}) never blows up (T* = ∞), as {why}. Change one "
-                "of them, or leave this start out."
-            )
-    # squares neither overflow nor vanish
-    x, y = small / large, middle / large
-    # z of R_F(0, z², 1 − x²); 1 where it is not needed
-    z = np.where(falling, np.sqrt(y - x) * np.sqrt(y + x), 1.0)
-    ahead = np.where(y < TINY, np.log(4 / (x + y)), elliprf(x**2, y**2, 1.0))
-    around = np.where(y < TINY, np.log(4 / z), elliprf(0.0, z**2, (1 - x) * (1 + x) + ~falling))
-    return np.asarray(np.where(falling, 2 * around - ahead, ahead) / large)
-
-
-def conserved(a: Numbers, B: Numbers, c: Numbers) -> Conserved:
-    r"""What a' = Bc, B' = acᵀ, c' = Bᵀa leaves constant: two matrices and two numbers.
-
-        BBᵀ − aaᵀ,   BᵀB − ccᵀ,   D = ‖c‖² − ‖a‖²,   ‖a'‖² − ‖c'‖² − D‖c‖²
-
-    They find bugs; as a measure of accuracy they are too optimistic by orders of magnitude.
-
-    **Arguments:** `a`: (m,), `B`: (m, n), `c`: (n,). **Raises:** ValueError for shapes that do not
-    chain, float32, non-finite data. **Source:** 2510.06954, Proposition 2 (diagonals), derived.
-
-    ```python
-    conserved(a, B, c).left - conserved(a_later, B_later, c_later).left      # zero
-    ```
-    """
-    a, b, c = _chained(a, B, c)
-    difference = float(c @ c - a @ a)
-    slopes = b @ c, b.T @ a
-    return Conserved(
-        b @ b.T - np.outer(a, a),
-        b.T @ b - np.outer(c, c),
-        difference,
-        float(slopes[0] @ slopes[0] - slopes[1] @ slopes[1] - difference * (c @ c)),
-    )
 
 
 def blow_up_limit(a: Numbers, B: Numbers, c: Numbers) -> "BlowUpLimit":
@@ -230,10 +145,10 @@ def blow_up_limit(a: Numbers, B: Numbers, c: Numbers) -> "BlowUpLimit":
     ```
     """
     time = blow_up_time(a, B, c)
-    a, b, c = _chained(a, B, c)
-    size = _size(a, b, c)
+    a, b, c = chained(a, B, c)
+    size = size_of(a, b, c)
     flows = (a / size, b / size, c / size), (c / size, b.T / size, a / size)
-    left, right = (_followed(*flow, FAR, RTOL) for flow in flows)
+    left, right = (_followed(reduced(*flow), FAR, RTOL) for flow in flows)
     for late in (left, right):
         _determined(float(time), abs(late.estimate / size - float(time)))
     p, laws = left.direction, conserved(a, b, c)
@@ -253,28 +168,13 @@ class BlowUpLimit(NamedTuple):
     spread: float
 
 
-def _chained(a, b, c) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    a, b, c = real_array(a, "a"), real_array(b, "B"), real_array(c, "c")
-    if not (a.ndim == c.ndim == 1 and b.shape == (a.size, c.size) and b.size):
-        raise ValueError(
-            f"a has shape {a.shape}, B {b.shape} and c {c.shape}: they must be (m,), (m, n) and "
-            "(n,), so that a @ B @ c is a number. For attention a = v @ W_V, B = W1, c = W2[:, 0]."
-        )
-    return a, b, c
-
-
-def _size(a, b, c) -> float:
-    """The power of 2 next to the largest entry: to divide by it is exact."""
-    return 2.0 ** math.frexp(max(float(np.max(np.abs(x))) for x in (a, b, c)))[1]
-
-
 def _start(a, b, c) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """The start over its size, and that; refuses rest points.
 
     a and c change places where ‖a‖ > ‖c‖, as the smaller one may nearly vanish on its way, and
     that would be lost in the orbit of the larger.
     """
-    a, b, c = _chained(a, b, c)
+    a, b, c = chained(a, b, c)
     if not (np.any(b @ c) or np.any(b.T @ a) or (np.any(a) and np.any(c))):
         norms = ", ".join(f"{np.linalg.norm(x):g}" for x in (a, b, c))
         raise ValueError(
@@ -283,7 +183,7 @@ def _start(a, b, c) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         )
     if np.linalg.norm(a) > np.linalg.norm(c):
         a, b, c = c, b.T, a
-    size = _size(a, b, c)
+    size = size_of(a, b, c)
     return a / size, b / size, c / size, size
 
 
@@ -317,9 +217,9 @@ def _shifts(a, b, c) -> tuple[float, float]:
     return difference, float(min(left, right + difference))
 
 
-def _followed(a, b, c, growth: float, rtol: float) -> Late:
+def _followed(start: Garnier, growth: float, rtol: float) -> Late:
     """The orbit of a once weights have grown and E is more than half of its largest."""
-    late = follow(reduced(a, b, c), lambda late: late.growth >= growth and late.cosine >= 0.5, rtol)
+    late = follow(start, lambda late: late.growth >= growth and late.cosine >= 0.5, rtol)
     if late is None:
         raise _undetermined("the orbit stays near a rest point")
     return late

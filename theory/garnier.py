@@ -32,6 +32,17 @@ class Garnier(NamedTuple):
     basis: Float[np.ndarray, "m m"]
     difference: float
 
+    def nudged(self, share: float) -> "Garnier":
+        """From a·(1 + share) and B·(1 − share), as far as the basis stays: what rounding does."""
+        x, square = self.position, float(self.position @ self.position)
+        return Garnier(
+            (1 + share) * x,
+            (1 - share) * self.slope,
+            np.sort(self.rates - 2 * share * (self.rates + 2 * x**2)),
+            self.basis,
+            self.difference - 2 * share * square,
+        )
+
 
 class Late(NamedTuple):
     """The orbit at `time`: a/‖a‖, N = ‖a‖², E, D, λ (`top`), and how far it has come.

@@ -9,6 +9,7 @@ from .attention import (
 )
 from .deep_linear import DeepLinear as DeepLinear
 from .factored_linear import FactoredLinear as FactoredLinear
+from .last_token import LastTokenTransformer as LastTokenTransformer
 from .linear import DiagonalLinear as DiagonalLinear, woodworth as woodworth
 from .sensing import MatrixSensing as MatrixSensing, SymmetricFactored as SymmetricFactored
 from .transformer import Transformer as Transformer

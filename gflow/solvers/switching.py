@@ -40,11 +40,12 @@ class SwitchingState(eqx.Module):
 class Switching(diffrax.AbstractAdaptiveSolver):
     r"""`explicit` while h·ρ is small and `stiff` once stability holds the steps down.
 
-    ρ is the spectral radius of the Jacobian, followed by one power iteration a step. The
-    stiff method takes over when h·ρ > 1.15·`interval`, the length of the explicit method's
-    interval of stability on the negative real axis (3.5 for Tsit5, 5.2 for Dopri8), or
-    > 0.57·`interval` three times in a row, and gives way below 0.29·`interval`. A gradient flow near saddles is stiff on its plateaus and not in between: the
-    transitions take most of the steps, and there an explicit one costs a third or less.
+    ρ is the spectral radius of the Jacobian, followed by one power iteration a step. With
+    `interval` the length of the explicit method's interval of stability on the negative real axis
+    (3.5 for Tsit5, 5.2 for Dopri8), the stiff method takes over when h·ρ > 1.15·`interval`, or
+    > 0.57·`interval` three times in a row, and gives way below 0.29·`interval`. A gradient flow
+    near saddles is stiff on its plateaus and not in between: the transitions take most of the
+    steps, and there an explicit one costs a third or less.
 
     Both methods must take a plain `diffrax.ODETerm`. Under `jax.vmap` both are computed at
     every step; use one of them for a batch.

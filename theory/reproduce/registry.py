@@ -59,5 +59,12 @@ EXPERIMENTS = {
             "in lookup, recall and text",
             "theory.reproduce.weight_decay",
         ),
+        Experiment(
+            "condensation",
+            "Chen, Luo 2025, arXiv 2510.06954",
+            "condensation and rank collapse of a one-layer transformer from weights down to "
+            "1e-100, predicted and simulated",
+            "theory.reproduce.condensation",
+        ),
     ]
 }

@@ -1,0 +1,409 @@
+"""Escapes from saddles of order three, against the reduced flow, closed forms and raw runs."""
+
+import functools
+import math
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import gflow
+from gflow import models, objectives
+from gflow.flow import build_flow
+from theory import condensation as co
+from theory.condensation_flow import EffectiveChain, effective_course
+from theory.garnier import follow, reduced
+from theory.reproduce.key_query_spectra import excess, predicted_spectra, spectra
+
+LOG10 = math.log(10.0)
+D = 4
+
+
+def data(seed=0, n=64, s=5, d=D):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, s, d)) + 0.1, np.where(rng.random(n) < 0.6, 1.0, -1.0)
+
+
+#: One explicit method, without the companion of the error bars: less to compile.
+simulate = functools.partial(gflow.simulate, error_bars=False, solver=diffrax.Tsit5())
+
+X, Y = data()
+V, M = co.condensation_direction(X, Y)
+
+
+def small(exponent, seed=0, d=D, h=D, **options):
+    key = jax.random.key(seed)
+    return models.LastTokenTransformer.small(
+        d, h, log_epsilon=-exponent * LOG10, key=key, **options
+    )
+
+
+def unit_start(model):
+    """(a, B, c) divided by ε."""
+    value, inner, readout = (np.asarray(w.array) for w in (model.value, model.inner, model.readout))
+    return V @ value, inner, readout
+
+
+def outer(model):
+    return [np.asarray(w.value) for w in (model.value, model.inner, model.readout)]
+
+
+def relative(x, y):
+    return float(np.linalg.norm(x - y) / np.linalg.norm(y))
+
+
+# ---- model and loss ---------------------------------------------------------------------------
+
+
+def test_model_and_loss():
+    model = small(0, h=3)
+    q, k = np.asarray(model.kq.left), np.asarray(model.kq.right)
+    v, w, r = outer(model)
+    for x, y in zip(X[:3], Y[:3], strict=True):
+        logits = x[-1] @ q @ k.T @ x.T / math.sqrt(D)
+        share = np.exp(logits - logits.max())
+        out = np.tanh(share / share.sum() @ x @ v @ w) @ r
+        assert model(jnp.asarray(x)) == pytest.approx(out, rel=1e-12)
+        # a mask that hides later tokens changes nothing: only the last row is read
+        margin = y * out
+        one = x[None], np.array([y])
+        assert objectives.MarginLoss(*one)(model) == pytest.approx(math.exp(-margin), rel=1e-12)
+        loss = objectives.MarginLoss(*one, loss="logistic")(model)
+        assert loss == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-12)
+    same = small(100, h=3)
+    np.testing.assert_array_equal(same.inner.array, model.inner.array)
+    np.testing.assert_array_equal(same.kq.left, model.kq.left)
+
+
+def test_force_on_keys_is_the_key_query_matrix():
+    model = eqx.tree_at(lambda m: m.kq, small(0), gflow.Scaled(np.zeros((D, D)), 0.0))
+    flow = build_flow(model, objectives.MarginLoss(X, Y))
+    _, forces = flow.forces(flow.weights(flow.start()))
+    np.testing.assert_allclose(forces["kq"], co.key_query_matrix(X, Y, *outer(model)), atol=1e-13)
+
+
+# ---- the effective flow -----------------------------------------------------------------------
+
+
+def test_reduced_flow_is_the_effective_flow():
+    model = small(0)
+    start = unit_start(model)
+    time = co.blow_up_time(*start)
+    late = follow(reduced(*start), lambda late: late.time > 0.9 * time, 1e-13)
+    traj = simulate(model, EffectiveChain(V), t1=late.time, rtol=1e-11)
+    a = V @ np.asarray(traj.final.value.value)
+    assert relative(a, math.sqrt(late.square) * late.direction) < 1e-8
+    assert float(-EffectiveChain(V)(traj.final)) == pytest.approx(late.energy, rel=1e-8)
+    # and in polar coordinates, to a norm 1e6 times that of the start
+    out = gflow.escape(model, EffectiveChain(V, M), level=1e6, rtol=1e-10)
+    norm = math.exp(out.log_largest[-1])
+    assert out.t[-1] * M == pytest.approx(time - 1 / norm, rel=1e-10)
+    left = co.blow_up_limit(*start)
+    value, inner, readout = (w / np.linalg.norm(w) for w in outer(out.final))
+    np.testing.assert_allclose(value, np.outer(V, left.left), atol=1e-5)
+    np.testing.assert_allclose(inner, np.outer(left.left, left.right), atol=1e-5)
+    np.testing.assert_allclose(readout, left.right, atol=1e-9)
+
+
+def test_energy_bound_of_100_starts():
+    # E' ≥ 3|E|^{4/3}: E(t) is above the solution of the equation
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        d = (2, 3, 6)[seed % 3]
+        a, b, c = rng.standard_normal(d), rng.standard_normal((d, d)), rng.standard_normal(d)
+        course = effective_course(a, b, c, growth=30.0)
+        first, t, energy = course.energy[0], course.t, course.energy
+        assert first == pytest.approx(a @ b @ c, rel=1e-10)
+        if first > 0:
+            bound = (first ** (-1 / 3) - t) ** -3
+        else:
+            bound = -(((-first) ** (-1 / 3) + t) ** -3)
+        slack = 1e-9 * np.maximum(np.abs(energy), abs(first))
+        assert np.all(energy - bound >= -slack), seed
+        np.testing.assert_allclose(course.stable_rank[0], np.sum(b**2) / np.linalg.norm(b, 2) ** 2)
+
+
+def test_full_flow_is_effective_to_second_order_at_fixed_rescaled_time():
+    time = float(co.blow_up_time(*unit_start(small(0))))
+    effective = simulate(small(0), EffectiveChain(V), t1=0.7 * time, rtol=1e-11)
+    true = outer(effective.final)
+    exponents = [2.0, 3.0]
+    off = []
+    for exponent in exponents:
+        eps = 10.0**-exponent
+        traj = simulate(
+            small(exponent), objectives.MarginLoss(X, Y), t1=0.7 * time / (eps * M), rtol=1e-11,
+        )  # fmt: skip
+        off.append(max(relative(x / eps, y) for x, y in zip(outer(traj.final), true, strict=True)))
+    slopes = -np.diff(np.log10(off)) / np.diff(exponents)
+    # O(ε) is promised; at fixed rescaled time it is O(ε²), as W_QW_Kᵀ = O(ε²)
+    assert np.all(slopes > 1.0)
+    assert slopes[-1] == pytest.approx(2.0, abs=0.15)
+
+
+# ---- the escape -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "slope"), [("exponential", 1.0), ("logistic", 0.5)])
+def test_escape_time(loss, slope):
+    start = unit_start(small(0))
+    time = float(co.blow_up_time(*start))
+    w, off = 0.05, []
+    for exponent in (4, 5, 100) if loss == "exponential" else (4, 5):
+        eps = 10.0**-exponent
+        out = gflow.escape(small(exponent), objectives.MarginLoss(X, Y, loss=loss), level=w)
+        assert out.successful
+        assert max(math.exp(x[-1]) for x in out.log_norm.values()) == pytest.approx(w, rel=1e-12)
+        predicted = float(co.escape_time(time, eps, M, w, slope))
+        off.append(abs(out.t[-1] / predicted - 1))
+        # the second term is a share ε/(wT*); what is left of it is O(w²), and rounding
+        assert off[-1] < 0.05 * eps / (w * time) + 1e-11
+    assert off[0] / off[1] == pytest.approx(10.0, rel=0.2)
+    if loss == "exponential":
+        # time left, where the digits of t are gone
+        passage = out.at_norm(0.02)
+        assert passage.remaining * M * slope == pytest.approx(1 / 0.02 - 1 / w, rel=0.02)
+        assert passage.t == pytest.approx(out.t[-1] - passage.remaining, rel=1e-12)
+        assert passage.error < 1e-8 * passage.t
+        np.testing.assert_allclose(
+            np.max([np.linalg.norm(x) for x in outer(passage.model)]), 0.02, rtol=1e-12
+        )
+
+
+def test_against_raw_weights():
+    # the same flow by SciPy, on the weights themselves
+    model, loss = small(3), objectives.MarginLoss(X, Y)
+    out = gflow.escape(model, loss, level=0.3, rtol=1e-10)
+    plain = [model.kq.left, model.kq.right, *(w.array for w in (model.value, model.inner,
+             model.readout))]  # fmt: skip
+    sizes = np.cumsum([x.size for x in plain])[:-1].tolist()
+
+    def built(z):
+        parts = [p.reshape(x.shape) for p, x in zip(jnp.split(z, sizes), plain, strict=True)]
+        kq = gflow.Factored(*parts[:2])
+        return models.LastTokenTransformer(kq, *(gflow.Scaled(p, 0.0) for p in parts[2:]))
+
+    def risk(z):
+        parts = [p.reshape(x.shape) for p, x in zip(jnp.split(z, sizes), plain, strict=True)]
+        logits = jnp.einsum("nd,de,nse->ns", X[:, -1], parts[0] @ parts[1].T, X) / 2.0
+        mixed = jnp.einsum("ns,nsd->nd", jax.nn.softmax(logits, axis=-1), X)
+        return jnp.mean(jnp.exp(-Y * (jnp.tanh(mixed @ parts[2] @ parts[3]) @ parts[4])))
+
+    field = jax.jit(lambda z: -jax.grad(risk)(z))
+    z = 1e-3 * np.concatenate([np.asarray(x).ravel() for x in plain])
+    run = solve_ivp(lambda _, z: np.asarray(field(z)), (0, out.t[-1]), z, "DOP853", rtol=1e-11,
+                    atol=1e-14)  # fmt: skip
+    end = built(run.y[:, -1])
+    for ours, theirs in zip(outer(out.final), outer(end), strict=True):
+        # near the blow-up a relative error δ of t is one of about δt/(T* − t) of the weights
+        assert relative(ours, theirs) < 1e-6
+    assert relative(out.final.kq.value, end.kq.value) < 1e-6
+    assert out.loss[-1] == pytest.approx(float(risk(run.y[:, -1])), rel=1e-6)
+    # error bars hold: log-norms at equal r against a run at a tolerance 100 times finer
+    fine = gflow.escape(model, loss, level=0.3, rtol=1e-12)
+    rough = gflow.escape(model, loss, level=0.3, rtol=1e-5)
+    passage = rough.at_norm(0.1)
+    assert abs(passage.t - fine.at_norm(0.1).t) <= passage.error
+    assert passage.error < 1e-3 * passage.t
+
+
+def test_the_size_of_the_start_hardly_matters():
+    loss = objectives.MarginLoss(X, Y)
+    runs = {e: gflow.escape(small(e), loss, level=0.2) for e in (2, 8, 100, 140)}
+    steps = {e: r.statistics["accepted"] + r.statistics["rejected"] for e, r in runs.items()}
+    # directions and loss at the level are those of the limit ε → 0
+    for x, y in zip(outer(runs[100].final), outer(runs[8].final), strict=True):
+        assert relative(x, y) < 1e-6
+    assert runs[100].loss[-1] == pytest.approx(runs[8].loss[-1], rel=1e-8)
+    # about 1.5 a power of ten
+    assert steps[100] < 10 * steps[2]
+    assert steps[140] - steps[100] < 2 * (140 - 100)
+    assert np.all(np.diff(runs[8].t) > 0)
+
+
+def test_states_on_the_way(monkeypatch):
+    loss = objectives.MarginLoss(X, Y)
+    out = gflow.escape(small(20), loss, level=0.2)
+    whole = out.weights("inner")
+    assert whole.shape == (len(out.t), D, D)
+    norms = np.linalg.norm(whole, axis=(1, 2))
+    np.testing.assert_allclose(norms, np.exp(out.log_norm["inner"]), rtol=1e-12)
+    assert out.weights("kq").shape == whole.shape
+    assert out.remaining[0] == pytest.approx(out.t[-1], rel=1e-9)
+    assert np.all(np.diff(out.remaining) < 0)
+    # few states kept: the others are made again
+    monkeypatch.setattr("gflow.passages.ROOM", 400)
+    few = gflow.escape(small(20), loss, level=0.2)
+    assert few.path.stride > 2
+    np.testing.assert_array_equal(few.t, out.t)
+    np.testing.assert_allclose(few.weights("inner"), whole, rtol=1e-9, atol=1e-30)
+    assert few.at_norm(0.01).t == pytest.approx(out.at_norm(0.01).t, rel=1e-13)
+
+
+# ---- on to the plateau ------------------------------------------------------------------------
+
+
+def grams(model):
+    left, right = (
+        np.asarray(x) * np.exp(np.asarray(model.kq.log_scale))
+        for x in (model.kq.left, model.kq.right)
+    )
+    value, inner, _ = outer(model)
+    # the gauge turns the columns: eigenvalues stay
+    return np.linalg.eigvalsh(left.T @ left - right.T @ right), value.T @ value - inner @ inner.T
+
+
+def test_conserved_through_both_stages():
+    model, loss = small(2, seed=1), objectives.MarginLoss(X, Y)
+    out = gflow.escape(model, loss, level=0.2, rtol=1e-10)
+    traj = simulate(out.final, loss, t1=400.0, rtol=1e-10)
+    first, size = grams(model), np.linalg.norm(model.inner.value) ** 2
+    for later in (out.final, traj.final):
+        keys, values = grams(later)
+        assert np.max(np.abs(keys - first[0])) < 1e-9
+        assert np.max(np.abs(values - first[1])) < 1e-9
+    # both stages have happened, and what is conserved is small beside the weights
+    assert np.linalg.norm(traj.final.kq.value) > 0.5
+    assert np.linalg.norm(outer(traj.final)[1]) ** 2 > 10 * size
+
+
+def test_the_level_of_the_hand_over_does_not_matter():
+    model, loss, t1 = small(50), objectives.MarginLoss(X, Y), 600.0
+    ends = []
+    for level in (0.1, 0.3):
+        out = gflow.escape(model, loss, level=level, rtol=1e-10)
+        gone = out.at_norm(0.1).remaining if level > 0.1 else 0.0
+        traj = simulate(out.final, loss, t1=t1 - gone, rtol=1e-10)
+        ends.append((*outer(traj.final), np.asarray(traj.final.kq.log_singular_values())[:1]))
+    assert np.linalg.norm(ends[0][1]) > 0.5
+    for x, y in zip(*ends, strict=True):
+        assert relative(x, y) < 1e-7
+
+
+@pytest.mark.parametrize("same_last", [False, True])
+def test_frozen_outer_weights_give_the_closed_form(same_last):
+    x = np.array(X)
+    if same_last:
+        x[:, -1] = x[0, -1]
+    w = [np.random.default_rng(s).standard_normal(shape) for s, shape in
+         ((1, (D, D)), (2, (D, D)), (3, (D,)))]  # fmt: skip
+    model = models.LastTokenTransformer(
+        small(30).kq, *(gflow.Frozen(0.5 * z) for z in w), activation=jnp.tanh
+    )
+    f = co.key_query_matrix(x, Y, *(0.5 * z for z in w))
+    sigma = np.linalg.svd(f, compute_uv=False)
+    assert (sigma[1] < 1e-14 * sigma[0]) == same_last
+    q, k = (1e-30 * np.asarray(z) for z in (model.kq.left, model.kq.right))
+    t1 = 40.0 / sigma[0]  # to weights of 1e-13: the softmax is linear to 1e-26
+    traj = simulate(model, objectives.MarginLoss(x, Y), t1=t1, rtol=1e-11)
+    query, key = co.key_query(f, q, k, t1)
+    left, right = (
+        np.asarray(z) * np.exp(np.asarray(traj.final.kq.log_scale))
+        for z in (traj.final.kq.left, traj.final.kq.right)
+    )
+    for ours, theirs in ((left, query), (right, key)):
+        # the columns are turned by one rotation: compare what does not see it
+        assert relative(ours @ ours.T, theirs @ theirs.T) < 1e-9
+        np.testing.assert_allclose(
+            np.linalg.svd(ours)[1][0], np.linalg.svd(theirs)[1][0], rtol=1e-9
+        )
+    assert relative(left @ right.T, query @ key.T) < 1e-9
+
+
+def test_spectra_of_graded_keys():
+    rng = np.random.default_rng(7)
+    f, q, k = (rng.standard_normal((3, 3)) for _ in range(3))
+    t = np.array([0.5, 2.0])
+    exact = co.key_query(f, q, k, t)
+    for ours, theirs in zip(predicted_spectra(f, q, k, t), exact, strict=True):
+        logs = np.log(np.linalg.svd(theirs, compute_uv=False))
+        np.testing.assert_allclose(ours, logs, atol=1e-11)
+    leaf = gflow.Factored(q, k, -20.0)
+    coordinates = leaf.coordinates(False)
+    record = {x: np.asarray(y)[None] for x, y in coordinates.record(coordinates.start()).items()}
+    for (u, logs), w in zip(spectra(record), (q, k), strict=True):
+        left, values, _ = np.linalg.svd(w)
+        np.testing.assert_allclose(logs[0], np.log(values) - 20, atol=1e-12)
+        np.testing.assert_allclose(np.abs(u[0]), np.abs(left), atol=1e-10)
+    # far beyond what the SVD of the matrix sees: each mode keeps its rate
+    far = predicted_spectra(f, q, k, np.array([400.0, 500.0]))[0]
+    rates = np.linalg.svd(f, compute_uv=False)
+    np.testing.assert_allclose(np.diff(far, axis=0)[0] / 100, rates, rtol=1e-6)
+    assert excess(far)[1] == pytest.approx(math.exp(2 * (far[1, 1] - far[1, 0])), rel=1e-6)
+
+
+# ---- what is refused --------------------------------------------------------------------------
+
+LOSS = objectives.MarginLoss(X, Y)
+
+
+def with_inner(inner):
+    return eqx.tree_at(lambda m: m.inner, small(3), inner)
+
+
+REFUSED = {
+    "level below": (lambda: gflow.escape(small(1), LOSS, level=0.1), "largest plain weight at"),
+    "level": (lambda: gflow.escape(small(3), LOSS, level=math.nan), "finite norm"),
+    "zero leaf": (
+        lambda: gflow.escape(with_inner(gflow.Scaled(np.zeros((D, D)), 0.0)), LOSS, level=0.1),
+        "'inner' is zero"),
+    "nothing plain": (
+        lambda: gflow.escape(small(3).kq, lambda w: jnp.sum(w.value**2), level=0.1),
+        "plain weight"),
+    "underflow": (lambda: gflow.escape(small(150), LOSS, level=0.1), "underflows"),
+    "at rest": (
+        lambda: gflow.escape(
+            eqx.tree_at(lambda m: m.value, with_inner(gflow.Frozen(np.zeros((D, D)))),
+                        gflow.Frozen(np.zeros((D, D)))), LOSS, level=0.1),
+        "at rest"),
+    "solver": (
+        lambda: gflow.escape(small(3), LOSS, level=0.1, solver=diffrax.Kvaerno5()), "Dopri8"),
+    "float32": (
+        lambda: gflow.escape(with_inner(jnp.zeros((D, D), jnp.float32)), LOSS, level=0.1),
+        "float64"),
+    "shapes": (lambda: with_chain(), "chain|needs kq"),
+    "labels": (lambda: objectives.MarginLoss(X, 0 * Y), "labels contain 0"),
+    "number of labels": (lambda: objectives.MarginLoss(X, Y[:-1]), "one number for each"),
+    "vector": (lambda: objectives.MarginLoss(X, Y)(lambda x: x[0]), "needs a number"),
+    "on the way": (
+        lambda: gflow.escape(small(3), LOSS, level=0.1).at_norm(0.2), "on the way"),
+    "leaf name": (lambda: gflow.escape(small(3), LOSS, level=0.1).weights("v"), "No leaf 'v'"),
+    "direction": (lambda: EffectiveChain(np.eye(2)), "vector and a number"),
+}  # fmt: skip
+
+
+def with_chain():
+    m = small(3)
+    return models.LastTokenTransformer(m.kq, m.value, m.inner, m.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_unfinished_escapes_say_why():
+    # a weight of one number that must change its sign: β falls through zero
+    chain = models.LastTokenTransformer(
+        gflow.Factored(np.eye(1), np.eye(1), -7.0),
+        *(gflow.Scaled(np.array(x), -7.0) for x in ([[1.3]], [[-0.4]], [0.9])),
+    )
+    with pytest.warns(UserWarning, match="fell through zero"):
+        out = gflow.escape(chain, EffectiveChain(np.ones(1)), level=0.1)
+    assert not out.successful
+    with pytest.warns(UserWarning, match="max_steps"):
+        out = gflow.escape(small(100), LOSS, level=0.1, max_steps=20)
+    assert 0 < out.statistics["accepted"] < 60
+    assert gflow.escape(out.final, LOSS, level=0.1).successful
+    # with pooled tokens that are not separable the weights come to rest
+    linear = small(3, activation=lambda h: h)
+    frozen = eqx.tree_at(lambda m: m.kq, linear, gflow.Frozen(np.zeros((D, D))))
+    with pytest.warns(UserWarning, match="came to rest"):
+        out = gflow.escape(frozen, LOSS, level=1e3)
+    assert np.isfinite(out.loss[-1])
