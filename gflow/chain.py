@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .coordinates import FlowCoordinates, State, Weight, raw_tolerance
+from .coordinates import FixedFrame, State, Weight, raw_tolerance
 
 
-class ChainCoordinates(FlowCoordinates):
+class ChainCoordinates(FixedFrame):
     """The factors of W = W_1 W_2 ⋯ themselves: W_k' = (W_1⋯W_{k−1})ᵀ G (W_{k+1}⋯)ᵀ − λW_k.
 
     A mode of a factor that has sunk below the rounding of its largest is noise from then
@@ -48,18 +48,6 @@ class ChainCoordinates(FlowCoordinates):
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         return raw_tolerance(self.start(), rtol)
-
-    def frame(self) -> tuple[()]:
-        return ()
-
-    def framed(self, frame: tuple[()]) -> "ChainCoordinates":
-        return self
-
-    def recentred(self, state: State) -> tuple[tuple[()], State]:
-        return (), state
-
-    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
-        return jnp.asarray(jnp.inf, state.dtype)
 
     def at(self, record: dict[str, Array]) -> "ChainCoordinates":
         factors = tuple(record[f"factor_{i}"] for i in range(len(self.initial)))

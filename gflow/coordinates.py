@@ -81,6 +81,22 @@ class FlowCoordinates(Coordinates):
         """Longest step worth trying: until something yet unfelt comes to be felt."""
 
 
+class FixedFrame(FlowCoordinates):
+    """Coordinates that stay as they are made, of weights whose growth is felt all along."""
+
+    def frame(self) -> tuple[()]:
+        return ()
+
+    def framed(self, frame: tuple[()]) -> "FixedFrame":
+        return self
+
+    def recentred(self, state: State) -> tuple[tuple[()], State]:
+        return (), state
+
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        return jnp.asarray(jnp.inf, state.dtype)
+
+
 class LogCoordinates(FlowCoordinates):
     r"""Logarithm of the larger of |s| and |d|, for a weight θ = (s² − d²)/4.
 
@@ -190,7 +206,7 @@ class LogCoordinates(FlowCoordinates):
         return jnp.array(True)
 
 
-class RawCoordinates(FlowCoordinates):
+class RawCoordinates(FixedFrame):
     """The weight itself over a fixed factor: W = e^{log_scale}·state, W' = g − λW."""
 
     initial: Float[Array, "..."]
@@ -212,18 +228,6 @@ class RawCoordinates(FlowCoordinates):
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         return raw_tolerance(self.start(), rtol)
 
-    def frame(self) -> tuple[()]:
-        return ()
-
-    def framed(self, frame: tuple[()]) -> "RawCoordinates":
-        return self
-
-    def recentred(self, state: State) -> tuple[tuple[()], State]:
-        return (), state
-
-    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
-        return jnp.asarray(jnp.inf, state.dtype)
-
     def at(self, record: dict[str, Array]) -> "RawCoordinates":
         return eqx.tree_at(lambda c: c.initial, self, record["array"])
 
@@ -240,7 +244,7 @@ class RawCoordinates(FlowCoordinates):
         return jnp.array(True)
 
 
-class FactorCoordinates(FlowCoordinates):
+class FactorCoordinates(FixedFrame):
     """The two factors themselves: θ = u⊙v, u' = v⊙g − λu, v' = u⊙g − λv."""
 
     u: Float[Array, "..."]
@@ -268,18 +272,6 @@ class FactorCoordinates(FlowCoordinates):
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         return raw_tolerance(self.start(), rtol)
-
-    def frame(self) -> tuple[()]:
-        return ()
-
-    def framed(self, frame: tuple[()]) -> "FactorCoordinates":
-        return self
-
-    def recentred(self, state: State) -> tuple[tuple[()], State]:
-        return (), state
-
-    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
-        return jnp.asarray(jnp.inf, state.dtype)
 
     def at(self, record: dict[str, Array]) -> "FactorCoordinates":
         return type(self)(record["u"], record["v"])

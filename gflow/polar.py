@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .coordinates import FlowCoordinates, RawCoordinates, State, Weight
+from .coordinates import FixedFrame, RawCoordinates, State, Weight
 
 
-class PolarCoordinates(FlowCoordinates):
+class PolarCoordinates(FixedFrame):
     r"""W = e^ℓ X with X of norm one: near a saddle of order three and more, where W blows up.
 
     Three and more factors of size ε leave the origin after a time 1/ε and more, by growing
@@ -62,18 +62,6 @@ class PolarCoordinates(FlowCoordinates):
         # as in log coordinates: a weight is known to a relative error at any size
         zero = jnp.zeros_like(self.start())
         return zero + 0.1 * rtol, zero
-
-    def frame(self) -> tuple[()]:
-        return ()
-
-    def framed(self, frame: tuple[()]) -> "PolarCoordinates":
-        return self
-
-    def recentred(self, state: State) -> tuple[tuple[()], State]:
-        return (), state
-
-    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
-        return jnp.asarray(jnp.inf, state.dtype)
 
     def at(self, record: dict[str, Array]) -> "PolarCoordinates":
         moved = record["direction"], record["log_norm"]

@@ -105,6 +105,18 @@ b.legend()
 plt.show()
 
 # %% [markdown]
+# The paper's Assumption 1 asks for certain signs of rows and columns. It comes true by itself
+# near the blow-up: the shares of indices and of pairs for which it holds.
+
+# %%
+for passage in passages[::6]:
+    weights = (np.asarray(getattr(passage.model, k).value) for k in ("value", "inner", "readout"))
+    value, inner, readout = weights
+    shares = condensation.assumption_shares(v @ value, inner, readout)
+    size = np.linalg.norm(value) * 1e8
+    print(f"‖W_V‖/ε = {size:8.3g}: indices {shares.single:.2f}, pairs {shares.pairs:.2f}")
+
+# %% [markdown]
 # ## Stage 2: the plateau, and W_Q and W_K collapse
 # `escape.final` is the model at the norm asked for, with its time set to zero; `gflow.simulate`
 # goes on from there, with W_Q and W_K in the gauge of a `Factored` leaf. On the plateau
