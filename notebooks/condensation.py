@@ -109,9 +109,8 @@ plt.show()
 # near the blow-up: the shares of indices and of pairs for which it holds.
 
 # %%
-for passage in passages[::6]:
-    weights = (np.asarray(getattr(passage.model, k).value) for k in ("value", "inner", "readout"))
-    value, inner, readout = weights
+for model in (escapes[8].model(i) for i in (0, 4, 6, 8, 10, 12, 14)):
+    value, inner, readout = (np.asarray(w.value) for w in (model.value, model.inner, model.readout))
     shares = condensation.assumption_shares(v @ value, inner, readout)
     size = np.linalg.norm(value) * 1e8
     print(f"‖W_V‖/ε = {size:8.3g}: indices {shares.single:.2f}, pairs {shares.pairs:.2f}")
