@@ -152,7 +152,6 @@ def _stepper(
     build: Callable[[PyTree], Any], solver: diffrax.AbstractAdaptiveSolver
 ) -> tuple[Callable[..., _Now], Callable[..., tuple[_Now, Array]]]:
     """The start of `march` and one attempt of it."""
-    order = float(solver.error_order(TERM))  # type: ignore[arg-type]
 
     def begin(parts, offset, span, pace, most):
         field = build(parts)
@@ -178,6 +177,7 @@ def _stepper(
         sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
         kept = running & sound & (error <= 1.0)
         h, error = end - now.t, jnp.maximum(error, 1e-30)
+        order = jnp.asarray(_error_order(solver, inner), error.dtype)
         factor = SAFETY * error ** (-1.0 / order)
         trend = h / now.pace.kept_step * (now.pace.kept_error / error) ** (1.0 / order)
         factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
@@ -191,6 +191,12 @@ def _stepper(
         return chosen, running
 
     return begin, attempt
+
+
+def _error_order(solver: diffrax.AbstractAdaptiveSolver, state: PyTree) -> Any:
+    """The power of h in the error of a step, which of two methods is that of the one at work."""
+    at = getattr(solver, "error_order_at", None)
+    return solver.error_order(TERM) if at is None else at(TERM, state)
 
 
 def arrive(

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gflow
 from gflow.solvers._rock4_coefficients import ROWS, finishing, recurrence
 from gflow.solvers.rkc2 import RKC2
 from gflow.solvers.rock4 import ROCK4
 from gflow.solvers.spectral_radius import SpectralRadius
+from gflow.solvers.switching import Switching
 
 METHODS = {"RKC2": RKC2, "ROCK4": ROCK4}
 NUMBERS = {"RKC2": np.arange(2, 501, dtype=np.int32), "ROCK4": ROWS[:, 0].astype(np.int32)}
@@ -780,3 +782,33 @@ def test_memory_is_a_few_states():
     use = solve.lower(jnp.ones(size)).compile().memory_analysis()
     most = use.temp_size_in_bytes + use.argument_size_in_bytes + use.output_size_in_bytes
     assert most < 12 * 8 * size
+
+
+class Tanh(eqx.Module):
+    inner: jax.Array
+    readout: jax.Array
+
+
+def tanh_fit(model):
+    x = jnp.linspace(-1.0, 1.0, 48).reshape(16, 3) ** 2
+    targets = jnp.sin(4.0 * jnp.sum(x, axis=1))
+    outputs = jnp.matmul(jnp.tanh(jnp.matmul(x, model.inner)), model.readout)
+    return jnp.mean((outputs - targets) ** 2)
+
+
+def test_a_step_grows_by_the_order_of_the_method_at_work():
+    # order 4 of the other one would have steps of order 8 grow too fast, and every other rejected
+    rng = np.random.default_rng(0)
+    model = Tanh(
+        jnp.asarray(0.1 * rng.standard_normal((3, 6))), jnp.asarray(rng.standard_normal(6))
+    )
+    alone, both = (
+        gflow.simulate(model, tanh_fit, t1=200.0, rtol=1e-9, solver=solver, error_bars=False)
+        for solver in (
+            diffrax.Dopri8(),
+            Switching(diffrax.Dopri8(), ROCK4(), interval=5.2),
+        )
+    )
+    attempts = [run.statistics["accepted"] + run.statistics["rejected"] for run in (alone, both)]
+    assert attempts[1] < 1.2 * attempts[0]
+    np.testing.assert_allclose(alone.loss[-1], both.loss[-1], rtol=1e-7)

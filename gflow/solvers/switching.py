@@ -69,6 +69,11 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         orders = (solver.order(terms) for solver in (self.explicit, self.stiff))
         return min(order for order in orders if order is not None)
 
+    def error_order_at(self, terms, state: SwitchingState) -> Float[Array, ""]:
+        """The power of h in the error of the method that `state` says was at work."""
+        orders = (solver.error_order(terms) for solver in (self.stiff, self.explicit))
+        return jnp.where(state.stiff, *(jnp.asarray(float(order)) for order in orders))
+
     def init(self, terms, t0, t1, y0, args):
         dtype = jnp.result_type(t0, t1, 0.0)
         none = jnp.zeros((), jnp.int32)
