@@ -1,6 +1,6 @@
 """An explicit method where the flow is not stiff and another where it is, step by step."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -71,7 +71,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
 
     def error_order_at(self, terms, state: SwitchingState) -> Float[Array, ""]:
         """The power of h in the error of the method that `state` says was at work."""
-        orders = (solver.error_order(terms) for solver in (self.stiff, self.explicit))
+        orders: list[Any] = [s.error_order(terms) for s in (self.stiff, self.explicit)]
         return jnp.where(state.stiff, *(jnp.asarray(float(order)) for order in orders))
 
     def init(self, terms, t0, t1, y0, args):
