@@ -99,7 +99,10 @@ def flows():
 
 def key_query():
     rng = random.Random(3)
-    draw = lambda m, n: [[round(rng.gauss(0, 1), 3) for _ in range(n)] for _ in range(m)]  # noqa: E731
+
+    def draw(m, n):
+        return [[round(rng.gauss(0, 1), 3) for _ in range(n)] for _ in range(m)]
+
     f, q, k = draw(3, 4), draw(3, 2), draw(4, 2)
     out = {"F": f, "Q0": q, "K0": k, "t": [0.01, 1.0, 30.0, 150.0], "Q": [], "K": []}
     mp.mp.dps = 400
