@@ -103,11 +103,16 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ranks(trajectory, leaf: str, ax=None, **style):
-    """Number of active weights of a leaf, |θ| > √α, or singular values, against time."""
+    """Number of weights |θ| > √α of a leaf, or of singular values s > √α, against time."""
     ax = new_axes(ax)
     _, label = time_axis(trajectory)
     x, counts = rank_curve(trajectory, leaf)
     ax.step(x, counts, where="post", **{"color": COLOURS[0], "lw": 1.5, **style})
-    ax.set(xlabel=label, ylabel=r"rank (entries $|\theta_i| > \sqrt{\alpha}$)")
+    counted = (
+        r"singular values $s_i > \sqrt{\alpha}$"
+        if is_matrix(trajectory.leaves[leaf])
+        else r"entries $|\theta_i| > \sqrt{\alpha}$"
+    )
+    ax.set(xlabel=label, ylabel=f"rank ({counted})")
     ax.yaxis.get_major_locator().set_params(integer=True)
     return ax

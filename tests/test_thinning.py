@@ -79,3 +79,7 @@ def test_a_pickle_holds_what_is_recorded(runs):
         again.model(t=0.5 * whole.t[-1])
     for one, other in zip(whole.stages(), again.stages(), strict=True):
         assert abs(one.t - other.t) <= one.error + other.error
+
+
+def test_the_axis_of_a_rank_says_what_is_counted(runs):
+    assert "singular values" in gflow.plot.ranks(runs[0], "weight").get_ylabel()
