@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import BatchDecay, Objective, build_flow, check_schedules, leaf_name, trained_leaves
+from .flow import BatchDecay, Objective, build_flow, leaf_name, trained_leaves, with_schedule
 from .methods import check_memory, check_rtol, choose, describe
 from .parameters import Small
 from .rounds import Rounds, Status
@@ -136,7 +136,7 @@ def simulate_batch(
     if end is None and any(callable(rate) for rate in flow.decay):
         raise ValueError("decay depends on time: give t1 or tau1.")
     if end is not None:
-        check_schedules(flow, float(np.min(start)), float(np.max(end)))
+        flow = with_schedule(flow, float(np.min(start)), float(np.max(end)), rtol)
 
     began = time.perf_counter()
     run = Rounds(

@@ -11,13 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from . import schedule
 from .coordinates import RawCoordinates
 from .hadamard import Hadamard
 from .parameters import Constant, Parameter, Trainable, is_parameter
 from .stepping import Field
-
-#: Times at which a schedule of decay is looked at before a run.
-_SAMPLES = 129
 
 Objective = Callable[[Any], Float[Array, ""]]
 Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
@@ -55,6 +53,8 @@ class Flow(Field):
     slots: tuple[int, ...] = eqx.field(static=True)
     wrapped: tuple[bool, ...] = eqx.field(static=True)
     treedef: Any = eqx.field(static=True)
+    #: Times that a step of the integration ends at, in order (see `gflow.schedule`).
+    edges: Float[Array, " edges"] | None = None
 
     def model(self, weights: Mapping[str, Array]) -> PyTree:
         """The user's model with `weights` (leaf name → array) in place of its leaves."""
@@ -152,7 +152,13 @@ class Flow(Field):
             self.coordinates, self.split(state), self.split(velocity), self.split(atol),
             strict=True,
         )  # fmt: skip
-        return jnp.min(jnp.stack([c.horizon(*part) for c, *part in parts]))
+        horizon = jnp.min(jnp.stack([c.horizon(*part) for c, *part in parts]))
+        if self.edges is None:
+            return horizon
+        # an edge that rounding has put just behind or just before t is the one stood at
+        rounding = 8.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
+        ahead = jnp.searchsorted(self.edges, t + rounding, side="right")
+        return jnp.minimum(horizon, self.edges[ahead] - t)
 
 
 def decay_rate(rate, t, dtype) -> Float[Array, ""]:
@@ -321,20 +327,20 @@ def _checked_rate(rate: Any, name: str, members: int | None) -> Constant | Calla
     return Constant(value if members is None else np.broadcast_to(value, (members,)))
 
 
-def check_schedules(flow: Flow, start: float, end: float) -> None:
-    """**Raises:** ValueError for a decay λ(t) that is negative or not finite in a run."""
-    times = np.linspace(start, end, _SAMPLES)
-    for name, rate in zip(flow.names, flow.decay, strict=True):
-        if rate is None or isinstance(rate, Constant):
-            continue
-        values = np.stack([np.asarray(rate(jnp.asarray(t))) for t in times])
-        bad = ~((values >= 0.0) & np.isfinite(values)).reshape(_SAMPLES, -1).all(axis=1)
-        if bad.any():
-            i = int(np.argmax(bad))
-            raise ValueError(
-                f"decay of {name!r} is {values[i]} at t = {times[i]:.6g}: the rate λ(t) of "
-                "(λ/2)‖factors‖² must be finite and ≥ 0 for the whole run."
-            )
+def with_schedule(flow: Flow, start: float, end: float, rtol: float) -> Flow:
+    """The flow with the edges of its decays λ(t) from `start` to `end`, known to `rtol`.
+
+    **Raises:** ValueError for a λ(t) that is negative, not finite or no number in the run.
+    """
+    rates = zip(flow.names, flow.decay, strict=True)
+    schedules = {rate: name for name, rate in rates if rate is not None and callable(rate)}
+    if not schedules:
+        return flow
+    found = [schedule.edges(f, name, start, end, 0.01 * rtol) for f, name in schedules.items()]
+    times = np.unique(np.concatenate(found))
+    room = 1 << max(len(times).bit_length(), 4)  # compiled once for numbers up to a power of two
+    padded = np.concatenate([times, np.full(room - len(times), np.inf)])
+    return dataclasses.replace(flow, edges=jnp.asarray(padded, flow.dtype))
 
 
 def _check_loss(names: tuple[str, ...], loss: Array, finite: Array) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import Decay, Objective, build_flow, check_schedules
+from .flow import Decay, Objective, build_flow, with_schedule
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import keeps_its_branch
 from .parameters import Constant, Small, is_parameter
@@ -49,7 +49,8 @@ def simulate(
     - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α). Neither: until nothing
       moves or grows any more.
     - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it.
-    - `decay`: λ ≥ 0, λ(t), or {leaf name: λ or λ(t)}, for (λ/2)‖factors‖².
+    - `decay`: λ ≥ 0, λ(t), or {leaf name: λ or λ(t)}, for (λ/2)‖factors‖². Where λ(t) lives is
+      found before the run, and no step passes over a pulse, a window or a jump of it.
     - `rtol`: absolute error in log|weight| while dormant, relative error in the weight
       while active; for plain arrays relative to max(initial scale, |weight|).
     - `observables`: name ↦ function of the model (only `.value` of its parameters).
@@ -87,7 +88,7 @@ def simulate(
             "decay depends on time, so that rest at one time is not rest for ever. Give t1 or tau1."
         )
     if end is not None:
-        check_schedules(flow, start, end)
+        flow = with_schedule(flow, start, end, rtol)
 
     began = time.perf_counter()
     run = Rounds(

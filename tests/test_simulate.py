@@ -561,7 +561,7 @@ def ran(leaf, time):
             "The start is stationary.*t1 or tau1",
         ),
         (dict(t1=None, decay={"weight": lambda t: 0.1}), "decay depends on time.*t1 or tau1"),
-        (dict(decay={"weight": lambda t: 0.1 - 0.1 * t}), "'weight' is -0.0.* at t = 1.*≥ 0"),
+        (dict(decay={"weight": lambda t: 0.1 - 0.1 * t}), "'weight' is -.* at t = 1.*≥ 0"),
         # what τ needs
         (
             dict(tau1=2.0, model=Linear(jnp.ones(4))),
