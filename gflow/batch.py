@@ -112,7 +112,7 @@ def simulate_batch(
     ```
     """
     observables = dict(observables or {})
-    model, members = _stacked(model, objective, in_axes)
+    model, members = stacked(model, objective, in_axes)
     shared = in_axes[1] is None
     flow = build_flow(
         model,
@@ -191,7 +191,12 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray)
 
 
-def _stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:
+def member(tree: PyTree, i: int) -> PyTree:
+    """Member `i` of a tree with a leading axis of members on every array."""
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[i]) if _is_array(x) else x, tree)
+
+
+def stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:
     """The model with a leading axis of members on every array, and their number."""
     if tuple(in_axes) not in ((0, None), (0, 0), (None, 0)):
         raise ValueError(

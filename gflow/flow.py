@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from . import schedule
 from .coordinates import RawCoordinates
 from .hadamard import Hadamard
-from .parameters import Constant, Parameter, Trainable, is_parameter
+from .parameters import Constant, Parameter, Small, Trainable, is_parameter
 from .stepping import Field
 
 Objective = Callable[[Any], Float[Array, ""]]
@@ -210,6 +210,8 @@ def build_flow(
             "inexact array (Frozen leaves and integer arrays stay)."
         )
     _check_untied(names, [leaves[i] for i in slots])
+    if members is None:
+        check_single(dict(zip(names, (leaves[i] for i in slots), strict=True)))
     rates = _decay_rates(decay, names, members)
     for name, slot in zip(names, slots, strict=True):
         check_leaf(name, leaves[slot], allow_float32, allow_frozen_sign)
@@ -269,6 +271,17 @@ def _check_untied(names: tuple[str, ...], leaves: list[Any]) -> None:
                 "pass, or copy it if two weights are meant."
             )
         seen[id(leaf)] = name
+
+
+def check_single(leaves: Mapping[str, Any]) -> None:
+    """**Raises:** ValueError for a stack of models where one is meant."""
+    for name, leaf in leaves.items():
+        if isinstance(leaf, Small) and np.ndim(leaf.log_alpha) > 0:
+            raise ValueError(
+                f"Leaf {name!r} carries {np.shape(leaf.log_alpha)} values of log_alpha: this is a "
+                "stack of models (made by eqx.filter_vmap), and one model is meant here. A stack "
+                "is for gflow.simulate_batch and theory.gradual_rank.predict_batch."
+            )
 
 
 def check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: bool) -> None:

@@ -8,8 +8,9 @@ times, are this project's (directions without times: 2012.09839).
 
 from jaxtyping import PyTree
 
+from gflow.batch import member, stacked
 from gflow.factored import Factored
-from gflow.flow import Decay, Objective, build_flow, trained_leaves
+from gflow.flow import Decay, Objective, build_flow, check_single, trained_leaves
 from gflow.hadamard import Hadamard
 from gflow.models.symmetric import Symmetric
 from gflow.parameters import Constant
@@ -55,9 +56,9 @@ def predict(
     the times and curves at a finite α. The modes of a factored leaf are its columns, in the
     order in which they switch on.
 
-    **Raises:** ValueError for leaves of another kind, |u| = |v| exactly, more columns than
-    min(m, n), Λ ≤ 0 or unknown, an accidental tie, an objective unbounded below, a degenerate
-    saddle.
+    **Raises:** ValueError for a stack of models (see `predict_batch`), leaves of another kind,
+    |u| = |v| exactly, more columns than min(m, n), Λ ≤ 0 or unknown, an accidental tie, an
+    objective unbounded below, a degenerate saddle.
 
     **Regime:** α → 0, unique winners, strict minima on the support (among matrices of the
     rank). Copies with equal gradient (heads while attention is uniform) switch together with
@@ -68,7 +69,15 @@ def predict(
     print(pred); pred.at(-74.0).tau
     ```
     """
+    if not 1e-14 <= rtol < 1e-2:
+        raise ValueError(
+            f"rtol = {rtol}: the relative error of weights on connecting orbits, from 1e-14 "
+            "(rounding) to below 1e-2."
+        )
+    if max_stages < 1:
+        raise ValueError(f"max_stages = {max_stages}: a prediction needs at least one stage.")
     leaves = trained_leaves(model)
+    check_single(leaves)
     scale, conflict = log_alpha_of(model, log_alpha)
     other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard | Factored)]
     if other:
@@ -94,3 +103,38 @@ def predict(
     if any(isinstance(leaf, Factored) for leaf in leaves.values()):
         about = (SOURCE_FACTORED, VALIDITY_FACTORED)
     return SaddlePath(flow, parts, scale, elapsed, rtol).follow(max_stages, *about)
+
+
+def predict_batch(
+    models: PyTree,
+    objective: Objective,
+    *,
+    in_axes: tuple[int | None, int | None] = (0, None),
+    log_alpha: float | None = None,
+    decay: Decay = 0.0,
+    rtol: float = 1e-11,
+    max_stages: int = 1000,
+) -> list[Prediction]:
+    """`predict` for every member of a batch that `gflow.simulate_batch` runs, in order.
+
+    **Arguments:** `models`, `objective`: with `in_axes` 0 stacked along a leading axis of all
+    arrays (by `eqx.filter_vmap`), with None shared by all. The rest as in `predict`. Members
+    share their compiled programs.
+
+    ```python
+    models = eqx.filter_vmap(make)(jax.random.split(key, 16))
+    predictions = theory.gradual_rank.predict_batch(models, objective)
+    ```
+    """
+    models, members = stacked(models, objective, in_axes)
+    return [
+        predict(
+            member(models, i),
+            objective if in_axes[1] is None else member(objective, i),
+            log_alpha=log_alpha,
+            decay=decay,
+            rtol=rtol,
+            max_stages=max_stages,
+        )
+        for i in range(members)
+    ]
