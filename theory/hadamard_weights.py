@@ -205,6 +205,10 @@ class HadamardWeights(Part):
         self.weight = np.where(away, 0.0, self.theta).reshape(self.shape)
         return bool(away.any())
 
+    def signs(self, scale: float) -> np.ndarray:
+        logs = self.size - self.exponent * scale
+        return np.where(logs[0] >= logs[1], 1.0, -1.0).reshape(self.shape)
+
     def flat_directions(self) -> np.ndarray:
         return np.eye(self.count)[self.alive != 0]
 

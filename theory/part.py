@@ -108,6 +108,10 @@ class Part(abc.ABC):
         """Make modes dormant that are still on their way to another saddle; whether any was."""
         return False
 
+    def signs(self, scale: float) -> np.ndarray:
+        """Signs of the dormant weights at Λ = scale, of a part whose modes are weights."""
+        return np.ones(self.weight.shape)
+
     def flat_directions(self) -> np.ndarray | None:
         """Unit weights along which the active part may move, or None where it is curved."""
         return None

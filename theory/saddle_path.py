@@ -26,6 +26,7 @@ from gflow.flow import Flow
 
 from .curves import Curves
 from .fast import Fast, Layout, assembled
+from .kinks import Kink, find_kink, has_kinks
 from .orbits import Degenerate, Orbit, Unbounded, connect
 from .part import FORCE_FLOOR, Part, Passage
 from .prediction import Coordinate, Prediction, Stage, Start, coordinate_label
@@ -56,6 +57,9 @@ class SaddlePath:
         # a start at rest has no force to compare with: that at zero weights sets the unit
         at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts])[1]
         self.force_scale = max(_norm(g) for g in (*forces, *at_zero))
+        self.kinked = has_kinks(flow, parts)
+        if self.kinked and not any(p.active for p in parts):
+            self._refuse_kinks()
         if not self.force_scale > 0:
             raise ValueError(
                 "No weight feels a force at the start, so nothing ever escapes from it. In an "
@@ -68,6 +72,7 @@ class SaddlePath:
     def follow(self, max_stages: int, source: str, validity: str) -> Prediction:
         if any(p.active for p in self.parts):
             self._settle()
+            self._refuse_kinks()
         start = Start(self.tau, self._values(), self.loss, self._ranks())
         stages: list[Stage] = []
         orbits: list[Orbit] = []
@@ -90,6 +95,16 @@ class SaddlePath:
             plateaus.append([p.snapshot() for p in self.parts])
         curves = Curves(start, orbits, plateaus, self.layout, self.flow.names)
         return Prediction(start, stages, source, validity, ended, curves)
+
+    def _kink(self) -> Kink | None:
+        """What the force on a dormant weight depends on besides the saddle, if anything."""
+        if not self.kinked:
+            return None
+        return find_kink(self.flow, self.parts, self.log_alpha, self.force_scale)
+
+    def _refuse_kinks(self) -> None:
+        if kink := self._kink():
+            raise ValueError(f"At the start {kink}.")
 
     def _evaluate(self, weights: Sequence[np.ndarray] | None = None):
         """Loss and the force on every part, here or at other weights."""
@@ -136,6 +151,8 @@ class SaddlePath:
         due = [p.due() for p in self.parts]
         wait = np.concatenate([d.wait for d in due])
         best = float(np.min(wait, initial=math.inf))
+        if number > 1 and (kink := self._kink()):
+            raise Degenerate(f"At stage {number} {kink}")
         if not math.isfinite(best):
             return None
         tied = np.flatnonzero(wait <= best * (1 + _TIE) + 1e-300)
