@@ -77,8 +77,8 @@ class Orbit:
     def start_pieces(self) -> list[Piece]:
         return self.fast.unpack(self.state[0])
 
-    def at(self, s: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Loss and weights at any s: quintic Hermite in the state, its asymptotes beyond."""
+    def states(self, s: np.ndarray) -> np.ndarray:
+        """States at any s: quintic Hermite, before the first step along its tail."""
         i = np.clip(np.searchsorted(self.s, s) - 1, 0, len(self.s) - 2)
         h = (self.s[i + 1] - self.s[i])[:, None]
         u = np.clip((s - self.s[i])[:, None] / h, 0.0, 1.0)
@@ -93,7 +93,11 @@ class Orbit:
             + 0.5 * (h * u) ** 2 * u * (1 - u) ** 2 * bend[i + 1]
         )
         before = np.minimum(s - self.s[0], 0.0)[:, None]
-        loss, weights = evaluated(self.fast, state + before * slope[0])
+        return state + before * slope[0]
+
+    def at(self, s: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Loss and weights at any s: from `states`, at the saddle beyond the last step."""
+        loss, weights = evaluated(self.fast, self.states(s))
         after = s > self.s[-1]
         loss = np.where(after, self.saddle_loss, loss)
         for n, end in self.saddle_weights.items():

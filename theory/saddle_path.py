@@ -283,7 +283,7 @@ class SaddlePath:
         if len(directions) < len(rows) or not coordinates:
             return math.nan
         weights = [jnp.asarray(p.weight) for p in self.parts]
-        jacobian = np.asarray(_force_jacobian(self.flow, weights, self.layout))
+        jacobian = np.asarray(force_jacobian(self.flow, weights, self.layout))
         cuts = np.cumsum([d.shape[1] for d in directions])[:-1]
         sides = np.split(jacobian, cuts, axis=0)
         half = np.concatenate([d @ side for d, side in zip(directions, sides, strict=True)])
@@ -310,7 +310,7 @@ def _loss_and_force(flow: Flow, weights: dict[str, Any]):
 
 
 @eqx.filter_jit
-def _force_jacobian(flow: Flow, weights: list[Any], layout: Layout) -> Any:
+def force_jacobian(flow: Flow, weights: list[Any], layout: Layout) -> Any:
     """∂g/∂w of all parts, flattened one after the other: −∇²L."""
     flat, unravel = jax.flatten_util.ravel_pytree(weights)
 

@@ -1,0 +1,139 @@
+"""What of one piece an orbit leaves out: its dormant modes at their finite size.
+
+On an orbit of the limit α → 0 dormant modes feel the force and make none. At finite α each of
+them is a small weight besides, ε·D with a direction D of its own, and ε grows or decays
+exponentially on plateaus. A `Modes` knows this of one piece on one orbit, and how deviations
+of the state are read on the next.
+"""
+
+import abc
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from .fast import Piece
+from .hadamard_weights import Factors, HadamardWeights
+from .orbits import Orbit
+from .part import Part
+
+
+class Modes(abc.ABC):
+    """The dormant modes of one piece on one orbit, `before` and `after` the parts around it.
+
+    `living`: modes that are on the orbit, and so no source; `column`, `sign`: which disturbance
+    of the compiled velocity each makes. Sizes are e^{2ℓ}·`share` of the disturbance.
+    """
+
+    share: float
+    living: np.ndarray
+    column: np.ndarray
+    sign: np.ndarray
+
+    @abc.abstractmethod
+    def log_sizes(self, scale: float, waited: float) -> np.ndarray:
+        """ℓ of every mode `waited` flow time after the transition before."""
+
+    @abc.abstractmethod
+    def gained(self, state: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """∫ℓ' from the first point of the orbit to states at times s."""
+
+    @abc.abstractmethod
+    def rates(self, velocity: np.ndarray) -> np.ndarray:
+        """ℓ' of every mode where the state of the piece moves at `velocity`."""
+
+    @abc.abstractmethod
+    def exponents(self, tau: float) -> np.ndarray:
+        """e of every mode `tau` after the transition before; NaN where it does not matter."""
+
+    @abc.abstractmethod
+    def ends(self, state: np.ndarray, slope: np.ndarray, after: "Modes | None") -> np.ndarray:
+        """Rows: where the piece ends up, and the slope of its tail; on the next plateau."""
+
+    @abc.abstractmethod
+    def carried(self, after: "Modes") -> np.ndarray:
+        """Deviations of this piece's state as deviations of the state on the next orbit."""
+
+    @abc.abstractmethod
+    def successor(self) -> np.ndarray:
+        """Which mode of the next orbit each mode of this one is."""
+
+
+class WeightModes(Modes):
+    """Factors s, then factors d, of every weight: ψ = s²/4 − d²/4."""
+
+    share = 0.25
+
+    def __init__(self, piece: Piece, saddle: Piece, part: Part):
+        assert isinstance(piece, Factors)
+        assert isinstance(saddle, Factors)
+        assert isinstance(part, HadamardWeights)
+        self.part = part
+        self.support, self.side = np.asarray(piece.support), np.asarray(piece.side)
+        self.rest = np.asarray(saddle.support)
+        self.living = np.concatenate(
+            [self.support & (self.side > 0), self.support & (self.side < 0)]
+        )
+        count = len(self.support)
+        self.column = np.tile(np.arange(count), 2)
+        self.sign = np.repeat([1.0, -1.0], count)
+        self.turn = np.where(self.support, self.side, 1.0)
+        self.decay = float(piece.decay)
+
+    def _both(self, force: np.ndarray, span: np.ndarray | float) -> np.ndarray:
+        """Gains of s and of d from ∫g and from decay."""
+        return np.concatenate([force, -force], axis=-1) - self.decay * span
+
+    def log_sizes(self, scale, waited):
+        part = self.part
+        return (part.size - part.exponent * scale + part.rates * waited).ravel()
+
+    def gained(self, state, s):
+        lost = np.where(self.support, self.decay, 0.0)
+        force = self.turn * (state - state[:1] + lost * (s - s[0])[:, None])
+        return self._both(force, (s - s[0])[:, None])
+
+    def rates(self, velocity):
+        lost = np.where(self.support, self.decay, 0.0)
+        return self._both(self.turn * (velocity + lost), 1.0)
+
+    def exponents(self, tau):
+        left = (self.part.exponent - self.part.rates * tau).ravel()
+        return np.where(self.living, np.nan, left)
+
+    def ends(self, state, slope, after):
+        return np.stack([state, np.where(self.rest, 0.0, slope)])
+
+    def carried(self, after):
+        assert isinstance(after, WeightModes)
+        return np.diag(self.turn * after.turn)
+
+    def successor(self):
+        return np.arange(len(self.living))
+
+
+def disturbed(piece: Piece, amount: Float[Array, " modes"]) -> Float[Array, "..."]:
+    """The weight of a piece with small weights `amount` of its dormant modes added."""
+    if isinstance(piece, Factors):
+        return piece.weight() + amount.reshape(piece.shape)
+    raise NotImplementedError
+
+
+def pushed(piece: Piece, force: Array, amount: Float[Array, " modes"]) -> Float[Array, " size"]:
+    """Its velocity with them."""
+    return piece.velocity(force)
+
+
+def disturbances(piece: Piece) -> int:
+    """How many `amount` has."""
+    assert isinstance(piece, Factors)
+    return piece.x.size
+
+
+def modes_of(orbit: Orbit, part: Part, piece: int) -> Modes:
+    return WeightModes(orbit.fast.pieces[piece], orbit.saddle.pieces[piece], part)
+
+
+def modes_at_rest(orbit: Orbit, part: Part, piece: int) -> Modes:
+    """Of the saddle that an orbit ends in; `part`: on the plateau after it."""
+    saddle = orbit.saddle.pieces[piece]
+    return WeightModes(saddle, saddle, part)

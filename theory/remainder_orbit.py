@@ -1,0 +1,217 @@
+r"""A connecting orbit and its linearisation, with what it leaves out as a source.
+
+Let y be the state of the orbit and ε_j the sizes of what it leaves out, y' = v(y, ε). Deviations
+follow
+
+    δ' = (∂v/∂y) δ + Σ_j (∂v/∂ε_j) ε_j(s),   ε_j' = 2ℓ_j' ε_j,
+
+and an orbit that deviates by δ when it crosses its level f(y, ε) comes late by −df/f'. All of
+this but the sizes ε_j is the same for every α, so it is worked out once a prediction.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.linalg import expm
+
+from .fast import Fast, assembled, joined
+from .orbits import Orbit
+from .part import Part
+from .prediction import Stage
+from .remainder_modes import Modes, disturbances, disturbed, modes_of, pushed
+
+#: Largest change of a rate or of a weight within one step of the linearisation, and how many
+#: of these an accepted step of the orbit is cut into at most.
+_CHANGE, _CUTS = 0.25, 400
+#: A log-size below this is that of a mode entering its orbit.
+ENTERED = -10.0
+#: Of an orbit's first velocity: slower is no relaxation.
+_STILL = 1e-9
+#: Points in one compiled call.
+_BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Linear:
+    """Derivatives at points: by the state, then by the sizes of the modes of every piece."""
+
+    velocity: np.ndarray
+    by_state: np.ndarray
+    by_size: np.ndarray
+    loss: np.ndarray
+    weights: np.ndarray
+
+    def __getitem__(self, i) -> "Linear":
+        return Linear(*(getattr(self, f.name)[i] for f in dataclasses.fields(self)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Path:
+    """One orbit: nodes `s` and states, propagators of the steps between, and both ends.
+
+    `over[i]`, `into[i]`: what step i makes of a deviation, and of sources of size 1 at its
+    beginning. `begin`, `end`: linearised at the first node and at the saddle. `level`: gradient
+    of what defines the crossing at s = 0, by state and sizes, divided by its rate.
+    """
+
+    orbit: Orbit
+    modes: list[Modes]
+    s: np.ndarray
+    state: np.ndarray
+    between: Linear
+    gained: np.ndarray
+    over: np.ndarray
+    into: np.ndarray
+    begin: Linear
+    end: Linear
+    level: np.ndarray
+
+    def partial(self, i: int, length: float) -> tuple[np.ndarray, np.ndarray]:
+        """Propagators over a part of step i."""
+        here = self.between[i]
+        return _propagators(here.by_state, here.by_size, self.rates(here.velocity), length)
+
+    def rates(self, velocity: np.ndarray) -> np.ndarray:
+        """ℓ' of the modes of all pieces, one after the other."""
+        parts = [m.rates(v) for m, v in zip(self.modes, self.split(velocity), strict=True)]
+        return np.concatenate(parts, axis=-1)
+
+    def split(self, state: np.ndarray) -> list[np.ndarray]:
+        """By pieces, along the last axis."""
+        sizes = [p.flat().size for p in self.orbit.fast.pieces]
+        return np.split(state, np.cumsum(sizes)[:-1], axis=-1)
+
+    @property
+    def living(self) -> np.ndarray:
+        return np.concatenate([m.living for m in self.modes])
+
+    def relaxations(self) -> np.ndarray:
+        """Rates at which the saddle it leaves relaxes, directions of dormant columns included."""
+        fast, state = self.orbit.fast, self.orbit.state[0]
+        entering = fast.log_sizes & (state < ENTERED)
+        moving = np.flatnonzero((fast.active & ~entering) | ~fast.log_sizes)
+        values = np.linalg.eigvals(self.begin.by_state[np.ix_(moving, moving)]).real
+        return -values[values < -_STILL * np.max(np.abs(self.begin.velocity))]
+
+    def log_sizes(self, scale: float, waited: float) -> np.ndarray:
+        """ℓ of all modes at Λ = scale, `waited` after the transition before; −∞ on the orbit."""
+        logs = np.concatenate([m.log_sizes(scale, waited) for m in self.modes])
+        return np.where(self.living, -np.inf, logs)
+
+
+def path_of(orbit: Orbit, stage: Stage, parts: Sequence[Part]) -> Path:
+    """Linearised along its nodes; `parts`: the plateau before it."""
+    fast = orbit.fast
+    modes = [modes_of(orbit, p, i) for i, p in enumerate(parts)]
+    s = _nodes(orbit)
+    middle = 0.5 * (s[1:] + s[:-1])
+    end = np.asarray(joined(orbit.saddle.pieces))
+    where = np.concatenate([[s[0], 0.0], middle])
+    points = linearised(fast, np.concatenate([orbit.states(where), end[None]]), modes)
+    begin, crossing, between, last = points[0], points[1], points[2:-1], points[-1]
+    level = crossing.loss if stage.level is None or stage.level[0] == "loss" else None
+    if level is None:
+        level = crossing.weights[_place(fast, parts, stage)]
+    states = orbit.states(s)
+    sizes = [p.flat().size for p in fast.pieces]
+    split = np.split(states, np.cumsum(sizes)[:-1], axis=-1)
+    gained = [m.gained(x, s) for m, x in zip(modes, split, strict=True)]
+    path = Path(
+        orbit, modes, s, states, between, np.concatenate(gained, axis=-1),
+        np.zeros(0), np.zeros(0), begin, last,
+        level / float(level[: states.shape[1]] @ crossing.velocity),
+    )  # fmt: skip
+    steps = np.diff(s)[:, None, None]
+    rates = path.rates(between.velocity)
+    over, into = _propagators(between.by_state, between.by_size, rates, steps)
+    return dataclasses.replace(path, over=over, into=into)
+
+
+def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear:
+    """Derivatives at many states, in blocks that one compiled function takes."""
+    count = len(states)
+    padded = np.resize(states, (-(-count // _BLOCK) * _BLOCK, states.shape[1]))
+    blocks = [_derivatives(fast, jnp.asarray(b)) for b in np.split(padded, len(padded) // _BLOCK)]
+    velocity, *by = (np.concatenate(x)[:count] for x in zip(*blocks, strict=True))
+    size = states.shape[1]
+    offsets = np.cumsum([0, *(disturbances(p) for p in fast.pieces)])[:-1]
+    column = size + np.concatenate([m.column + o for m, o in zip(modes, offsets, strict=True)])
+    sign = np.concatenate([m.share * m.sign for m in modes])
+    moved, loss, weights = (np.concatenate([d[..., :size], d[..., column] * sign], -1) for d in by)
+    return Linear(velocity, moved[..., :size], moved[..., size:], loss, weights)
+
+
+@eqx.filter_jit
+def _derivatives(fast: Fast, states: Float[Array, "block size"]):
+    counts = [disturbances(p) for p in fast.pieces]
+
+    def motion(point):
+        state, amounts = point[: states.shape[1]], point[states.shape[1] :]
+        split = jnp.split(amounts, np.cumsum(counts)[:-1].tolist())
+        pieces = fast.unpack(state)
+        parts = [disturbed(p, a) for p, a in zip(pieces, split, strict=True)]
+        loss, force = fast.flow.forces(assembled(parts, fast.layout, fast.flow.names))
+        velocity = jnp.concatenate(
+            [
+                pushed(p, force[n][i], a)
+                for p, (n, i), a in zip(pieces, fast.layout, split, strict=True)
+            ]
+        )
+        out = velocity, loss, jnp.concatenate([w.ravel() for w in parts])
+        return out, velocity
+
+    def at(state):
+        point = jnp.concatenate([state, jnp.zeros(sum(counts), state.dtype)])
+        by, velocity = jax.jacfwd(motion, has_aux=True)(point)
+        return velocity, *by
+
+    return jax.vmap(at)(states)
+
+
+def _propagators(by_state, by_size, rate, length) -> tuple[np.ndarray, np.ndarray]:
+    """e^{Jh}, and ∫e^{J(h−u)} b_j e^{2ℓ_j'u} du of every source j, at constant J, b and ℓ'."""
+    size, count = by_size.shape[-2:]
+    both = np.zeros((*by_state.shape[:-2], size + count, size + count))
+    both[..., :size, :size] = by_state
+    both[..., :size, size:] = by_size
+    both[..., np.arange(size, size + count), np.arange(size, size + count)] = 2.0 * rate
+    whole = expm(length * both)
+    return whole[..., :size, :size], whole[..., :size, size:]
+
+
+def _nodes(orbit: Orbit) -> np.ndarray:
+    """Accepted steps cut where rates or weights change, with s = 0 among them."""
+    logs, active = orbit.fast.log_sizes, orbit.fast.active
+    span = np.diff(orbit.s)
+    rate = 2.0 * np.abs(orbit.velocity[:, logs])
+    weight = np.exp(2.0 * np.minimum(orbit.state[:, logs & active], 3.0))
+    turned = orbit.state[:, ~logs]
+
+    def most(x: np.ndarray) -> np.ndarray:
+        return np.max(np.abs(x), axis=1, initial=0.0)
+
+    change = most(np.diff(rate, axis=0)) * span + most(np.diff(weight, axis=0))
+    change += 2.0 * most(np.diff(turned, axis=0))
+    fastest = np.maximum(most(rate[1:]), most(rate[:-1]))
+    # a constant propagator misses change·(rate·step)² of what passes
+    missed = span * fastest * np.sqrt(change / _CHANGE)
+    cuts = np.clip(np.ceil(np.maximum(change / _CHANGE, missed)), 1, _CUTS).astype(int)
+    fine = [a + h * np.arange(n) / n for a, h, n in zip(orbit.s[:-1], span, cuts, strict=True)]
+    return np.unique(np.concatenate([*fine, orbit.s[-1:], [0.0]]))
+
+
+def _place(fast: Fast, parts: Sequence[Part], stage: Stage) -> int:
+    """Where the weight that tells when the stage happens is among all weights."""
+    assert stage.level is not None
+    (name, index), _ = stage.level
+    at = 0
+    for part, (leaf, _) in zip(parts, fast.layout, strict=True):
+        if leaf == name:
+            return at + int(np.ravel_multi_index(index, part.weight.shape))
+        at += part.weight.size
+    raise ValueError(f"No leaf {name!r} on the orbit.")
