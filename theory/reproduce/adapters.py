@@ -73,13 +73,16 @@ def run(report: Report) -> None:
         k: gflow.simulate(student(k), objective, tau1=end, error_bars=not report.fast)
         for k in (100, 1000)
     }
-    _compare_runs(report, "adapters, 4 heads × 2 layers", runs, prediction)
-    for stage, crossing in zip(shown, measure(runs[1000], prediction), strict=False):
+    _compare_runs(report, "adapters", "adapters, 4 heads × 2 layers", runs, prediction)
+    for i, (stage, crossing) in enumerate(
+        zip(shown, measure(runs[1000], prediction), strict=False)
+    ):
         assert crossing is not None
         error = 0.0 if report.fast else crossing.error
         report.add(
-            f"adapters: C of {stage.label} at α = 1e-1000",
+            f"adapters.alpha1e-1000.C.stage{i + 1}",
             stage.offset, crossing.t - stage.tau * runs[1000].scale, 1e-3 / stage.rate, error,
+            unit="flow time", text=stage.label,
         )  # fmt: skip
     report.data(runs[100], "adapters")
     with plt.rc_context(STYLE):

@@ -160,17 +160,18 @@ def anchor(report: Report) -> None:
     runs = trained(SCALES[KEPT], steps, seeds)
     onsets = np.array([[run.onset(names) for names in (OUTER, ATTENTION)] for run in runs])
     label = f"anchor function, AdamW, {KEPT}"
-    report.add(f"{label}: share of seeds whose outer weights lose rank before W_Q, W_K",
-               1.0, float(np.mean(onsets[:, 0] < onsets[:, 1])), 0.0)  # fmt: skip
+    report.add("anchor.order", 1.0, float(np.mean(onsets[:, 0] < onsets[:, 1])), 0.0,
+               text=f"{label}: share of seeds whose outer weights lose rank before W_Q, W_K",
+               )  # fmt: skip
     spans = [(0.0, o, o, 4 * o) for o in onsets[:, 0]]
     ratios = np.array(
         [[run.ratio(*s[:2]), run.ratio(*s[2:])] for run, s in zip(runs, spans, strict=True)]
     )
     for when, sign, ratio in zip(("before", "after"), (-1.0, 1.0), ratios.T, strict=True):
         report.add(
-            f"{label}: share of seeds with W_Q, W_K changing relatively "
+            f"anchor.changes-{when}", 1.0, float(np.mean(sign * np.log(ratio) > 0)), 0.0,
+            text=f"{label}: share of seeds with W_Q, W_K changing relatively "
             f"{'less' if sign < 0 else 'more'} than the outer weights, {when} these lose rank",
-            1.0, float(np.mean(sign * np.log(ratio) > 0)), 0.0,
         )  # fmt: skip
     report.say(
         f"Anchor function, AdamW, {seeds} seeds, d = {WIDTH}: step at which the effective rank has "

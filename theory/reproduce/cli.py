@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,11 +15,24 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list the experiments")
     commands.add_parser("doctor", help="check versions, devices, precision, known-bad toolchains")
-    reproduce = commands.add_parser("reproduce", help="run experiments and write their results")
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="run experiments and write their results",
+        description="Run experiments, each in a process of its own, and write figures, data, "
+        "report.txt and report.json to DIR/NAME.",
+        epilog="Exit status: 0 when every experiment ran to its end and nothing is refuted (what "
+        "is undecided is listed and does not change it), 1 when a comparison is refuted or an "
+        "experiment died, 2 for wrong usage, 130 when interrupted.",
+    )
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="see `gflow list`")
     reproduce.add_argument("--all", action="store_true", help="every experiment")
     reproduce.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
-    reproduce.add_argument("--json", action="store_true", help="print report.json, not the table")
+    reproduce.add_argument(
+        "--json",
+        action="store_true",
+        help="print report.json, not the tables: of one NAME the object, of several or of --all "
+        "one list of them, at the end",
+    )
     reproduce.add_argument("--fast", action="store_true", help="smaller problems, fewer runs")
     arguments = parser.parse_args(argv)
     if arguments.command == "list":
@@ -41,10 +53,9 @@ def _list() -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    _set_up()
     from .registry import EXPERIMENTS
 
-    names = list(EXPERIMENTS) if arguments.all else arguments.names
+    names = list(EXPERIMENTS) if arguments.all else list(dict.fromkeys(arguments.names))
     if not names:
         print(
             f"Name an experiment or pass --all. There are: {', '.join(EXPERIMENTS)}.",
@@ -57,48 +68,32 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(EXPERIMENTS)}."
             print(f"No experiment is called {name!r}. {hint}", file=sys.stderr)
             return 2
-    passed = True
-    for name in names:
-        passed &= _run(EXPERIMENTS[name], arguments)
-    return 0 if passed else 1
+    return _run([EXPERIMENTS[name] for name in names], arguments)
 
 
-def _set_up() -> None:
-    """float64, figures without a display, and compiled programs kept from run to run.
+def _run(experiments: list, arguments: argparse.Namespace) -> int:
+    from . import document
+    from .process import run_apart
 
-    The cache lies in $JAX_COMPILATION_CACHE_DIR, else in gflow/jax-<version> under
-    $XDG_CACHE_HOME or ~/.cache; delete the folder to be rid of it.
-    """
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    # On every hit XLA complains about two tuning flags that are no features of any machine.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home) / "gflow" / f"jax-{jax.__version__}"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def _run(experiment, arguments: argparse.Namespace) -> bool:
-    from .report import Report
-
-    folder = arguments.out / experiment.name
-    report = Report(
-        experiment.name, experiment.paper, folder, fast=arguments.fast, live=not arguments.json
-    )
-    experiment.run(report)
-    path = report.write()
+    contents, interrupted = [], False
+    for experiment in experiments:
+        folder = arguments.out / experiment.name
+        try:
+            content = run_apart(experiment, folder, fast=arguments.fast, quiet=arguments.json)
+        except KeyboardInterrupt:
+            content, interrupted = document.read(folder), True
+        contents.append(content)
+        if interrupted:
+            break
+        if not arguments.json:
+            print(document.headline(content))
+            print(f"Figures, data, report.txt and report.json are in {folder}.\n", flush=True)
     if arguments.json:
-        print(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
+        printed = contents if arguments.all or len(experiments) > 1 else contents[0]
+        print(json.dumps(printed, indent=2, ensure_ascii=False))
     else:
-        failed = [row.quantity for row in report.rows if not row.passed]
-        verdict = "all agree" if not failed else f"{len(failed)} do not: {'; '.join(failed)}"
-        print(f"{experiment.name}: {len(report.rows)} quantities, {verdict}.")
-        print(f"Figures ({', '.join(report.figures)}), data and report.json are in {path.parent}.")
-    return report.passed
+        print(document.summary(contents))
+    return 130 if interrupted else int(any(map(document.failed, contents)))
 
 
 if __name__ == "__main__":

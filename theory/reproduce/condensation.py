@@ -80,8 +80,9 @@ def energies(report: Report, runs, ax) -> None:
         energy = -out.loss
         found = out.t[-1] + energy[-1] ** (-1 / 3)
         bar = out.at_norm(0.9 * FAR).error
-        report.add(f"start {i}: T* of a' = Bc, B' = acᵀ, c' = Bᵀa, d = {WIDTH}", float(time), found,
-                   1e-9 * time, bar + time.error)  # fmt: skip
+        report.add(f"escape.start{i}.T", float(time), found, 1e-9 * time, bar + time.error,
+                   unit="εm·flow time", text=f"T* of a' = Bc, B' = acᵀ, c' = Bᵀa, d = {WIDTH}",
+                   )  # fmt: skip
         left = energy[0] ** (-1 / 3) - out.t
         below = left > 0
         low = max(low, float(np.max(energy[below] ** (-1 / 3) / left[below])))
@@ -91,7 +92,8 @@ def energies(report: Report, runs, ax) -> None:
         ax.plot([0, bounds.upper], [bounds.upper, 0], **EXACT)
         ax.plot(time, 0, "|", color=COLOURS[i], ms=14, mew=1.6, clip_on=False)
     # E ≥ (E₀^{−1/3} − t)^{−3} at all steps of all starts
-    report.add("largest E(t)^(−1/3) / (E(0)^(−1/3) − t), at most 1", 1.0, low, 1e-9)
+    report.add("escape.energy-bound", 1.0, low, 1e-9,
+               text="largest E(t)^(−1/3) / (E(0)^(−1/3) − t), at most 1")  # fmt: skip
     ax.plot([], [], "o", color="0.3", **MEASURED, label="simulated")
     ax.plot([], [], color="0.3", lw=1, label="reduced to $2d$ numbers")
     ax.plot([], [], **EXACT, label=r"bound, $E_0^{-1/3} - t$")
@@ -116,14 +118,16 @@ def widths(report: Report, ax) -> None:
             if d <= 32 and start[0] @ start[1] @ start[2] > 0:
                 lower, upper = co.blow_up_bounds(*start)
                 inside.append(lower <= time <= upper)
-    report.add(f"share of {len(inside)} blow-up times between their bounds, d ≤ 32, E(0) > 0",
-               1.0, float(np.mean(inside)), 0.0)  # fmt: skip
+    report.add("widths.share-within-bounds", 1.0, float(np.mean(inside)), 0.0,
+               text=f"share of {len(inside)} blow-up times between their bounds, d ≤ 32, E(0) > 0",
+               )  # fmt: skip
     low, middle, high = np.quantile(times, [0.25, 0.5, 0.75], axis=1)
     # the standard error of a median of like spread
     errors = 1.25 * (high - low) / 1.35 / math.sqrt(seeds)
     bar = float(math.hypot(*errors[-2:]))
-    report.add(f"median of T*√d at d = {sizes[-1]}, that at d = {sizes[-2]} predicted",
-               middle[-2], middle[-1], 3 * bar, bar)  # fmt: skip
+    report.add("widths.median-settles", middle[-2], middle[-1], 3 * bar, bar,
+               text=f"median of T*√d at d = {sizes[-1]}, that at d = {sizes[-2]} predicted",
+               )  # fmt: skip
     report.say(f"T*√d at d = {sizes[-1]}: median {middle[-1]:.3f} ± {errors[-1]:.3f}, "
                f"quartiles {low[-1]:.3f} and {high[-1]:.3f} ({seeds} starts).")  # fmt: skip
     ax.errorbar(sizes, middle, [middle - low, high - middle], fmt="o", color=COLOURS[0],
@@ -150,8 +154,8 @@ def rates(report: Report, model, out: gflow.Escape, v, axes) -> None:
     off = a - np.sum(a * limit.left, axis=1)[:, None] * limit.left
     cosines = co.value_cosines(np.asarray(model.value.value), v, a)
     exact = np.abs(np.einsum("d,tdk->tk", v, value)) / np.linalg.norm(value, axis=1)
-    report.add("largest error of cos(column of W_V, v)", 0.0,
-               float(np.max(np.abs(exact - np.abs(cosines)))), 1e-9)  # fmt: skip
+    report.add("rates.value-cosines", 0.0, float(np.max(np.abs(exact - np.abs(cosines)))), 1e-9,
+               text="largest error of cos(column of W_V, v)")  # fmt: skip
     curves = {
         r"angle of $a$ to $p$": (np.linalg.norm(off, axis=1) / np.linalg.norm(a, axis=1),
                                  limit.turn),
@@ -161,13 +165,16 @@ def rates(report: Report, model, out: gflow.Escape, v, axes) -> None:
     }  # fmt: skip
     # the rates need τ ≪ 1/(2√d); their next term is smaller by τ·2√d
     small = 2 * math.sqrt(WIDTH) * tau
-    for i, (name, (found, factor)) in enumerate(curves.items()):
+    keys = ("angle-a", "rank-W1", "rank-WV")
+    for i, (key, (name, (found, factor))) in enumerate(zip(keys, curves.items(), strict=True)):
         at = [int(np.argmin(np.abs(np.log(small / x)))) for x in (1e-1, 1e-2)]
         plain = name.replace("$", "")
         slope = np.diff(np.log(found[at]))[0] / np.diff(np.log(tau[at]))[0]
-        report.add(f"{plain}: exponent of τ", 2.0, slope, small[at[0]])
-        report.add(f"{plain}: over its multiple of τ², τ·2√d = {small[at[1]]:.2g}", 1.0,
-                   found[at[1]] / (factor * tau[at[1]] ** 2), 3 * small[at[1]])  # fmt: skip
+        report.add(f"rates.{key}.exponent", 2.0, slope, small[at[0]], text=f"{plain}: power of τ")
+        report.add(f"rates.{key}.factor", 1.0, found[at[1]] / (factor * tau[at[1]] ** 2),
+                   3 * small[at[1]],
+                   text=f"{plain}: over its multiple of τ², τ·2√d = {small[at[1]]:.2g}",
+                   )  # fmt: skip
         size = {**MEASURED, "ms": (4.5, 7.0, 3.5)[i]}
         axes[0].loglog(tau, found, MARKERS[i], color=COLOURS[i], **size, label=name)
         axes[0].loglog(tau, factor * tau**2, **EXACT)

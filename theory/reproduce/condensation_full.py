@@ -80,13 +80,14 @@ def both_stages(report: Report) -> None:
     out = gflow.escape(model, data.objective, level=OUTER, rtol=rtol)
     escape = float(co.escape_time(time, eps, m, OUTER))
     # the second term is a share ε/(wT*); what is neglected is smaller by w²
-    report.add(f"tanh model, d = {d}: time to norm {OUTER:g} of the outer weights", escape,
-               out.t[-1], escape * eps / time, out.at_norm(0.99 * OUTER).error)  # fmt: skip
+    report.add(f"tanh-model.d{d}.escape-time", escape, out.t[-1], escape * eps / time,
+               out.at_norm(0.99 * OUTER).error, unit="flow time",
+               text=f"time to norm {OUTER:g} of the outer weights")  # fmt: skip
     value = np.asarray(out.final.value.value)
     rest = np.asarray(model.value.value) - np.outer(v, v @ np.asarray(model.value.value))
     expected = float(np.sum(rest**2) - np.sum((rest @ limit.left) ** 2)) / OUTER**2
-    report.add(f"tanh model, d = {d}: stable rank of W_V then, less 1", expected,
-               float(stable_rank(value)) - 1, 0.05 * expected)  # fmt: skip
+    report.add(f"tanh-model.d{d}.rank-WV", expected, float(stable_rank(value)) - 1,
+               0.05 * expected, text="stable rank of W_V then, less 1")  # fmt: skip
     # on to u*: a few times 1/(wm), whatever ε is
     options = {"rtol": rtol, "error_bars": False, "solver": diffrax.Tsit5()}
     first = gflow.simulate(out.final, data.objective, t1=2 / (OUTER * m), **options)
@@ -105,8 +106,9 @@ def both_stages(report: Report) -> None:
     )
     predicted = first.t[-1] + plateau.length
     spacing = both.t[i] - both.t[i - 1]
-    report.add(f"tanh model, d = {d}: time from mid-plateau to ‖W_Q‖ = {LEVEL:g}", plateau.length,
-               saturated - first.t[-1], 0.2 * plateau.length, spacing)  # fmt: skip
+    report.add(f"tanh-model.d{d}.saturation-time", plateau.length, saturated - first.t[-1],
+               0.2 * plateau.length, spacing, unit="flow time",
+               text=f"time from mid-plateau to ‖W_Q‖ = {LEVEL:g}")  # fmt: skip
     rank = float(stable_rank(both.weights["query"][i])) - 1
     report.say(
         f"tanh model, d = {d}, ε = 1e-{EXPONENT}: σ(F) at mid-plateau "

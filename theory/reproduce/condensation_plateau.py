@@ -128,8 +128,9 @@ def in_time(report: Report, second: Second, F: np.ndarray, axes) -> None:
     off = max(float(np.max(np.abs(p[:, 0] - v[half + 1 :, 0])))
               for p, v in zip(predicted, values, strict=True))  # fmt: skip
     # at its end logits of size LEVEL² turn F by as much, and u has come to u* by mid-plateau
-    report.add("ε = 1e-16: log₁₀ of the largest singular value of W_Q, W_K, flow with F at u* from "
-               "mid-plateau", 0.0, off, LEVEL)  # fmt: skip
+    report.add("plateau.eps1e-16.largest-singular-value", 0.0, off, LEVEL, unit="decades",
+               text="largest error of log₁₀ of the largest singular value of W_Q, W_K, flow with "
+               "F at u* from mid-plateau")  # fmt: skip
     for k in range(3):
         axes[0].plot(t, values[0][:, k], color=COLOURS[k], lw=1.6, alpha=0.6)
         axes[0].plot(after, predicted[0][:, k], **EXACT)
@@ -144,8 +145,8 @@ def in_time(report: Report, second: Second, F: np.ndarray, axes) -> None:
     for i, (vector, name) in enumerate(((u[:, 0], "Q"), (vt[0], "K"))):
         left = found[i][0][:, :, 0]
         angle = np.linalg.norm(left - (left @ vector)[:, None] * vector, axis=1)
-        report.add(f"ε = 1e-16: angle of the top singular vectors of W_{name} and F at the end",
-                   0.0, angle[-1], LEVEL**2)  # fmt: skip
+        report.add(f"plateau.eps1e-16.W{name}.angle", 0.0, angle[-1], LEVEL**2, unit="rad",
+                   text="angle of the top singular vector to that of F at the end")  # fmt: skip
         axes[1].semilogy(t[1:], angle[1:], ("-", ":")[i], color=COLOURS[i], lw=1.6,
                          label=f"$W_{name}$")  # fmt: skip
     middle = slice(*np.searchsorted(t, np.array([0.3, 0.8]) * second.time))
@@ -170,15 +171,16 @@ def over_sizes(report: Report, runs: dict[int, Second], F: np.ndarray, axes) -> 
         length.append(co.plateau(F, *start, LEVEL).length)
         ends.append([float(excess(x)[0]) for x in predicted_spectra(F, *start, [length[-1]])])
     for i in range(1, len(logs)):
-        pair = f"ε = 1e-{list(runs)[i - 1]} and 1e-{list(runs)[i]}"
+        pair = f"plateau.eps1e-{list(runs)[i - 1]}-1e-{list(runs)[i]}"
         slope = (times[i] - times[i - 1]) / (logs[i] - logs[i - 1])
         # what is left of the way of u to u* at the end of the shorter plateau
-        report.add(f"{pair}: ∂T₂/∂ln(1/ε), 1/σ₁", 1 / sigma[0], slope, 0.02 / sigma[0])
+        report.add(f"{pair}.length-slope", 1 / sigma[0], slope, 0.02 / sigma[0],
+                   unit="flow time", text="∂T₂/∂ln(1/ε), 1/σ₁")  # fmt: skip
         for j, name in enumerate("QK"):
             found = math.log(ranks[i - 1][j] / ranks[i][j]) / (logs[i] - logs[i - 1])
             expected = math.log(ends[i - 1][j] / ends[i][j]) / (logs[i] - logs[i - 1])
-            report.add(f"{pair}: slope of ln(srank W_{name} − 1) in ln ε", expected, found,
-                       0.05 * expected)  # fmt: skip
+            report.add(f"{pair}.W{name}.rank-slope", expected, found, 0.05 * expected,
+                       text=f"slope of ln(srank W_{name} − 1) in ln ε")  # fmt: skip
     late = ", ".join(f"{x:.3f}" for x in (times - np.array(length)) * sigma[0])
     report.say(f"  plateau less its prediction with F at u*, in units of 1/σ₁: {late}")
     axes[0].plot(logs / LOG10, times, "o", color=COLOURS[0], **MEASURED, label="simulated")

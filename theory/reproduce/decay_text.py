@@ -132,9 +132,10 @@ def rank_label(name: str) -> str:
     return rf"rank of {PRODUCTS[name]}, $\#\{{s_i > {THRESHOLD:g}\}}$"
 
 
-def sign_row(report: Report, label: str, change: float) -> None:
+def sign_row(report: Report, key: str, label: str, change: float) -> None:
     """A prediction of direction only: more decay, lower rank."""
-    report.add(f"{label}: sign of the change of the mean rank", -1.0, float(np.sign(change)), 0.0)
+    report.add(f"{key}.rank-falls", -1.0, float(np.sign(change)), 0.0,
+               text=f"{label}: sign of the change of the mean rank")  # fmt: skip
 
 
 @eqx.filter_jit
@@ -204,8 +205,9 @@ def text(report: Report) -> None:
     )
     for name in PRODUCTS:
         mean = table[f"{name} rank"][0]
-        label = f"text, λ = {sweep[-1]:g} on attention, {PRODUCTS[name]}"
-        sign_row(report, label, mean[groups["attention"][-1]] - mean[0])
+        key = f"text.lambda{sweep[-1]:g}.{name}"
+        change = mean[groups["attention"][-1]] - mean[0]
+        sign_row(report, key, f"λ on attention, {PRODUCTS[name]}", change)
     figure, axes = new_figure(2, 2)
     shown = {"kq rank": rank_label("kq"), "vo rank": rank_label("vo"),
              "loss": "held-out loss (nats a character)",

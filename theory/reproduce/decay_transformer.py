@@ -93,10 +93,10 @@ def lookup_ends(report: Report, ax) -> None:
     for decay, s, limit in zip(decays, found, limits, strict=True):
         ends = np.append(np.full(k - 1, limit), 0.0)
         worst = int(np.argmax(np.abs(s - ends)))
-        report.add(f"lookup, λ = {decay:g}: the singular value farthest from its prediction",
-                   ends[worst], s[worst], tolerance)  # fmt: skip
-        report.add(f"lookup, λ = {decay:g}: rank, #{{s > 1e-4}}",
-                   float((k - 1) * (limit > 0)), float(np.sum(s > 1e-4)), 0.0)  # fmt: skip
+        report.add(f"lookup.lambda{decay:g}.singular-values", ends[worst], s[worst], tolerance,
+                   text="the singular value farthest from its prediction")  # fmt: skip
+        report.add(f"lookup.lambda{decay:g}.rank", float((k - 1) * (limit > 0)),
+                   float(np.sum(s > 1e-4)), 0.0, text="rank, #{s > 1e-4}")  # fmt: skip
     report.say(
         "Lookup of K = 6 one-hot tokens by softmax attention, threshold λ = 1/6; λ, predicted "
         "a∞, the six singular values:",
@@ -126,8 +126,8 @@ def lookup_courses(report: Report, ax) -> None:
     for run, decay, colour, marker in zip(runs, decays, COLOURS, "osD^", strict=False):
         a = np.mean(singular_values(*factors(run))[:, : k - 1], axis=1)
         exact = theory.lookup_course(small, k, decay, run.t)
-        report.add(f"lookup, λ = {decay:g}: largest |a(t) − exact| from a simplex start", 0.0,
-                   float(np.max(np.abs(a - exact))), MARGIN * RTOL)  # fmt: skip
+        report.add(f"lookup.lambda{decay:g}.course", 0.0, float(np.max(np.abs(a - exact))),
+                   MARGIN * RTOL, text="largest |a(t) − exact| from a simplex start")  # fmt: skip
         fine = np.linspace(0.0, t1, 600)
         ax.semilogy(run.t, a, color=colour, **SIMULATED)
         ax.semilogy(fine, theory.lookup_course(small, k, decay, fine), **EXACT)
@@ -159,8 +159,9 @@ def one_step(report: Report) -> None:
             left, right = (np.asarray(x) for x in after.attention.pairs[name])
             found = left.mT @ left - right.mT @ right
             error = max(error, float(np.max(np.abs(found - predicted)) / np.max(np.abs(found))))
-        report.add(f"transformer, one step of gradient descent: largest deviation of G of {label} "
-                   "from its exact law, all heads", 0.0, error, 1e-12)  # fmt: skip
+        report.add(f"one-step.{name}.balance", 0.0, error, 1e-12,
+                   text=f"one step of gradient descent: largest deviation of G of {label} from "
+                   "its exact law, all heads")  # fmt: skip
 
 
 def recall(report: Report) -> None:
@@ -205,8 +206,9 @@ def recall(report: Report) -> None:
     for name, inside in members.items():
         for product, label in PRODUCTS.items():
             mean = table[f"{product} rank"][0][inside]
-            sign_row(report, f"recall, {name}, λ = {decays[name][-1]:g} against 0, {label}",
-                     mean[-1] - mean[0])  # fmt: skip
+            method = name.replace(" + ", "-")
+            sign_row(report, f"recall.{method}.lambda{decays[name][-1]:g}.{product}",
+                     f"{label} against λ = 0", mean[-1] - mean[0])  # fmt: skip
     _recall_figure(report, decays, members, table, RATE * steps)
 
 

@@ -28,6 +28,10 @@ from .linear_runs import (
 )
 from .report import Report
 
+SAXE = "Saxe et al. 2014, arXiv 1312.6120"
+BRAUN = "Braun et al. 2022"
+DOMINE = "Domine et al. 2024, arXiv 2409.14623"
+
 
 def run(report: Report) -> None:
     """All four figures; `report.fast` takes 5 random networks in place of 50."""
@@ -66,26 +70,27 @@ def hierarchy(report: Report) -> None:
         "half learned",
         *(f"  s = {level:.5f}: t = {time:.10f}" for level, time in zip(levels, times, strict=True)),
     )  # fmt: skip
-    for level, time in zip(levels, times, strict=True):
+    for i, (level, time) in enumerate(zip(levels, times, strict=True)):
         k = int(np.argmin(np.abs(s - level)))
         at = int(np.argmin(np.abs(one.t - time)))
         # the recorded time is next to the crossing: one Newton step on a' = 2a(s − a)
         a = strengths[at, k]
         crossing = one.t[at] + (level / 2 - a) / (2 * a * (level - a))
         report.add(
-            f"hierarchy: time at which s = {level:.4f} is half learned",
+            f"hierarchy.half-time.level{i + 1}",
             time, crossing, MARGIN * RTOL * time, 2 * one.bar * s[0] / level**2,
+            unit="flow time", paper=SAXE, text=f"time at which s = {level:.4f} is half learned",
         )  # fmt: skip
     report.add(
-        "hierarchy: largest |simulated strength − sigmoid|, relative to s₁",
-        0.0, float(np.max(error)) / s[0], MARGIN * RTOL, one.bar,
+        "hierarchy.strengths", 0.0, float(np.max(error)) / s[0], MARGIN * RTOL, one.bar,
+        paper=SAXE, text="largest |simulated strength − sigmoid|, relative to s₁",
     )  # fmt: skip
     at = int(np.argmin(np.abs(one.t - 0.5 * (times[-2] + times[-1]))))
     expected = 0.5 * float(np.sum((s - sigmoids[at]) ** 2))
     bar = float(one.trajectory.error["loss"][at])
     report.add(
-        f"hierarchy: loss at t = {one.t[at]:.4g}, between the last two levels",
-        expected, float(one.trajectory.loss[at]), MARGIN * RTOL * one.loss[0], bar,
+        "hierarchy.loss", expected, float(one.trajectory.loss[at]), MARGIN * RTOL * one.loss[0],
+        bar, paper=SAXE, text=f"loss at t = {one.t[at]:.4g}, between the last two levels",
     )  # fmt: skip
     report.data(one.trajectory, "hierarchy")
 
@@ -132,7 +137,8 @@ def balances(report: Report) -> None:
     axes[0, 0].set_title(r"4–5–3, $\lambda = 0$, $\sigma = 0.15$")
 
     square = np.random.default_rng(2).standard_normal((4, 4)) / 2.0
-    for balance in (-1.0, 0.0, 1.0):
+    balances = (-1.0, 0.0, 1.0)
+    for balance in balances:
         key = jax.random.key(3)
         w1, w2 = exact.balanced_start((4, 4, 4), balance=balance, scale=0.1, key=key)
         rest = exact.resting_point(w1, w2, square)
@@ -143,7 +149,9 @@ def balances(report: Report) -> None:
         )
     styles = zip(runs.items(), (axes[0, 1],) * 2 + (axes[1, 0],) * 3, "osD^v", strict=True)
     for n, ((label, one), ax, marker) in enumerate(styles):
-        add(report, ("4–5–3, " if n < 2 else "4–4–4, ") + label, one)
+        sizes, key = ("4-5-3", label[4:]) if n < 2 else ("4-4-4", f"{balances[n - 2]:g}")
+        key = f"balanced.{sizes}.{'sigma' if n < 2 else 'lambda'}{key}"
+        add(report, key, f"{sizes.replace('-', '–')}, {label}", one, BRAUN if n < 2 else DOMINE)
         colour = COLOURS[n]
         ax.plot(one.t, one.trajectory.loss, color=colour, **SIMULATED)
         grid = np.linspace(0.0, 20.0, 7) + 0.5 + 0.8 * (n % 3)
@@ -186,7 +194,7 @@ def lazy_and_rich(report: Report) -> None:
             w1, w2, target, end, solution=lambda t, g=gain: exact.lazy_to_rich(target, g, t),
             save=[x for x in guess if x < end],
         )  # fmt: skip
-        add(report, f"lazy to rich, g = {gain:g}", one)
+        add(report, f"lazy-to-rich.g{gain:g}", f"lazy to rich, g = {gain:g}", one, DOMINE)
         strengths = np.diagonal(one.simulated, axis1=1, axis2=2)
         measured = []
         for k in range(2):
@@ -195,9 +203,10 @@ def lazy_and_rich(report: Report) -> None:
             speed = 2 * (s[k] - w) * math.hypot(w, gain)
             measured.append(one.t[at] + (s[k] / 2 - w) / speed)
             report.add(
-                f"lazy to rich, g = {gain:g}: time at which s = {s[k]:g} is half learned",
+                f"lazy-to-rich.g{gain:g}.half-time.s{s[k]:g}",
                 guess[k], measured[-1], MARGIN * RTOL * guess[k] * max(1.0, 2 / s[k]),
-                one.bar * s[0] / speed,
+                one.bar * s[0] / speed, unit="flow time", paper=DOMINE,
+                text=f"time at which s = {s[k]:g} is half learned",
             )  # fmt: skip
         halves.append(measured)
         x = one.t / guess[0]

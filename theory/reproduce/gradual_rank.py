@@ -41,15 +41,16 @@ def fixture(report: Report) -> None:
     prediction = gradual_rank.predict(base, objective)
     exact = zip((1.0, 4.0, 4.0 + 80.0 / 49.0), prediction.stages, strict=True)
     for k, (value, stage) in enumerate(exact):
-        report.add(f"fixture: T of stage {k + 1}", value, stage.tau, 1e-12)
-    report.add("fixture: C of stage 1", 0.5 * math.log(1.6), prediction.stages[0].offset, 1e-9)
+        report.add(f"fixture.T.stage{k + 1}", value, stage.tau, 1e-12, unit="τ")
+    first = prediction.stages[0]
+    report.add("fixture.C.stage1", 0.5 * math.log(1.6), first.offset, 1e-9, unit="flow time")
 
     digits_of_alpha = (4, 16, 64, 128, 434294.4819)
     runs = {
         k: gflow.simulate(gflow.rescale(base, -k * LOG10), objective, tau1=7.0, rtol=1e-10)
         for k in digits_of_alpha
     }
-    _compare_runs(report, "fixture", runs, prediction, second={64: 128})
+    _compare_runs(report, "fixture", "fixture", runs, prediction, second={64: 128})
     for k in (64, 128):
         for i, (crossing, stage) in enumerate(
             zip(measure(runs[k], prediction), prediction.stages, strict=True)
@@ -57,8 +58,8 @@ def fixture(report: Report) -> None:
             if crossing is not None:
                 offset = crossing.t - stage.tau * runs[k].scale
                 report.add(
-                    f"fixture: C of stage {i + 1} at α = 1e-{k}",
-                    stage.offset, offset, 1e-6, crossing.error,
+                    f"fixture.alpha1e-{k}.C.stage{i + 1}",
+                    stage.offset, offset, 1e-6, crossing.error, unit="flow time",
                 )  # fmt: skip
     report.data(runs[64], "fixture")
 
@@ -81,7 +82,9 @@ def softmax_head(report: Report) -> None:
         k: gflow.simulate(gflow.rescale(model, -k * LOG10), objective, tau1=end, rtol=rtol)
         for k in exponents
     }
-    _compare_runs(report, "softmax head", runs, prediction, second={32: 64, 64: 128})
+    _compare_runs(
+        report, "softmax-head", "softmax head", runs, prediction, second={32: 64, 64: 128}
+    )
     main = runs[32]
     report.data(main, "softmax_head")
 
@@ -120,8 +123,9 @@ def diabetes(report: Report) -> None:
     path = saddle_to_saddle.predict(task.inputs, task.targets, "half_sum")
     for k, (general, special) in enumerate(zip(prediction.stages, path.stages, strict=True)):
         report.add(
-            f"diabetes: T of stage {k + 1}, limit algorithm against constrained least squares",
-            special.tau, general.tau, 1e-9 * special.tau,
+            f"diabetes.T.stage{k + 1}",
+            special.tau, general.tau, 1e-9 * special.tau, unit="τ",
+            text="limit algorithm against constrained least squares",
         )  # fmt: skip
     end = 1.4 * prediction.stages[-1].tau
     rtol = 1e-7 if report.fast else 1e-8
@@ -129,7 +133,7 @@ def diabetes(report: Report) -> None:
         k: gflow.simulate(gflow.rescale(model, -k * LOG10), objective, tau1=end, rtol=rtol)
         for k in (64, 1000)
     }
-    _compare_runs(report, "diabetes", runs, prediction)
+    _compare_runs(report, "diabetes", "diabetes", runs, prediction)
     report.data(runs[64], "diabetes")
     lasso.add_to(report, task, runs[1000], path)
 
@@ -158,7 +162,7 @@ def digits(report: Report) -> None:
         )
         for k in ((32,) if report.fast else (16, 32, 64))
     }
-    _compare_runs(report, "digits head", runs, prediction, second={32: 64})
+    _compare_runs(report, "digits-head", "digits head", runs, prediction, second={32: 64})
     main = runs[32]
     report.data(main, "digits")
     figure, axes = _figure(2, 2)
@@ -181,18 +185,19 @@ def _figure(rows: int, columns: int):
     return plt.subplots(rows, columns, figsize=(3.5 * columns, 2.7 * rows), layout="constrained")
 
 
-def _compare_runs(report, label, runs, prediction, second=None) -> None:
+def _compare_runs(report: Report, key, label, runs, prediction, second=None) -> None:
     report.say(f"{label}: predicted saddle path ({prediction.ended})", prediction)
     for k, trajectory in runs.items():
         partner = runs.get((second or {}).get(k))
         result = compare(trajectory, prediction, second=partner)
-        report.add_comparison(f"{label}, α = 10^-{k:g}", result)
+        report.compare(f"{key}.alpha1e-{k:g}", result, f"{label}, α = 10^-{k:g}")
         if partner is not None:
             for row in result.rows:
                 if math.isfinite(row.limit):
                     report.add(
-                        f"{label}: log-Richardson limit of stage {row.stage}",
-                        row.tau_limit, row.limit, 1e-4 * row.tau_limit, row.error,
+                        f"{key}.alpha1e-{k:g}.limit.stage{row.stage}",
+                        row.tau_limit, row.limit, 1e-4 * row.tau_limit, row.error, unit="τ",
+                        text="T by log-Richardson from two runs",
                     )  # fmt: skip
 
 

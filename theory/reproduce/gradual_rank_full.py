@@ -88,15 +88,17 @@ def head(report: Report) -> None:
     runs = {
         k: gflow.simulate(student(factors, k), objective, tau1=end, rtol=1e-8) for k in exponents
     }
-    _compare_runs(report, "softmax head, full matrices", runs, prediction, second={100: 1000})
+    label = "softmax head, full matrices"
+    _compare_runs(report, "full-head", label, runs, prediction, second={100: 1000})
     for k in (100, 1000):
         for i, (crossing, stage) in enumerate(
             zip(measure(runs[k], prediction), prediction.stages, strict=True)
         ):
             assert crossing is not None
             report.add(
-                f"softmax head, full matrices: C of stage {i + 1} at α = 1e-{k}",
+                f"full-head.alpha1e-{k}.C.stage{i + 1}",
                 stage.offset, crossing.t - stage.tau * runs[k].scale, 1e-6, crossing.error,
+                unit="flow time",
             )  # fmt: skip
     main = runs[100]
     report.data(main, "full_head")
@@ -124,15 +126,15 @@ def heads(report: Report) -> None:
     run = gflow.simulate(model, objective, tau1=end)
     report.say(f"two heads: predicted saddle path ({prediction.ended})", prediction)
     result = compare(run, prediction)
-    report.add_comparison("two heads, α = 10^-12", result)
+    report.compare("two-heads.alpha1e-12", result, "two heads, α = 10^-12")
     first = prediction.stages[0]
     between = prediction.at(run.log_alpha).t[:2]
     here = run.model(t=float(np.mean(between)))
     sizes = np.linalg.norm(np.asarray(here.vo.value), axis=(1, 2))
     for (name, index), share in first.shares.items():
         report.add(
-            f"two heads: share of {name}[head {index[0]}] in the first mode",
-            share, sizes[index[0]] / sizes.sum(), 1e-6,
+            f"two-heads.share.{name}.head{index[0]}",
+            share, sizes[index[0]] / sizes.sum(), 1e-6, text="share in the first mode",
         )  # fmt: skip
 
 
@@ -152,10 +154,13 @@ def sensing(report: Report) -> None:
     prediction = gradual_rank.predict(model(30), objective)
     end = 1.15 * prediction.stages[-1].tau
     runs = {k: gflow.simulate(model(k), objective, tau1=end) for k in (10, 60)}
-    _compare_runs(report, "matrix sensing", runs, prediction)
+    _compare_runs(report, "matrix-sensing", "matrix sensing", runs, prediction)
     for rank, stage in enumerate(prediction.stages, 1):
         best = best_fit(objective, d, rank, rng, 3 if report.fast else 8)
-        report.add(f"matrix sensing: loss of the best fit of rank {rank}", best, stage.loss, 1e-8)
+        report.add(
+            f"matrix-sensing.loss.rank{rank}", best, stage.loss, 1e-8,
+            paper="arXiv 2301.11500", text="loss of the best fit of that rank",
+        )  # fmt: skip
     figure, axes = _figure(1, 2)
     plot.collapse([runs[k] for k in (10, 60)], prediction, axes[0])
     axes[0].set_title("matrix sensing: best fits of rank 1, 2, 3")
@@ -196,9 +201,9 @@ def gauge(report: Report) -> None:
     prediction = gradual_rank.predict(model, objective)
     run = gflow.simulate(model, objective, tau1=1.2)
     result = compare(run, prediction)
-    report.add_comparison("dense linear network, α = 10^-60", result)
+    report.compare("dense-linear.alpha1e-60", result, "dense linear network, α = 10^-60")
     for k, (stage, size) in enumerate(zip(prediction.stages, sizes, strict=True)):
-        report.add(f"dense linear network: T of stage {k + 1}", 1.0 / size, stage.tau, 1e-9)
+        report.add(f"dense-linear.T.stage{k + 1}", 1.0 / size, stage.tau, 1e-9, unit="τ")
     plain = Unguarded(jnp.asarray(left * math.exp(scale)), jnp.asarray(right * math.exp(scale)))
     without = gflow.simulate(plain, objective, tau1=1.2, log_alpha=scale, error_bars=False)
     figure, axes = _figure(1, 2)

@@ -58,10 +58,13 @@ def add_to(report, task, trajectory: Trajectory, path: Prediction) -> None:
     after = np.linspace(first_off, next_on, 60)[1:]
     exact = relative_distance(saddle_to_saddle.time_average(path, before), lasso.at(before)).max()
     apart = relative_distance(saddle_to_saddle.time_average(path, after), lasso.at(after)).max()
-    report.add("diabetes: (1/τ)∫β of the limit path against the Lasso, before", 0.0, exact, 1e-9)
     report.add(
-        "diabetes: the same after the first deactivation (1: they differ)",
-        1.0, float(apart > 1e3 * max(exact, 1e-12)), 0.0,
+        "diabetes.lasso.before", 0.0, exact, 1e-9,
+        text="(1/τ)∫β of the limit path against the Lasso, up to the first deactivation",
+    )  # fmt: skip
+    report.add(
+        "diabetes.lasso.after", 1.0, float(apart > 1e3 * max(exact, 1e-12)), 0.0,
+        text="the same after the first deactivation (1: they differ)",
     )  # fmt: skip
     tau = trajectory.tau[1:]
     window = (tau > 1.2 * start) & (tau < first_off)

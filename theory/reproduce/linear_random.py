@@ -28,14 +28,16 @@ def random_networks(report: Report) -> None:
     table = {rtol: np.array(rows) for rtol, rows in results.items()}
     for rtol, rows in table.items():
         report.add(
-            f"{len(rows)} random networks, rtol = {rtol:g}: largest |loss − exact|, relative to "
-            "the first loss",
+            f"random-networks.rtol{rtol:g}.loss",
             0.0, float(rows[:, 2].max()), MARGIN * rtol, float(rows[:, 3].max()),
+            paper="Braun et al. 2022",
+            text=f"largest |loss − exact| of {len(rows)} networks, relative to the first loss",
         )  # fmt: skip
         report.add(
-            f"{len(rows)} random networks, rtol = {rtol:g}: largest mean squared deviation of the "
-            "loss, against the 5e-6 of gradient descent in the paper",
-            0.0, float(rows[:, 1].max()), 5e-6,
+            f"random-networks.rtol{rtol:g}.loss-deviation",
+            0.0, float(rows[:, 1].max()), 5e-6, paper="Braun et al. 2022",
+            text=f"largest mean squared deviation of the loss of {len(rows)} networks, against "
+            "the 5e-6 of gradient descent in the paper",
         )  # fmt: skip
     figure, (left, right) = new_figure(2)
     bins = np.arange(-34, -5, 1.0)

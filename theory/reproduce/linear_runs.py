@@ -78,11 +78,11 @@ def simulate(w1, w2, target, t1, *, solution=None, pad=8, rtol=RTOL, save=None) 
     return Run(trajectory, measured, solution(trajectory.t), target)
 
 
-def add(report: Report, label: str, one: Run, rtol: float = RTOL) -> None:
+def add(report: Report, key: str, label: str, one: Run, paper: str) -> None:
     """One row: the largest deviation of a whole run."""
     report.add(
-        f"{label}: largest |simulated − exact| entry of W₂W₁, relative to Σ",
-        0.0, float(np.max(one.error)), MARGIN * rtol, one.bar,
+        f"{key}.product", 0.0, float(np.max(one.error)), MARGIN * RTOL, one.bar, paper=paper,
+        text=f"{label}: largest |simulated − exact| entry of W₂W₁, relative to Σ",
     )  # fmt: skip
 
 

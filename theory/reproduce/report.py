@@ -1,8 +1,8 @@
 """What an experiment leaves behind: a table, figures, data and report.json."""
 
 import dataclasses
-import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,57 @@ from gflow.storage import versions
 from gflow.trajectory import Trajectory
 
 from ..comparison import Comparison
+from . import document
+
+#: report.json of an experiment that is under way, or that died without a word, says so.
+UNFINISHED = "The experiment has not finished."
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """One line of report.json: predicted beside measured, with what decides."""
+    """One row of report.json: predicted beside measured, the verdict and its numbers.
+
+    `quantity` is a stable key: it names what is compared and with which inputs, never how it
+    came out. `verdict` is confirmed, refuted or undecided; `reason` is a statement with numbers.
+    """
 
     quantity: str
+    unit: str
+    paper: str
     predicted: float
     measured: float
     error_bar: float
     tolerance: float
+    verdict: str
+    reason: str
     passed: bool
+
+
+def judged(
+    predicted: float, measured: float, tolerance: float, error_bar: float
+) -> tuple[str, str]:
+    """The verdict on |measured − predicted| ≤ tolerance where measured is known to ± error_bar.
+
+    Beyond tolerance + error_bar it is refuted, within it confirmed. An error bar above the
+    tolerance cannot confirm anything: what lies within such a bar is undecided.
+    """
+    if not (math.isfinite(predicted) and math.isfinite(measured)):
+        return "refuted", f"{measured:.6g} measured where {predicted:.6g} is predicted"
+    miss = abs(measured - predicted)
+    numbers = f"{miss:.2g} off; {tolerance:.2g} allowed, error bar {error_bar:.2g}"
+    if miss > tolerance + error_bar:
+        return "refuted", numbers
+    if not error_bar <= tolerance:
+        return "undecided", f"{numbers}: a tighter rtol would decide"
+    return "confirmed", numbers
 
 
 @dataclasses.dataclass
 class Report:
     """Collects one experiment's results and writes them under `folder`.
 
-    With `live` every paragraph is printed as soon as it is known.
+    With `live` every paragraph is printed as soon as it is known. `error` says why an experiment
+    did not get to its end; it is None after `finish`.
     """
 
     name: str
@@ -40,10 +72,13 @@ class Report:
     rows: list[Quantity] = dataclasses.field(default_factory=list)
     text: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
+    error: str | None = UNFINISHED
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
     def say(self, *lines: object) -> None:
-        """A paragraph of the printed report."""
+        """A paragraph of the printed report; what is known so far is written as well."""
         self.text.append("\n".join(str(line) for line in lines))
+        self.write()
         if self.live:
             print(self.text[-1], end="\n\n", flush=True)
 
@@ -54,31 +89,61 @@ class Report:
         measured: float,
         tolerance: float,
         error_bar: float = 0.0,
+        *,
+        unit: str = "1",
+        paper: str | None = None,
+        text: str = "",
+        undecided: str | None = None,
     ) -> None:
-        """A number that passes when |measured − predicted| ≤ tolerance."""
-        passed = bool(abs(measured - predicted) <= tolerance)
+        """A number that is confirmed when |measured − predicted| ≤ tolerance + error_bar.
+
+        `text` says in words what `quantity` is the key of; `undecided` is the reason why the
+        numbers cannot tell, and what would. **Raises** ValueError for a key that is taken.
+        """
+        verdict, reason = judged(predicted, measured, tolerance, error_bar)
+        if undecided is not None:
+            verdict, reason = "undecided", undecided
+        numbers = (float(x) for x in (predicted, measured, error_bar, tolerance))
+        self._append(quantity, unit, paper, *numbers, verdict, f"{text}: {reason}".lstrip(": "))
+
+    def compare(self, prefix: str, comparison: Comparison, text: str = "") -> None:
+        """Print a comparison and record every claim that it judges, as `prefix.<claim>`."""
+        self.say(text or prefix, comparison)
+        for row in comparison.rows:
+            verdict = "confirmed" if row.passed else "refuted"
+            self._append(
+                f"{prefix}.stage{row.stage}.time", "τ", None, row.tau_predicted, row.tau_measured,
+                row.error, row.tolerance, verdict, f"{row.switches}: {row.verdict}",
+            )  # fmt: skip
+
+    def _append(
+        self,
+        quantity: str,
+        unit: str,
+        paper: str | None,
+        predicted: float,
+        measured: float,
+        error_bar: float,
+        tolerance: float,
+        verdict: str,
+        reason: str,
+    ) -> None:
+        if any(row.quantity == quantity for row in self.rows):
+            raise ValueError(
+                f"Experiment {self.name!r} records {quantity!r} twice. A key names one quantity: "
+                "add what tells the two apart (the run, α, the stage)."
+            )
+        if verdict not in document.VERDICTS:
+            raise ValueError(
+                f"{quantity!r} has the verdict {verdict!r}; it is one of {document.VERDICTS}."
+            )
         self.rows.append(
-            Quantity(quantity, float(predicted), float(measured), float(error_bar),
-                     float(tolerance), passed)
+            Quantity(quantity, unit, paper or self.paper, predicted, measured, error_bar,
+                     tolerance, verdict, reason, verdict == "confirmed")
         )  # fmt: skip
 
-    def add_comparison(self, label: str, comparison: Comparison) -> None:
-        """Print a comparison and record its stage times and plateau losses."""
-        self.say(f"{label}", comparison)
-        for row in comparison.rows:
-            self.rows.append(
-                Quantity(
-                    f"{label}: tau of stage {row.stage} ({row.switches}), {row.verdict}",
-                    row.tau_predicted,
-                    row.tau_measured,
-                    row.error,
-                    row.tolerance,
-                    row.passed,
-                )
-            )
-
     def figure(self, figure: Any, name: str) -> None:
-        """Save as PNG and PDF and close."""
+        """Save as PNG and PDF and close; what is known so far is written as well."""
         import matplotlib.pyplot as plt
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,15 +151,22 @@ class Report:
             figure.savefig(self.folder / f"{name}.{kind}", dpi=200)
         plt.close(figure)
         self.figures.append(f"{name}.png")
+        self.write()
 
     def data(self, trajectory: Trajectory, name: str) -> None:
         """Save a run as NetCDF."""
         self.folder.mkdir(parents=True, exist_ok=True)
         trajectory.save(self.folder / f"{name}.nc")
 
+    def finish(self) -> Path:
+        """The experiment has come to its end: write everything; returns report.json's path."""
+        self.error = None if self.rows else "The experiment judged nothing: it has no rows."
+        return self.write()
+
     @property
     def passed(self) -> bool:
-        return bool(self.rows) and all(row.passed for row in self.rows)
+        """Whether the experiment has finished and everything in it is confirmed."""
+        return self.error is None and bool(self.rows) and all(row.passed for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of report.json; what is not a number is null there."""
@@ -107,14 +179,14 @@ class Report:
             "paper": self.paper,
             "versions": versions(),
             "settings": {"fast": self.fast, **self.settings},
+            "seconds": round(time.monotonic() - self.began, 3),
             "rows": rows,
+            "error": self.error,
             "passed": self.passed,
         }
 
     def write(self) -> Path:
         """Write report.json and report.txt; returns the former's path."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "report.json"
-        path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n")
-        (self.folder / "report.txt").write_text("\n\n".join(self.text) + "\n")
+        path = document.write(self.folder, self.as_dict())
+        (self.folder / "report.txt").write_text("\n\n".join(self.text) + "\n", encoding="utf-8")
         return path

@@ -144,14 +144,15 @@ def aligned(report: Report, setting: Setting, scales: list[float], ax) -> None:
         size = np.linalg.norm(run.observables["outer"], axis=1)
         slopes(report, eps, run.t, size, defect, exact, rate)
         escapes.append(np.interp(math.log(0.01), np.log(size), run.t))
-        report.add(f"tanh z, ε = {eps:g}: flow time until √Σa² = 0.01",
-                   theory.linear_escape(a, w, g, 0.01), escapes[-1], 1e-3 / rate)  # fmt: skip
+        report.add(f"two-layer.p1.eps{eps:g}.escape-time", theory.linear_escape(a, w, g, 0.01),
+                   escapes[-1], 1e-3 / rate, unit="flow time",
+                   text="tanh z: until √Σa² = 0.01")  # fmt: skip
         ax.semilogy(run.t, np.median(defect, axis=1), color=colour, **SIMULATED,
                     label=rf"$\varepsilon = 10^{{{round(math.log10(eps))}}}$")  # fmt: skip
         ax.semilogy(run.t, np.median(exact, axis=1), **EXACT)
     slope = (escapes[-1] - escapes[-2]) / math.log(scales[-2] / scales[-1])
-    report.add("tanh z: slope of the escape time against ln(1/ε), 1/‖g‖", 1 / rate, slope,
-               1e-3 / rate)  # fmt: skip
+    report.add("two-layer.p1.escape-slope", 1 / rate, slope, 1e-3 / rate, unit="flow time",
+               text="tanh z: slope of the escape time against ln(1/ε), 1/‖g‖")  # fmt: skip
     ax.plot([], [], **EXACT, label="closed form")
     ax.set(xlabel=TIME, ylabel=r"$1 - |\cos(w_j, g)|$, median over $j$")
     ax.text(0.98, 0.97, "the closed form holds while $w^3 \\ll \\varepsilon$", ha="right", va="top",
@@ -177,8 +178,9 @@ def slopes(report, eps, t, size, defect, exact, rate) -> None:
     )
     report.say(f"tanh z, ε = {eps:g}: slope of ln(1 − |cos|) {measured:.5f}, by the closed form "
                f"{expected:.5f}, −2‖g‖ = {-2 * rate:.5f}")  # fmt: skip
-    report.add(f"tanh z, ε = {eps:g}: slope of ln(1 − |cos|), mean over neurons",
-               expected, measured, 0.01 * 2 * rate)  # fmt: skip
+    report.add(f"two-layer.p1.eps{eps:g}.angle-slope", expected, measured, 0.01 * 2 * rate,
+               unit="1/flow time",
+               text="tanh z: slope of ln(1 − |cos|), mean over neurons")  # fmt: skip
 
 
 def aligned_angles(report: Report, setting: Setting, ax) -> None:
@@ -212,13 +214,14 @@ def blown_up(report: Report, setting: Setting, scales: list[float], p: int) -> N
         # near a blow-up ρ^{1−p} is linear in time
         crossing = np.interp(-(LEVEL ** (1 - p)), -(rho ** (1 - p)), run.t)
         measured.append(crossing)
-        report.add(f"{name}, ε = {eps:g}: flow time until the first neuron has ρ = {LEVEL:g}, "
-                   "relative", 1.0, crossing / escapes.time[first], bound)  # fmt: skip
+        report.add(f"two-layer.p{p}.eps{eps:g}.escape-time", 1.0, crossing / escapes.time[first],
+                   bound, text=f"{name}: flow time until the first neuron has ρ = {LEVEL:g}, over "
+                   "its prediction")  # fmt: skip
         kept = np.sum(inner**2, axis=2) - p * outer**2
         inside = rho <= LEVEL
         drift = np.max(np.abs(kept - kept[0])[inside] / rho[inside, None] ** 2)
-        report.add(f"{name}, ε = {eps:g}: largest change of ‖w‖² − {p}a², relative to ρ²", 0.0,
-                   float(drift), bound)  # fmt: skip
+        report.add(f"two-layer.p{p}.eps{eps:g}.balance", 0.0, float(drift), bound,
+                   text=f"{name}: largest change of ‖w‖² − {p}a², relative to ρ²")  # fmt: skip
         if eps == scales[-1]:
             i = int(np.argmin(np.abs(np.log(rho / LEVEL))))
             limits = theory.orientations(setting.x, setting.y, p)
@@ -228,7 +231,8 @@ def blown_up(report: Report, setting: Setting, scales: list[float], p: int) -> N
                 "to an orientation; the others get there at their own blow-up"
             )
     power = math.log(measured[-1] / measured[-2]) / math.log(scales[-1] / scales[-2])
-    report.add(f"{name}: exponent of ε in the escape time", float(1 - p), float(power), bound)
+    report.add(f"two-layer.p{p}.escape-exponent", float(1 - p), float(power), bound,
+               text=f"{name}: exponent of ε in the escape time")  # fmt: skip
 
 
 def blown_up_angles(report: Report, setting: Setting, p: int, ax) -> None:
@@ -251,14 +255,14 @@ def angles_panel(report, ax, setting, angle, sign, predicted, limits, p) -> None
     start = angles(setting.inner)
     gap = np.abs(np.angle(np.exp(1j * (angle - predicted))))
     alive = np.isfinite(angle)
-    report.add(f"{NAMES[p]}: largest error of an angle at escape (radian)", 0.0,
-               float(np.max(gap[alive])), setting.bound(p))  # fmt: skip
+    report.add(f"two-layer.p{p}.angles", 0.0, float(np.max(gap[alive])), setting.bound(p),
+               unit="rad", text=f"{NAMES[p]}: largest error of an angle at escape")  # fmt: skip
     wanted = limits.angle[limits.attracts != 0]
     distance = nearest(angle[alive], limits)
     which = np.argmax(np.cos(angle[alive, None] - wanted[None]), axis=1)
     reached = np.unique(which[distance < NEAR])
-    report.add(f"{NAMES[p]}: orientations reached within {NEAR:g} rad", len(wanted),
-               len(reached), 0.0)  # fmt: skip
+    report.add(f"two-layer.p{p}.orientations", len(wanted), len(reached), 0.0,
+               text=f"{NAMES[p]}: orientations reached within {NEAR:g} rad")  # fmt: skip
     report.say(
         f"{NAMES[p]}: {len(limits.angle)} critical angles (at most {2 * p}), {len(wanted)} of them "
         f"attract; {int(np.sum(distance < NEAR))} of {len(angle)} neurons point "

@@ -83,15 +83,16 @@ def in_time(report: Report, loss: str, objective, start: Pair, axes) -> None:
         outside = np.maximum(bounds.lower - gap, gap - bounds.upper)
         # gap is right to 1e-14·sqrt(gap)·norm, the factors to rtol each
         report.add(
-            f"{loss}, λ = {decay:g}: largest excursion of the gap from its bounds / norm²",
+            f"fig1.{loss}.lambda{decay:g}.gap-bounds",
             0.0, max(0.0, float(np.max(outside / size))), MARGIN * RTOL,
+            text="largest excursion of the gap from its bounds / norm²",
         )  # fmt: skip
         law = theory.imbalance(left, right, decay, run.t)
         measured = a.swapaxes(1, 2) @ a - b.swapaxes(1, 2) @ b
         error = np.linalg.norm(measured - law, axis=(1, 2)) / size
         report.add(
-            f"{loss}, λ = {decay:g}: largest ‖G − e^(−2λt)G(0)‖ / (‖A‖² + ‖B‖²)",
-            0.0, float(np.max(error)), MARGIN * RTOL,
+            f"fig1.{loss}.lambda{decay:g}.imbalance", 0.0, float(np.max(error)), MARGIN * RTOL,
+            text="largest ‖G − e^(−2λt)G(0)‖ / (‖A‖² + ‖B‖²)",
         )  # fmt: skip
         label = rf"$\lambda = {decay:g}$"
         style = {"color": colour, **SIMULATED}
@@ -107,8 +108,9 @@ def in_time(report: Report, loss: str, objective, start: Pair, axes) -> None:
         if decay:
             slope = float(theory.gap_late_slope(TARGET, 5, decay, loss))
             found, bar = late_slope(run.t, gap, slope)
-            report.add(f"{loss}, λ = {decay:g}: late slope of log(gap)", slope, found,
-                       0.01 * abs(slope), bar)  # fmt: skip
+            report.add(f"fig1.{loss}.lambda{decay:g}.late-slope", slope, found,
+                       0.01 * abs(slope), bar, unit="1/flow time",
+                       text="late slope of log(gap)")  # fmt: skip
             late = (
                 np.array([0.35, 0.6]) * run.t[-1] if decay < 0.3 else np.array([6.0, 12.0]) / clock
             )
@@ -156,20 +158,21 @@ def against_decay(report: Report, loss: str, objective, start: Pair, values, ran
     # every mode relaxes at 2|d − λ| in the clock of "half"; the grid keeps |d − λ| ≥ 0.02
     tolerance = 10.0 * np.exp(-2.0 * 0.02 * END)
     report.add(
-        f"{loss}: largest |s_i − soft threshold| over {np.sum(~tied)} decays without ties",
-        0.0, float(np.max(np.abs(found - limit)[~tied])), tolerance,
+        f"fig1.{loss}.soft-threshold", 0.0, float(np.max(np.abs(found - limit)[~tied])), tolerance,
+        text=f"largest |s_i − soft threshold| over {np.sum(~tied)} decays without ties",
     )  # fmt: skip
     threshold = 1e-4
     rank = np.sum(found > threshold, axis=1)
-    report.add(f"{loss}: sum of the ranks at those decays",
-               float(np.sum(predicted.rank[~tied])), float(np.sum(rank[~tied])), 0.0)  # fmt: skip
+    report.add(f"fig1.{loss}.ranks", float(np.sum(predicted.rank[~tied])),
+               float(np.sum(rank[~tied])), 0.0,
+               text="sum of the ranks at those decays")  # fmt: skip
     d = np.diag(TARGET)[::-1]
     for i in np.flatnonzero(tied):
         k = int(np.argmin(np.abs(d - decays[i] / clock)))
         course = theory.balanced_mode(half[i, k], d[k], end / 2, d[k] * clock, loss)
         report.add(
-            f"{loss}, λ = {decays[i]:g}, tie with d = {d[k]:g}: s({end:g}) from s({end / 2:g})",
-            float(course), found[i, k], float(1e-6 * course),
+            f"fig1.{loss}.lambda{decays[i]:g}.tie", float(course), found[i, k],
+            float(1e-6 * course), text=f"s({end:g}) from s({end / 2:g}), tie with d = {d[k]:g}",
         )  # fmt: skip
     grid = np.linspace(0.0, decays[-1], 1000)
     exact = np.linalg.svd(theory.soft_threshold(TARGET, grid, loss), compute_uv=False)
@@ -209,8 +212,9 @@ def modes(report: Report, loss: str, objective, axes) -> None:
     d = np.diag(TARGET)
     exact = theory.balanced_mode(small, d, run.t[:, None], decay, loss)
     bar = 2 * float(np.max(run.error["left"])) * float(np.max(np.abs(a)))
-    report.add(f"{loss}, λ = {decay:g}: largest |s_i(t) − exact| over all times and modes",
-               0.0, float(np.max(np.abs(found - exact))), MARGIN * RTOL, bar)  # fmt: skip
+    report.add(f"fig1.{loss}.lambda{decay:g}.modes", 0.0, float(np.max(np.abs(found - exact))),
+               MARGIN * RTOL, bar,
+               text="largest |s_i(t) − exact| over all times and modes")  # fmt: skip
     for k in range(5):
         label = f"$d = {d[k]:g}$" + (" (tie)" if abs(d[k] - decay / clock) < 1e-12 else "")
         for ax in axes:
