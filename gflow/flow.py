@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from . import schedule
+from . import programs, schedule
 from .coordinates import RawCoordinates
 from .hadamard import Hadamard
 from .parameters import Constant, Parameter, Small, Trainable, is_parameter
@@ -200,6 +200,7 @@ def build_flow(
     trained leaves, tied weights, float32 state, factors of equal size, an unknown leaf
     in `decay`, a loss that is not a finite scalar.
     """
+    programs.room.make()
     paths, treedef = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
     leaves = [leaf for _, leaf in paths]
     slots = tuple(i for i, leaf in enumerate(leaves) if _is_trained(leaf))
