@@ -7,6 +7,7 @@ from . import (
     solvers as solvers,
     tasks as tasks,
 )
+from .alignment import AlignedStages as AlignedStages, align_stages as align_stages
 from .batch import Batch as Batch, simulate_batch as simulate_batch
 from .descent import descend as descend
 from .escape import Escape as Escape, escape as escape

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import interpolate, optimize
 
+from .labels import Index as Index
 from .observables import log_abs_weight
-
-Index = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

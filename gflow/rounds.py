@@ -11,7 +11,7 @@ import numpy as np
 
 from .flow import Flow
 from .integrate import BLOCK, Round, divide, first_record, run_round, stability_reach, united
-from .stages import thinned
+from .plateaus import thinned
 from .stepping import Pace
 from .trajectory import joined
 

@@ -9,7 +9,7 @@ from matrices import LOG10, quadratic
 
 import gflow
 from gflow import rounds
-from gflow.stages import plateau_steps, thinned
+from gflow.plateaus import plateau_steps, thinned
 
 LOG_ALPHA = -20 * LOG10
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gflow.crossings import Crossing, Quantity, first_crossing
 from gflow.parameters import Small, is_parameter
-from gflow.stages import MATTERS, active_weights, plateau_steps
+from gflow.stages import active_weights, plateau_steps
 from gflow.trajectory import Trajectory
 
 from .prediction import Coordinate, Prediction, coordinate_label
@@ -22,6 +22,9 @@ FINITE_ALPHA = 2.0
 
 #: What C itself may amount to where it is not predicted, in the same unit.
 LIMIT_ONLY = 20.0
+
+#: Share of the largest weight below which one on its way is not yet counted.
+MATTERS = 1e-3
 
 VERDICTS = {
     "agrees": "the finite-α prediction T + C/Λ is met to a hundredth of an e-fold",

@@ -7,8 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import ArrayLike
 
-Index = tuple[int, ...]
-Coordinate = tuple[str, Index]
+from gflow.labels import (
+    Coordinate as Coordinate,
+    coordinate_label as coordinate_label,
+    switch_label,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,16 +60,7 @@ class Stage:
     @property
     def label(self) -> str:
         """What switches, as `+kq[head 0, 2] −vo[head 0, 1]`."""
-        on = [f"+{coordinate_label(c)}" for c in self.activated]
-        off = [f"−{coordinate_label(c)}" for c in self.deactivated]
-        return " ".join([*on, *off]) or "no switch"
-
-
-def coordinate_label(coordinate: Coordinate) -> str:
-    """`weight[2]`, and `kq[head 0, 2]` for a leaf with one row a head."""
-    name, index = coordinate
-    head = "head " if len(index) > 1 else ""
-    return f"{name}[{head}{', '.join(map(str, index))}]"
+        return switch_label(self.activated, self.deactivated)
 
 
 @runtime_checkable
