@@ -38,14 +38,33 @@ class Block(Piece):
         return eqx.tree_at(lambda b: (b.direction, b.log_size), self, new)
 
     def weight(self):
-        size = jnp.where(self.living, jnp.exp(2.0 * self.log_size), 0.0)
+        return self.made_of(jnp.where(self.living, jnp.exp(2.0 * self.log_size), 0.0))
+
+    def made_of(self, square: Float[Array, " r"]) -> Float[Array, "m n"]:
+        """The matrix of columns of these squared sizes."""
         left, right = self.direction[: self.split], self.direction[self.split :]
-        return jnp.matmul(left * size[None], right.T)
+        return jnp.matmul(left * square[None], right.T)
 
     def velocity(self, force):
+        return self.moving(force, self._share())
+
+    def moving(self, force: Float[Array, "m n"], share: Float[Array, "r r"]):
         hx = moved(self.direction, force, self.split)
-        turn, growth = column_velocity(self.direction, hx, self._share())
+        turn, growth = column_velocity(self.direction, hx, share)
         return jnp.concatenate([turn.ravel(), growth - self.decay])
+
+    @property
+    def modes(self):
+        return self.log_size.size
+
+    def disturbed(self, amount):
+        return self.made_of(jnp.where(self.living, jnp.exp(2.0 * self.log_size), amount))
+
+    def pushed(self, force, amount):
+        """An active column is cleared of dormant ones as well: the gauge is one of rotations."""
+        back = jnp.where(self.living[:, None], 0.0, amount[:, None])
+        sizes = jnp.where(self.living, self.log_size, jnp.inf)
+        return self.moving(force, self._share() - back * jnp.exp(-2.0 * sizes)[None])
 
     def _share(self) -> Float[Array, "r r"]:
         """How much of its overlap with column i column j is cleared of."""

@@ -41,7 +41,8 @@ class Columns(Part):
     −1 where the last one sits on the shrinking [u; −v]. `balance`: the exponent of AᵀA − BᵀB, so
     that of a column with exponent e the part on the other branch has `balance` − e. `free`:
     directions of the columns as long as no force has told them apart; their sizes then say
-    nothing of volumes. Items are dormant columns.
+    nothing of volumes; `origin`: these directions and log-sizes where a plateau begins on
+    which one does, before the columns have turned. Items are dormant columns.
     """
 
     directed = True
@@ -55,8 +56,9 @@ class Columns(Part):
         self.exponent, self.balance, self.branch = exponent, 2.0 * float(exponent[0]), 1
         free, self.size = map(np.asarray, _orthogonal(columns, np.zeros(r)))
         self.free: np.ndarray | None = free
+        self.origin: tuple[np.ndarray, np.ndarray] | None = None
         self.left, self.right = np.zeros((split, r)), np.zeros((rows - split, r))
-        self.strength, self.floor = np.zeros(r), 0.0
+        self.strength, self.floor, self.force = np.zeros(r), 0.0, np.zeros_like(self.weight)
 
     @property
     def rank(self) -> np.ndarray:
@@ -85,6 +87,7 @@ class Columns(Part):
             self._align()
 
     def _face(self, force: np.ndarray, floor: float) -> None:
+        self.force = force
         u, _, vt = np.linalg.svd(self.weight)
         uc, vc = u[:, self.k :], vt[self.k :].T
         p, h, qt = np.linalg.svd(uc.T @ force @ vc)
@@ -95,6 +98,7 @@ class Columns(Part):
     def _align(self) -> None:
         """Columns that a force tells apart for the first time: sizes from volumes."""
         assert self.free is not None
+        self.origin = self.free, self.size
         projected, count = self.directions.T @ self.free, len(self.exponent)
         volumes = [0.0]
         for j in range(1, count + 1):
@@ -167,7 +171,7 @@ class Columns(Part):
         )
 
     def land(self, entries, passage: Passage, force, floor) -> None:
-        after = passage.after
+        after, self.origin = passage.after, None
         assert isinstance(after, Block)
         asleep = ~np.asarray(after.living)
         fallen = int(np.sum(asleep)) - (len(self.exponent) - len(entries))

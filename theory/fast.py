@@ -45,6 +45,21 @@ class Piece(eqx.Module):
 
     @property
     @abc.abstractmethod
+    def modes(self) -> int:
+        """How many modes it has, dormant ones included, up to the side they are on."""
+
+    @abc.abstractmethod
+    def disturbed(self, amount: Float[Array, " modes"]) -> Float[Array, "..."]:
+        """The weight where dormant modes have these small amounts of their own."""
+
+    @abc.abstractmethod
+    def pushed(
+        self, force: Float[Array, "..."], amount: Float[Array, " modes"]
+    ) -> Float[Array, " size"]:
+        """The velocity then."""
+
+    @property
+    @abc.abstractmethod
     def active(self) -> Bool[Array, " size"]:
         """Which components make the weight, and come to rest at a saddle."""
 

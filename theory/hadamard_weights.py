@@ -50,6 +50,16 @@ class Factors(Piece):
         return jnp.where(self.support, self.side * g - self.decay, g)
 
     @property
+    def modes(self):
+        return self.x.size
+
+    def disturbed(self, amount):
+        return self.weight() + amount.reshape(self.shape)
+
+    def pushed(self, force, amount):
+        return self.velocity(force)
+
+    @property
     def active(self):
         return self.support
 

@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 
 from .curves import Curves
 from .fast import assembled
-from .hadamard_weights import HadamardWeights
 from .prediction import Prediction
 from .remainder_orbit import Path, path_of
 from .remainder_plateau import Plateau, plateau_of
@@ -122,8 +121,6 @@ def remainder(prediction: Prediction, log_alpha: float) -> Remainder:
 def _unknown(curves: Curves) -> str:
     """Why there is no remainder for any stage, or nothing."""
     parts = curves.plateaus[0]
-    if not all(isinstance(p, HadamardWeights) for p in parts):
-        return "the remainder of factored leaves is not worked out"
     if any(p.active for p in parts):
         return "the remainder of an active start is not worked out"
     return ""

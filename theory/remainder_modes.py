@@ -9,11 +9,9 @@ of the state are read on the next.
 import abc
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from .fast import Piece
 from .hadamard_weights import Factors, HadamardWeights
-from .orbits import Orbit
 from .part import Part
 
 
@@ -50,12 +48,33 @@ class Modes(abc.ABC):
         """Rows: where the piece ends up, and the slope of its tail; on the next plateau."""
 
     @abc.abstractmethod
-    def carried(self, after: "Modes") -> np.ndarray:
-        """Deviations of this piece's state as deviations of the state on the next orbit."""
+    def carried(self, after: "Modes", state: np.ndarray) -> np.ndarray:
+        """Deviations where the orbit ends, at `state`, as deviations on the next orbit."""
 
     @abc.abstractmethod
     def successor(self) -> np.ndarray:
         """Which mode of the next orbit each mode of this one is."""
+
+    def held(self, state: np.ndarray) -> np.ndarray | None:
+        """At states, a unit vector along which the piece cannot move, if there is one."""
+        return None
+
+    def settled(self, state: np.ndarray) -> np.ndarray:
+        """The saddle with its dormant modes as they are in the middle of the plateau."""
+        return state
+
+    def aligning(self, waited: np.ndarray) -> np.ndarray:
+        """How far modes without a direction of their own are from that of the plateau."""
+        return np.zeros((len(waited), len(self.leading)))
+
+    @property
+    @abc.abstractmethod
+    def leading(self) -> np.ndarray:
+        """Components of the state that the orbit itself depends on, and all log-sizes."""
+
+    def squared(self, deviation: np.ndarray) -> np.ndarray:
+        """For every log-size the deviations that enter it alone, squared."""
+        return np.zeros_like(deviation)
 
 
 class WeightModes(Modes):
@@ -103,37 +122,13 @@ class WeightModes(Modes):
     def ends(self, state, slope, after):
         return np.stack([state, np.where(self.rest, 0.0, slope)])
 
-    def carried(self, after):
+    def carried(self, after, state):
         assert isinstance(after, WeightModes)
         return np.diag(self.turn * after.turn)
 
     def successor(self):
         return np.arange(len(self.living))
 
-
-def disturbed(piece: Piece, amount: Float[Array, " modes"]) -> Float[Array, "..."]:
-    """The weight of a piece with small weights `amount` of its dormant modes added."""
-    if isinstance(piece, Factors):
-        return piece.weight() + amount.reshape(piece.shape)
-    raise NotImplementedError
-
-
-def pushed(piece: Piece, force: Array, amount: Float[Array, " modes"]) -> Float[Array, " size"]:
-    """Its velocity with them."""
-    return piece.velocity(force)
-
-
-def disturbances(piece: Piece) -> int:
-    """How many `amount` has."""
-    assert isinstance(piece, Factors)
-    return piece.x.size
-
-
-def modes_of(orbit: Orbit, part: Part, piece: int) -> Modes:
-    return WeightModes(orbit.fast.pieces[piece], orbit.saddle.pieces[piece], part)
-
-
-def modes_at_rest(orbit: Orbit, part: Part, piece: int) -> Modes:
-    """Of the saddle that an orbit ends in; `part`: on the plateau after it."""
-    saddle = orbit.saddle.pieces[piece]
-    return WeightModes(saddle, saddle, part)
+    @property
+    def leading(self):
+        return np.ones(len(self.support), bool)

@@ -20,10 +20,12 @@ from jaxtyping import Array, Float
 from scipy.linalg import expm
 
 from .fast import Fast, assembled, joined
+from .hadamard_weights import HadamardWeights
 from .orbits import Orbit
 from .part import Part
 from .prediction import Stage
-from .remainder_modes import Modes, disturbances, disturbed, modes_of, pushed
+from .remainder_columns import ColumnModes
+from .remainder_modes import Modes, WeightModes
 
 #: Largest change of a rate or of a weight within one step of the linearisation, and how many
 #: of these an accepted step of the orbit is cut into at most.
@@ -87,6 +89,11 @@ class Path:
         return np.split(state, np.cumsum(sizes)[:-1], axis=-1)
 
     @property
+    def rest(self) -> np.ndarray:
+        """The state at the saddle."""
+        return np.concatenate([np.asarray(p.flat()) for p in self.orbit.saddle.pieces])
+
+    @property
     def living(self) -> np.ndarray:
         return np.concatenate([m.living for m in self.modes])
 
@@ -104,10 +111,19 @@ class Path:
         return np.where(self.living, -np.inf, logs)
 
 
+def modes_of(fast: Fast, saddle: Fast, parts: Sequence[Part]) -> list[Modes]:
+    """Of pieces that an orbit takes from `fast` to `saddle`; `parts`: the plateau before."""
+    out: list[Modes] = []
+    for before, after, part in zip(fast.pieces, saddle.pieces, parts, strict=True):
+        kind = WeightModes if isinstance(part, HadamardWeights) else ColumnModes
+        out.append(kind(before, after, part))
+    return out
+
+
 def path_of(orbit: Orbit, stage: Stage, parts: Sequence[Part]) -> Path:
     """Linearised along its nodes; `parts`: the plateau before it."""
     fast = orbit.fast
-    modes = [modes_of(orbit, p, i) for i, p in enumerate(parts)]
+    modes = modes_of(orbit.fast, orbit.saddle, parts)
     s = _nodes(orbit)
     middle = 0.5 * (s[1:] + s[:-1])
     end = np.asarray(joined(orbit.saddle.pieces))
@@ -139,26 +155,31 @@ def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear
     blocks = [_derivatives(fast, jnp.asarray(b)) for b in np.split(padded, len(padded) // _BLOCK)]
     velocity, *by = (np.concatenate(x)[:count] for x in zip(*blocks, strict=True))
     size = states.shape[1]
-    offsets = np.cumsum([0, *(disturbances(p) for p in fast.pieces)])[:-1]
+    offsets = np.cumsum([0, *(p.modes for p in fast.pieces)])[:-1]
     column = size + np.concatenate([m.column + o for m, o in zip(modes, offsets, strict=True)])
     sign = np.concatenate([m.share * m.sign for m in modes])
     moved, loss, weights = (np.concatenate([d[..., :size], d[..., column] * sign], -1) for d in by)
+    places = np.cumsum([0, *(p.flat().size for p in fast.pieces)])
+    for m, a, b in zip(modes, places[:-1], places[1:], strict=True):
+        held = m.held(states[:, a:b])
+        if held is not None:
+            moved[:, a:b] -= held[:, :, None] * (held[:, None, :] @ moved[:, a:b])
     return Linear(velocity, moved[..., :size], moved[..., size:], loss, weights)
 
 
 @eqx.filter_jit
 def _derivatives(fast: Fast, states: Float[Array, "block size"]):
-    counts = [disturbances(p) for p in fast.pieces]
+    counts = [p.modes for p in fast.pieces]
 
     def motion(point):
         state, amounts = point[: states.shape[1]], point[states.shape[1] :]
         split = jnp.split(amounts, np.cumsum(counts)[:-1].tolist())
         pieces = fast.unpack(state)
-        parts = [disturbed(p, a) for p, a in zip(pieces, split, strict=True)]
+        parts = [p.disturbed(a) for p, a in zip(pieces, split, strict=True)]
         loss, force = fast.flow.forces(assembled(parts, fast.layout, fast.flow.names))
         velocity = jnp.concatenate(
             [
-                pushed(p, force[n][i], a)
+                p.pushed(force[n][i], a)
                 for p, (n, i), a in zip(pieces, fast.layout, split, strict=True)
             ]
         )

@@ -62,7 +62,7 @@ def passages(
     start = -_begun(paths[0], -waits[:1]).T
     causes = _Causes(start, np.zeros(1, bool))
     out: list[Passed] = []
-    lag, joined = 0.0, None
+    match, joined = _Match(0.0, 0.0, np.zeros(len(start))), None
     for k, path in enumerate(paths):
         if not waits[k] > 0.0:
             break
@@ -72,33 +72,36 @@ def passages(
             was = np.zeros_like(fallen)
             was[_successor(paths[k - 1])] = paths[k - 1].living
             fallen = was & ~path.living
-        place = np.arange(len(fallen)) + causes.add(np.zeros((len(causes.columns), len(fallen))))
+        place = np.arange(len(fallen)) + causes.add(np.zeros((len(start), len(fallen))))
         if joined is not None:
             place[fallen] = joined
         taken = None
         if following is not None:
             entering = following.living[_successor(path)] & ~path.living
-            taken = int(place[entering][0]) if entering.any() else causes.add(_zeros(causes))
+            taken = int(place[entering][0]) if entering.any() else causes.add(np.zeros_like(start))
             place[entering] = taken
-        from_s = lag - waits[k]
-        wait = waits[k + 1] if following is not None else math.inf
-        lag, worst = _match(path, following, wait)
-        crossing = _followed(causes, place, path, scale, float(waits[k]), from_s, lag)
-        joined = causes.add(_unfinished(path, following, np.array([lag])).T)
-        logs = plateaus[k].log_sizes(scale, lag)
-        weights, loss = plateaus[k].bounds(causes.columns, _sizes(logs))
-        out.append(Passed(crossing, causes.second[: len(crossing)], lag, weights, loss))
+        wait, from_s = float(waits[k]), match.lag - float(waits[k])
+        if k == 0 and _aligning(path, np.zeros(1)).any():
+            first = _first_match(path, wait)
+            _followed(causes, place, path, scale, wait, from_s, first.lag - wait)
+            from_s = first.lag - wait
+            causes.add(_aligning(path, np.array([first.lag])).T)
+            causes.add(_second_order(path, first), second=True)
+        match = _match(path, following, waits[k + 1] if following is not None else math.inf)
+        crossing = _followed(causes, place, path, scale, wait, from_s, match.lag)
+        joined = causes.add(_unfinished(path, np.array([match.lag]), following).T)
+        sizes = _sizes(plateaus[k].log_sizes(scale, match.lag))
+        weights, loss = plateaus[k].bounds(causes.columns, sizes)
+        out.append(Passed(crossing, causes.second[: len(crossing)], match.lag, weights, loss))
         if following is None:
             break
         assert taken is not None
+        since = np.array([match.lag])
         causes.columns = _carried(path, following) @ causes.columns
-        causes.columns[:, taken] -= _begun(following, np.array([lag - wait]))[0]
-        causes.add(_second_order(following, worst), second=True)
+        causes.columns[:, joined] += _aligning(following, since - path.s[-1])[0]
+        causes.columns[:, taken] -= _begun(following, since - waits[k + 1])[0]
+        causes.add(_second_order(following, match), second=True)
     return out
-
-
-def _zeros(causes: _Causes) -> np.ndarray:
-    return np.zeros((len(causes.columns), 1))
 
 
 def _sizes(logs: np.ndarray) -> np.ndarray:
@@ -179,17 +182,13 @@ def _at_rest(
     return over, into
 
 
-def _unfinished(path: Path, following: Path | None, s: np.ndarray) -> np.ndarray:
+def _unfinished(path: Path, s: np.ndarray, following: Path | None) -> np.ndarray:
     """How far an orbit is from its saddle and from its straight tails, at times s."""
     after = following.modes if following is not None else [None] * len(path.modes)
-    end, last = np.asarray(path.orbit.saddle.start()), float(path.s[-1])
-    rows = [
-        m.ends(x, v, n)
-        for m, x, v, n in zip(
-            path.modes, path.split(end), path.split(path.end.velocity), after, strict=True
-        )
-    ]
-    asymptote, slope = np.concatenate(rows, axis=1)
+    state, last = path.rest, float(path.s[-1])
+    slope = path.split(path.end.velocity)
+    parts = zip(path.modes, path.split(state), slope, after, strict=True)
+    asymptote, slope = np.concatenate([m.ends(x, v, n) for m, x, v, n in parts], axis=1)
     inside = np.minimum(s, last)
     found = path.orbit.states(inside) - asymptote - slope * (inside - last)[:, None]
     for i in np.flatnonzero(s > last):
@@ -204,17 +203,29 @@ def _begun(path: Path, s: np.ndarray) -> np.ndarray:
     return raw.states(inside) - raw.state[0] - raw.velocity[0] * (inside - first)[:, None]
 
 
-def _match(path: Path, following: Path | None, wait: float) -> tuple[float, float]:
-    """Lag at which one orbit hands over to the next, and what is left then.
+def _aligning(path: Path, waited: np.ndarray) -> np.ndarray:
+    return np.concatenate([m.aligning(waited) for m in path.modes], axis=1)
 
-    Where the larger of what the one has not finished and the other has begun is least: what is
-    left at the match enters squared.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Match:
+    """Where one orbit hands over to the next: `lag` after the transition before.
+
+    `worst`: what is left there, which enters squared; `own`: what enters single sizes squared.
     """
+
+    lag: float
+    worst: float
+    own: np.ndarray
+
+
+def _match(path: Path, following: Path | None, wait: float) -> _Match:
+    """Where the larger of what the one has not finished and the other has begun is least."""
     last = float(path.s[-1])
     if following is None:
-        return last, 0.0
+        return _Match(last, 0.0, np.zeros(path.state.shape[1]))
     if not wait > 0.0:
-        return _FLOOR, 1.0
+        return _Match(_FLOOR, 1.0, np.zeros(path.state.shape[1]))
     inside = path.s[(path.s > 0.0) & (path.s < wait)]
     later = wait + following.s[following.s < 0.0]
     later = later[later > last]
@@ -222,17 +233,30 @@ def _match(path: Path, following: Path | None, wait: float) -> tuple[float, floa
     if len(later):
         later = np.concatenate([[0.5 * (last + later[0])], later])
     lags = np.concatenate([inside, later, [0.5 * wait] if not len(inside) + len(later) else []])
-    left = _unfinished(path, following, lags) @ _carried(path, following).T
-    begun = _begun(following, lags - wait)
-    both = np.maximum(np.max(np.abs(left), axis=1), np.max(np.abs(begun), axis=1))
-    both = np.maximum(both, _FLOOR)
-    best = np.flatnonzero(both <= np.min(both) * 1.0001)
-    return float(lags[best[len(best) // 2]]), float(np.min(both))
+    left = _unfinished(path, lags, following) @ _carried(path, following).T
+    return _least(following, lags, left + _aligning(following, lags - last), wait)
+
+
+def _first_match(path: Path, wait: float) -> _Match:
+    """From where on columns without a direction are on the way to that of the first plateau."""
+    lags = wait + path.s[path.s < 0.0]
+    lags = np.concatenate([lags[lags > 0.0], wait * np.linspace(0.05, 0.95, 19)])
+    return _least(path, lags, _aligning(path, lags), wait)
+
+
+def _least(following: Path, lags: np.ndarray, left: np.ndarray, wait: float) -> _Match:
+    both = np.maximum(np.abs(left), np.abs(_begun(following, lags - wait)))
+    leading = np.concatenate([m.leading for m in following.modes])
+    most = np.maximum(np.max(both[:, leading], axis=1), _FLOOR)
+    best = np.flatnonzero(most <= np.min(most) * 1.0001)
+    i = int(best[len(best) // 2])
+    own = [m.squared(x) for m, x in zip(following.modes, following.split(both[i]), strict=True)]
+    return _Match(float(lags[i]), float(most[i]), np.concatenate(own))
 
 
 def _carried(path: Path, following: Path) -> np.ndarray:
-    pairs = zip(path.modes, following.modes, strict=True)
-    return np.asarray(block_diag(*(m.carried(n) for m, n in pairs)))
+    parts = zip(path.modes, following.modes, path.split(path.rest), strict=True)
+    return np.asarray(block_diag(*(m.carried(n, x) for m, n, x in parts)))
 
 
 def _successor(path: Path) -> np.ndarray:
@@ -240,7 +264,7 @@ def _successor(path: Path) -> np.ndarray:
     return np.concatenate([m.successor() + o for m, o in zip(path.modes, offsets, strict=True)])
 
 
-def _second_order(following: Path, worst: float) -> np.ndarray:
+def _second_order(following: Path, match: _Match) -> np.ndarray:
     """An estimate of what is squared at a match: on the sizes of those that enter, and of others.
 
     Without a sign, and apart from each other so that they do not cancel.
@@ -249,4 +273,5 @@ def _second_order(following: Path, worst: float) -> np.ndarray:
     sizes = fast.log_sizes
     entering = sizes & fast.active & (following.orbit.state[0] < ENTERED)
     others = sizes & ~fast.active
-    return worst**2 * np.stack([entering, others], axis=1).astype(float)
+    square = np.maximum(match.worst, match.own) ** 2
+    return square[:, None] * np.stack([entering, others], axis=1)

@@ -16,13 +16,12 @@ from .columns import Columns
 class SymmetricBlock(Block):
     """Columns [x; x] under the symmetric part of the force."""
 
-    def weight(self):
-        size = jnp.where(self.living, jnp.exp(2.0 * self.log_size), 0.0)
+    def made_of(self, square):
         half = self._half()
-        return jnp.matmul(half * size[None], half.T)
+        return jnp.matmul(half * square[None], half.T)
 
-    def velocity(self, force):
-        return super().velocity(0.5 * (force + force.T))
+    def moving(self, force, share):
+        return super().moving(0.5 * (force + force.T), share)
 
     def _half(self):
         return 0.5 * (self.direction[: self.split] + self.direction[self.split :])
@@ -50,6 +49,7 @@ class SymmetricColumns(Columns):
         count = len(self.exponent)
         complement = np.linalg.svd(self.weight)[0][:, self.k :]
         h, p = np.linalg.eigh(complement.T @ (0.5 * (force + force.T)) @ complement)
+        self.force = force
         self.left = (complement @ p)[:, ::-1][:, :count]
         self.right, self.floor = self.left, floor
         self.strength = np.where(np.abs(h) > floor, h, 0.0)[::-1][:count]
