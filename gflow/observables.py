@@ -60,11 +60,6 @@ def keeps_its_branch(record: dict[str, np.ndarray]) -> bool:
     return bool(np.all(~(clear & (signs > 0)).any(axis=0) | ~(clear & (signs < 0)).any(axis=0)))
 
 
-def is_active(log_abs: np.ndarray, log_alpha: float) -> np.ndarray:
-    """True where |θ| > √α: the exponent log|θ|/log α is below ½."""
-    return log_abs > 0.5 * log_alpha
-
-
-def diagonal_rank(log_abs: np.ndarray, log_alpha: float) -> np.ndarray:
-    """Rank of diag(θ) along the last axis: the number of active entries."""
-    return np.sum(is_active(log_abs, log_alpha), axis=-1)
+def above_sqrt_alpha(log_abs: np.ndarray, log_alpha: float) -> np.ndarray:
+    """How many along the last axis have |θ| > √α, that is log|θ|/log α < ½."""
+    return np.sum(log_abs > 0.5 * log_alpha, axis=-1)

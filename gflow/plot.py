@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .observables import diagonal_rank, is_matrix, log_abs_weight, log_modes
+from .observables import above_sqrt_alpha, is_matrix, log_abs_weight, log_modes
 
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -82,7 +82,7 @@ def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
 
 
 def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
-    """Time and rank of a leaf, all heads together, between recorded steps as well.
+    """Time and number of modes above √α, all heads together, between recorded steps as well.
 
     On a plateau steps are long while log|s| and log|d| are straight lines, so these are
     interpolated.
@@ -99,11 +99,15 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
         logs = between(log_modes(record))
     else:
         logs = log_abs_weight({k: between(record[k]) for k in ("log_s", "log_d")})
-    return grid, diagonal_rank(logs, trajectory.log_alpha)
+    return grid, above_sqrt_alpha(logs, trajectory.log_alpha)
 
 
 def ranks(trajectory, leaf: str, ax=None, **style):
-    """Number of weights |θ| > √α of a leaf, or of singular values s > √α, against time."""
+    """Number of weights |θ| > √α of a leaf, or of singular values s > √α, against time.
+
+    A weight passes √α half-way up from the size α² it starts at, before its stage: at three
+    quarters of the time where it starts at rest.
+    """
     ax = new_axes(ax)
     _, label = time_axis(trajectory)
     x, counts = rank_curve(trajectory, leaf)
@@ -113,6 +117,6 @@ def ranks(trajectory, leaf: str, ax=None, **style):
         if is_matrix(trajectory.leaves[leaf])
         else r"entries $|\theta_i| > \sqrt{\alpha}$"
     )
-    ax.set(xlabel=label, ylabel=f"rank ({counted})")
+    ax.set(xlabel=label, ylabel=f"number of {counted}")
     ax.yaxis.get_major_locator().set_params(integer=True)
     return ax

@@ -17,7 +17,7 @@ from . import plot, storage
 from .flow import Flow, leaf_name, trained_leaves
 from .integrate import resolve
 from .lazy import Lazy
-from .observables import diagonal_rank, is_matrix, log_modes
+from .observables import above_sqrt_alpha, is_matrix, log_modes
 from .parameters import Small, Trainable, is_parameter
 from .stages import MeasuredStage, find_stages
 
@@ -72,7 +72,8 @@ class Trajectory:
     - `t`, `tau`: flow time and t/log(1/α); `loss`: data loss at these times.
     - `observables[name]`: by leaf name the effective weight, `name.log_abs` its log|θ| (of a
       product of matrices `name.log_singular`, the logarithms of its singular values),
-      `name.rank` the number of active ones along the last axis; and the user's own.
+      `name.above_sqrt_alpha` the number of those above √α along the last axis, whether they rest
+      there or not (the ranks of plateaus are those of `stages`); and the user's own.
     - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
@@ -314,7 +315,9 @@ def _leaf_observables(
             sizes = functools.cache(functools.partial(log_modes, record))
             out[f"{name}.log_singular" if is_matrix(record) else f"{name}.log_abs"] = sizes
             if log_alpha < 0 and record["value"].ndim > 1:
-                out[f"{name}.rank"] = lambda sizes=sizes: diagonal_rank(sizes(), log_alpha)
+                out[f"{name}.above_sqrt_alpha"] = lambda sizes=sizes: above_sqrt_alpha(
+                    sizes(), log_alpha
+                )
     return out
 
 

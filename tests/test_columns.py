@@ -200,8 +200,8 @@ def test_composite_curve_and_ranks():
     np.testing.assert_allclose(
         finite.value(tau)["weight"], run.observables["weight"][rows], rtol=0, atol=1e-4
     )
-    ranks = run.observables["weight.rank"][rows]
-    assert np.mean(finite.rank(tau)["weight"] == ranks) > 0.95
+    ranks = run.observables["weight.above_sqrt_alpha"][rows]
+    assert np.mean(finite.above_sqrt_alpha(tau)["weight"] == ranks) > 0.95
     assert set(ranks) == {0, 1, 2, 3}
 
 

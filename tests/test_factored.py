@@ -80,7 +80,7 @@ def test_ranks_rise_one_by_one_and_modes_grow_at_their_own_rates():
     run = gflow.simulate(network(-scale), NETWORK_LOSS, t1=1.3 * scale, save=times)
     rows = np.searchsorted(run.t, times)
     expected = np.sum(np.outer(times, sizes) > 0.75 * scale, axis=1)
-    np.testing.assert_array_equal(run.observables["weight.rank"][rows], expected)
+    np.testing.assert_array_equal(run.observables["weight.above_sqrt_alpha"][rows], expected)
     logs = run.observables["weight.log_singular"][rows]
     early = times < 0.9 * scale / sizes[0]
     slopes = np.diff(logs[early], axis=0) / np.diff(times[early])[:, None]
@@ -619,7 +619,7 @@ def test_continuing_from_a_file_equals_going_straight(tmp_path):
     loaded = gflow.Trajectory.load(tmp_path / "run.nc", like=model)
     assert eqx.tree_equal(loaded.final, first.final)
     continued(loaded.final, first, straight, objective)
-    for name in ("loss", "weight", "weight.log_singular", "weight.rank"):
+    for name in ("loss", "weight", "weight.log_singular", "weight.above_sqrt_alpha"):
         one, two = ((r.loss if name == "loss" else r.observables[name]) for r in (first, loaded))
         np.testing.assert_array_equal(one, two)
 

@@ -369,7 +369,7 @@ def test_a_stack_of_layers_runs_from_far_below_the_floats():
     )
     assert run.successful
     assert run.loss[-1] < 0.5 * run.loss[0]
-    ranks = {name: run.observables[f"{name}.rank"] for name in trained_leaves(model)}
+    ranks = {name: run.observables[f"{name}.above_sqrt_alpha"] for name in trained_leaves(model)}
     assert all(rank[0] == 0 and rank[-1] <= 2 for rank in ranks.values())
     # value–output weights of both layers first: without them keys and queries feel nothing
     kq, vo = ([run.tau[ranks[f"layers.{i}.{name}"] > 0] for i in (0, 1)] for name in ("kq", "vo"))

@@ -72,7 +72,7 @@ def test_between_the_steps_that_are_kept(runs):
 def test_a_pickle_holds_what_is_recorded(runs):
     whole = runs[0]
     again = pickle.loads(pickle.dumps(whole))
-    for name in ("weight", "weight.log_singular", "weight.rank"):
+    for name in ("weight", "weight.log_singular", "weight.above_sqrt_alpha"):
         np.testing.assert_array_equal(again.observables[name], whole.observables[name])
         np.testing.assert_array_equal(again.error[name], whole.error[name])
     with pytest.raises(ValueError, match="needs its flow"):

@@ -124,10 +124,10 @@ def spectrum_with_times(trajectory, prediction: Prediction, ax=None, logarithmic
 
 
 def ranks_with_times(trajectory, prediction: Prediction, ax=None):
-    """Rank of each leaf, all heads together: simulated count and predicted one."""
+    """Modes of each leaf above √α, all heads together: simulated count and predicted one."""
     ax = new_axes(ax)
     grid = np.linspace(0.0, float(trajectory.tau[-1]), 1500)
-    ranks = prediction.at(trajectory.log_alpha).rank(grid)
+    ranks = prediction.at(trajectory.log_alpha).above_sqrt_alpha(grid)
     for i, leaf in enumerate(prediction.start.value):
         colour = COLOURS[i % len(COLOURS)]
         plot_ranks(trajectory, leaf, ax, color=colour, label=f"{leaf}, simulated")

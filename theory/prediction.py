@@ -184,11 +184,11 @@ class FiniteAlpha:
         """Composite effective weights by leaf name, with leading axes of `tau`."""
         return self._composite(tau)[1]
 
-    def rank(self, tau: ArrayLike) -> dict[str, np.ndarray]:
-        """Weights (of a matrix: singular values) above √α, as a simulation counts them.
+    def above_sqrt_alpha(self, tau: ArrayLike) -> dict[str, np.ndarray]:
+        """How many weights (of a matrix: singular values) are above √α, as a simulation counts.
 
         With leading axes of `tau`. A weight passes √α before its stage, half-way up from the
-        size α² it starts at.
+        size α² it starts at; the rank of a plateau is `Stage.rank`.
         """
         logs = self._log_weights(tau)
         return {n: np.sum(x > 0.5 * self.log_alpha, axis=-1) for n, x in logs.items()}

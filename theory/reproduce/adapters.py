@@ -96,7 +96,7 @@ def _draw(report: Report, run: gflow.Trajectory, smaller: gflow.Trajectory, pred
     plot.ranks_with_times(run, prediction, axes[0, 1])
     axes[0, 1].set(
         title=f"ranks at {alpha_label(run.log_alpha)}, heads added up",
-        ylabel=r"rank (singular values $>\sqrt{\alpha}$)",
+        ylabel=r"number of singular values $>\sqrt{\alpha}$",
     )
     plot.spectrum_with_times(smaller, prediction, axes[1, 0])
     axes[1, 0].set_title(f"singular values of the adapters, {alpha_label(smaller.log_alpha)}")

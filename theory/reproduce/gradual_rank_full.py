@@ -108,7 +108,7 @@ def head(report: Report) -> None:
     plot.ranks_with_times(main, prediction, axes[0, 1])
     axes[0, 1].set(
         title=f"ranks at {alpha_label(main.log_alpha)}",
-        ylabel=r"rank (singular values $>\sqrt{\alpha}$)",
+        ylabel=r"number of singular values $>\sqrt{\alpha}$",
     )
     plot.spectrum_with_times(main, prediction, axes[1, 0])
     axes[1, 0].set_title("singular values of the two matrices")
