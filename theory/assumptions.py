@@ -93,7 +93,7 @@ def _restart(orbit: Orbit, log_change: np.ndarray) -> float:
     state = orbit.state[0] + np.where(changed, 0.5 * log_change, 0.0)
     fast = eqx.tree_at(lambda f: f.pieces, fast, tuple(fast.unpack(state)))
     try:
-        again = connect(fast, float(np.max(np.abs(orbit.velocity[0]))), tolerance=1e-7)
+        again = connect(fast, orbit.limits, tolerance=1e-7)
     except (Degenerate, Unbounded):
         return math.inf
     ends = [_flat(o.saddle_weights) for o in (again, orbit)]

@@ -8,6 +8,7 @@ well-determined as those of the active ones, however long the orbit.
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gflow.gauge import clearing, column_velocity, moved
@@ -83,6 +84,10 @@ class Block(Piece):
     @property
     def log_sizes(self):
         return jnp.arange(self.direction.size + self.log_size.size) >= self.direction.size
+
+    def scales(self, speed):
+        # directions have no units of their own
+        return np.full_like(speed, np.max(speed[np.asarray(self.active)], initial=0.0))
 
     def without(self, gone):
         return eqx.tree_at(lambda b: b.living, self, self.living & ~gone[self.direction.size :])

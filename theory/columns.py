@@ -21,6 +21,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from gflow.factored import Factored
 from gflow.gauge import orthogonal
@@ -29,6 +30,7 @@ from .column_piece import Block
 from .orbits import Degenerate
 from .part import Due, Part, Passage
 from .prediction import Coordinate, coordinate_label
+from .scales import DOUBT
 
 #: A dormant column this much of which (a logarithm) does not grow is left with rounding.
 _LOST = -25.0
@@ -45,7 +47,8 @@ class Columns(Part):
     which one does, before the columns have turned. Items are dormant columns.
     """
 
-    directed = True
+    directed, single = True, False
+    roundings = 5e5
     #: Its piece of an orbit.
     block: type[Block] = Block
 
@@ -58,7 +61,8 @@ class Columns(Part):
         self.free: np.ndarray | None = free
         self.origin: tuple[np.ndarray, np.ndarray] | None = None
         self.left, self.right = np.zeros((split, r)), np.zeros((rows - split, r))
-        self.strength, self.floor, self.force = np.zeros(r), 0.0, np.zeros_like(self.weight)
+        self.strength, self.faint, self.floor = np.zeros(r), np.zeros(r), 0.0
+        self.force = np.zeros_like(self.weight)
 
     @property
     def rank(self) -> np.ndarray:
@@ -80,20 +84,25 @@ class Columns(Part):
         m, n = self.weight.shape
         return m == n == self.k + len(self.exponent)
 
-    def feel(self, force: np.ndarray, floor: float) -> None:
+    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
         """Singular vectors and values of the force on the complement of the saddle."""
         self._face(force, floor)
         if self.free is not None and self.strength.any():
             self._align()
 
-    def _face(self, force: np.ndarray, floor: float) -> None:
+    def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
         self.force = force
         u, _, vt = np.linalg.svd(self.weight)
         uc, vc = u[:, self.k :], vt[self.k :].T
         p, h, qt = np.linalg.svd(uc.T @ force @ vc)
         count = len(self.exponent)
         self.left, self.right = (uc @ p)[:, :count], (vc @ qt.T)[:, :count]
-        self.strength, self.floor = np.where(h > floor, h, 0.0)[:count], floor
+        self._grows(h[:count], floor)
+
+    def _grows(self, h: np.ndarray, floor: ArrayLike) -> None:
+        self.floor = float(np.max(floor))
+        self.strength = np.where(np.abs(h) > self.floor, h, 0.0)
+        self.faint = h
 
     def _align(self) -> None:
         """Columns that a force tells apart for the first time: sizes from volumes."""
@@ -121,8 +130,13 @@ class Columns(Part):
             growth[-1] *= -1
         return growth - self.decay
 
-    def due(self) -> Due:
+    def due(self, faint: bool = False) -> Due:
         exponent, rates, size = self.exponent, self.rates, self.size
+        if faint:
+            rates = np.where(rates > self.floor, 0.0, self.faint - self.decay)
+            growing = rates > DOUBT * self.floor
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return Due(np.where(growing, exponent / rates, math.inf), rates, size)
         if self.branch < 0 and len(exponent) == 1:
             # its growing part is what the conserved balance leaves of it
             exponent, size = self.balance - exponent, np.full(1, math.nan)

@@ -72,6 +72,10 @@ class Piece(eqx.Module):
     def without(self, gone: Bool[Array, " size"]) -> "Piece":
         """The same state, with the active parts of these log-sizes made dormant."""
 
+    def scales(self, speed: np.ndarray) -> np.ndarray:
+        """With what the speed of each component is compared: its own, or that of the piece."""
+        return speed
+
     @property
     def drifts(self) -> bool:
         """Whether rounding takes the state off a manifold that `recentred` puts it back on."""
@@ -134,6 +138,12 @@ class Fast(eqx.Module):
     @property
     def log_sizes(self) -> np.ndarray:
         return np.concatenate([np.asarray(p.log_sizes) for p in self.pieces])
+
+    def scales(self, speed: np.ndarray) -> np.ndarray:
+        """The speeds of all components, each on the scale of its piece."""
+        cuts = np.cumsum([p.flat().size for p in self.pieces])[:-1]
+        parts = zip(self.pieces, np.split(speed, cuts), strict=True)
+        return np.concatenate([p.scales(x) for p, x in parts])
 
     def without(self, gone: np.ndarray) -> "Fast":
         if not gone.any():

@@ -57,12 +57,14 @@ def predict(
     order in which they switch on.
 
     **Raises:** ValueError for a stack of models (see `predict_batch`), leaves of another kind,
-    |u| = |v| exactly, more columns than min(m, n), Λ ≤ 0 or unknown, an accidental tie, an
-    objective unbounded below, a degenerate saddle.
+    |u| = |v| exactly, more columns than min(m, n), Λ ≤ 0 or unknown, factors that are not small,
+    a tie of unequal rates or of columns of one matrix, an objective unbounded below or with its
+    minimum at infinity, a gradient that is not finite.
 
     **Regime:** α → 0, unique winners, strict minima on the support (among matrices of the
-    rank). Copies with equal gradient (heads while attention is uniform) switch together with
-    predicted shares; a second mode that heads would share ends the path with the reason.
+    rank). Modes of equal exponent and rate (heads while attention is uniform, equal effects)
+    switch together, copies with predicted shares; a degenerate saddle, or a second mode that
+    heads would share, ends the path with the reason (`.ended`).
 
     ```python
     pred = theory.gradual_rank.predict(model, objective)

@@ -12,16 +12,17 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from gflow.hadamard import Hadamard
 
 from .fast import Piece
 from .part import Due, Part, Passage, log_abs
 from .prediction import Coordinate, coordinate_label
+from .scales import DOUBT
 
-#: A weight of a continued run this far below the largest one has not switched yet.
-_ON_ITS_WAY = 1e-3
+#: A weight of a continued run this far below where it is going has not begun to switch.
+_ON_ITS_WAY = 1e-8
 #: Rows of the tables: factor s, factor d.
 _SIDE = np.array([1.0, -1.0])[:, None]
 
@@ -77,14 +78,15 @@ class HadamardWeights(Part):
     Items are factors: first s of every weight, then d of every weight.
     """
 
-    directed = False
+    directed, single = False, True
+    roundings = 1e3
 
     def __init__(self, name: str, leaf: Hadamard, log_alpha: float, decay: float):
         self.name, self.head, self.shape = name, (), leaf.shape
         self.decay = decay
         self.exponent, self.size = _scales(leaf, log_alpha)
         self.count = self.exponent.shape[1]
-        self.force, self.floor = np.zeros(self.count), 0.0
+        self.force, self.floor = np.zeros(self.count), np.zeros(())
         growing = np.any(self.exponent < -1e-12, axis=0)
         if growing.any():
             raise ValueError(
@@ -128,8 +130,8 @@ class HadamardWeights(Part):
     def copies(self, item: int):
         return "weight", item // self.count, self.coordinate(item)[1][-1:]
 
-    def feel(self, force: np.ndarray, floor: float) -> None:
-        self.force, self.floor = np.ravel(force), floor
+    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
+        self.force, self.floor = np.ravel(force), np.ravel(floor)
 
     @property
     def rates(self) -> np.ndarray:
@@ -137,9 +139,10 @@ class HadamardWeights(Part):
         rates = _SIDE * np.where(np.abs(self.force) > self.floor, self.force, 0.0) - self.decay
         return np.where(np.stack([self.alive > 0, self.alive < 0]), 0.0, rates)
 
-    def due(self) -> Due:
-        rates = self.rates
-        growing = (rates > self.floor) & (self.alive == 0)[None]
+    def due(self, faint: bool = False) -> Due:
+        rates = _SIDE * self.force - self.decay if faint else self.rates
+        growing = rates > (DOUBT * self.floor if faint else self.floor)
+        growing = growing & (self.alive == 0)[None] & ~(faint & (self.rates > self.floor))
         with np.errstate(divide="ignore", invalid="ignore"):
             wait = np.where(growing, self.exponent / rates, np.inf)
         return Due(wait.ravel(), rates.ravel(), self.size.ravel())
@@ -204,10 +207,15 @@ class HadamardWeights(Part):
         half = 0.5 * float(weight.ravel()[index])
         return (index, 0.5 * math.log(4.0 * abs(half)), half) if half else None
 
-    def defer(self, passage: Passage, largest: float, log_alpha: float) -> bool:
+    def rising(self, passage: Passage) -> list[int]:
+        x, end = (np.asarray(p.flat()) for p in (passage.before, passage.after))
+        below = np.asarray(passage.after.active) & (x < end - 0.5 * math.log(2.0))
+        return [int(i) for i in np.flatnonzero(below)]
+
+    def defer(self, passage: Passage, log_alpha: float) -> bool:
         x, end = (np.asarray(p.flat()) for p in (passage.before, passage.after))
         rest = np.asarray(passage.after.active)
-        away = rest & (end > x) & (0.25 * np.exp(2.0 * x) < _ON_ITS_WAY * largest)
+        away = rest & (x < end + 0.5 * math.log(_ON_ITS_WAY))
         row = np.stack([away & (self.alive > 0), away & (self.alive < 0)])
         self.exponent = np.where(row, self.size / log_alpha, self.exponent)
         self.size = np.where(row, 0.0, self.size)

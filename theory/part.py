@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import ArrayLike
 
 from .fast import Piece
 from .prediction import Coordinate
-
-#: A force this much below the largest initial one counts as zero.
-FORCE_FLOOR = 1e-10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +46,13 @@ class Part(abc.ABC):
     name: str
     head: tuple[int, ...]
     weight: np.ndarray
+    #: b of every item.
+    size: np.ndarray
+    #: A force counts as zero up to so many roundings of the terms it is made of.
+    roundings: float
+    #: Whether each entry of the weight has units of its own.
+    single: bool
+    decay: float
     #: Modes learned by several heads at once stay parallel (a weight has no direction to lose).
     directed: bool
 
@@ -60,12 +65,17 @@ class Part(abc.ABC):
     def active(self) -> list[Coordinate]:
         """The modes that are not dormant."""
 
+    def size_of(self, force: np.ndarray) -> np.ndarray:
+        """How large a force is: entry by entry, or one number where entries mix."""
+        return np.abs(force) if self.single else np.asarray(np.linalg.norm(force, 2))
+
     @abc.abstractmethod
-    def feel(self, force: np.ndarray, floor: float) -> None:
+    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
         """The force of the plateau; what is below `floor` is zero."""
 
     @abc.abstractmethod
-    def due(self) -> Due: ...
+    def due(self, faint: bool = False) -> Due:
+        """What grows or, if `faint`, what would if forces that count as zero were real."""
 
     @property
     @abc.abstractmethod
@@ -93,7 +103,7 @@ class Part(abc.ABC):
 
     @abc.abstractmethod
     def land(
-        self, entries: Mapping[int, float], passage: Passage, force: np.ndarray, floor: float
+        self, entries: Mapping[int, float], passage: Passage, force: np.ndarray, floor: ArrayLike
     ) -> None:
         """At the next saddle, with what the dormant modes gained on the orbit."""
 
@@ -104,7 +114,15 @@ class Part(abc.ABC):
         """
         return None
 
-    def defer(self, passage: Passage, largest: float, log_alpha: float) -> bool:
+    def forget(self) -> None:
+        """At a saddle that is never quite reached: sizes of dormant modes are not known."""
+        self.size = np.full_like(self.size, math.nan)
+
+    def rising(self, passage: Passage) -> list[int]:
+        """Items that are active and below half of what they become."""
+        return []
+
+    def defer(self, passage: Passage, log_alpha: float) -> bool:
         """Make modes dormant that are still on their way to another saddle; whether any was."""
         return False
 

@@ -27,14 +27,22 @@ from gflow.flow import Flow
 from .curves import Curves
 from .fast import Fast, Layout, assembled
 from .kinks import Kink, find_kink, has_kinks
-from .orbits import Degenerate, Orbit, Unbounded, connect
-from .part import FORCE_FLOOR, Part, Passage
+from .orbits import Degenerate, Limits, Orbit, Unbounded, connect
+from .part import Part, Passage
 from .prediction import Coordinate, Prediction, Stage, Start, coordinate_label
+from .scales import Scale, felt
 
 #: Candidates whose times agree to this relative accuracy are tied.
 _TIE = 1e-9
 #: Log-size at which the leading winner enters its orbit: its weight is about e^{-40}.
 _ENTRY = -20.0
+#: Weights of a group that keep the ratio of their squared sizes to this accuracy are copies.
+_COPIES = 1e-6
+_DEGENERATE = (
+    "degenerate saddle: the flow creeps into the saddle after {} as a power of time, not "
+    "exponentially (what moves last relaxes there at {:.1g} of its speed before: no curvature). "
+    "What follows has no time of the form T·Λ + C and is not predicted"
+)
 
 
 class _Winner(NamedTuple):
@@ -53,46 +61,52 @@ class SaddlePath:
         self.layout = tuple((p.name, p.head) for p in parts)
         self.tau, self.offset = elapsed / -log_alpha, 0.0
         self.copies: list[set[Coordinate]] = []
-        self.loss, forces = self._evaluate()
+        self.scales = [Scale(p.roundings, p.decay) for p in parts]
+        self.drop = 0.0
         # a start at rest has no force to compare with: that at zero weights sets the unit
-        at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts])[1]
-        self.force_scale = max(_norm(g) for g in (*forces, *at_zero))
+        at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts], "at zero weights")[1]
+        self.loss, forces = self._evaluate([p.weight for p in parts], "at the start")
         self.kinked = has_kinks(flow, parts)
         if self.kinked and not any(p.active for p in parts):
             self._refuse_kinks()
-        if not self.force_scale > 0:
+        if not self._pulls(at_zero) and not self._pulls(forces):
             raise ValueError(
                 "No weight feels a force at the start, so nothing ever escapes from it. In an "
                 "attention model make sure that value–output weights see a gradient at zero."
             )
-        self.floor = FORCE_FLOOR * self.force_scale
-        for part, force in zip(parts, forces, strict=True):
-            part.feel(force, self.floor)
+        self._feel(forces)
+
+    def _pulls(self, forces: Sequence[np.ndarray]) -> bool:
+        pairs = zip(self.parts, forces, self._floors(), strict=True)
+        return any(bool(np.any(p.size_of(g) > floor)) for p, g, floor in pairs)
+
+    def _feel(self, forces: Sequence[np.ndarray]) -> None:
+        for part, force, floor in zip(self.parts, forces, self._floors(), strict=True):
+            part.feel(force, floor)
 
     def follow(self, max_stages: int, source: str, validity: str) -> Prediction:
-        if any(p.active for p in self.parts):
-            self._settle()
-            self._refuse_kinks()
-        start = Start(self.tau, self._values(), self.loss, self._ranks())
-        stages: list[Stage] = []
-        orbits: list[Orbit] = []
-        plateaus = [[p.snapshot() for p in self.parts]]
+        found: list[tuple[Stage, Orbit]] = []
+        start, plateaus = self._begin(found)
         ended = f"stopped at max_stages = {max_stages}"
-        while len(stages) < max_stages:
+        while len(found) < max_stages:
             try:
-                found = self._next_stage(len(stages) + 1)
+                transition = self._next_stage(len(found) + 1)
             except Degenerate as error:
                 ended = str(error)
-                warnings.warn(f"The saddle path is predicted up to here: {error}", stacklevel=3)
                 break
-            if found is None:
-                ended = "complete: nothing that is dormant feels a force that makes it grow"
-                if held_back := sum(p.held_back for p in self.parts):
-                    ended += f"; decay holds {held_back} back that would"
+            if transition is None:
+                ended = self._complete()
                 break
-            stages.append(found[0])
-            orbits.append(found[1])
+            found.append(transition)
             plateaus.append([p.snapshot() for p in self.parts])
+            if transition[1].degenerate:
+                ended = _DEGENERATE.format(f"stage {len(found)}", transition[1].approach)
+                break
+        if not ended.startswith(("complete", "stopped")):
+            warnings.warn(f"The saddle path is predicted up to here: {ended}", stacklevel=3)
+        if found:
+            self._check_time(found[0][0])
+        stages, orbits = [s for s, _ in found], [o for _, o in found]
         curves = Curves(start, orbits, plateaus, self.layout, self.flow.names)
         return Prediction(start, stages, source, validity, ended, curves)
 
@@ -100,17 +114,80 @@ class SaddlePath:
         """What the force on a dormant weight depends on besides the saddle, if anything."""
         if not self.kinked:
             return None
-        return find_kink(self.flow, self.parts, self.log_alpha, self.force_scale)
+        largest = max(float(np.max(scale.force)) for scale in self.scales)
+        return find_kink(self.flow, self.parts, self.log_alpha, largest)
 
     def _refuse_kinks(self) -> None:
         if kink := self._kink():
             raise ValueError(f"At the start {kink}.")
 
-    def _evaluate(self, weights: Sequence[np.ndarray] | None = None):
-        """Loss and the force on every part, here or at other weights."""
-        weights = [p.weight for p in self.parts] if weights is None else weights
-        loss, force = _loss_and_force(self.flow, self._by_leaf(weights))
-        return float(loss), [np.asarray(force[name])[head] for name, head in self.layout]
+    def _begin(self, found: list[tuple[Stage, Orbit]]) -> tuple[Start, list[list[Part]]]:
+        """Where the path starts, with a stage that is under way there if there is one."""
+        if any(p.active for p in self.parts):
+            under_way = self._settle()
+            self._refuse_kinks()
+            if under_way is not None:
+                start, transition, before = under_way
+                found.append(transition)
+                return start, [before, [p.snapshot() for p in self.parts]]
+        start = Start(self.tau, self._values(), self.loss, self._ranks())
+        return start, [[p.snapshot() for p in self.parts]]
+
+    def _check_time(self, first: Stage) -> None:
+        time = first.tau * -self.log_alpha + first.offset
+        if time < self.elapsed - 1e-9 * abs(self.elapsed):
+            raise ValueError(
+                f"At the log_alpha = {self.log_alpha:g} of this model the first stage "
+                f"({first.label}) would come at t = T·Λ + C = {time:.6g}, before the start: its "
+                "factors are not small, being declared as α^e times factors that are as large as "
+                "1/α^e. Give the leaf the log_alpha that its factors have, exponents (0, 2) for a "
+                "weight that starts active, or take gflow.rescale(model, log_alpha) for the same "
+                "O(1) factors at a smaller α."
+            )
+
+    def _complete(self) -> str:
+        """That nothing grows any more, and what would if rounding were real."""
+        ended = "complete: nothing that is dormant feels a force that makes it grow"
+        if held_back := sum(p.held_back for p in self.parts):
+            ended += f"; decay holds {held_back} back that would"
+        due = [p.due(faint=True) for p in self.parts]
+        faint = [
+            (float(d.wait[j]), float(d.rate[j]), i, int(j))
+            for i, d in enumerate(due)
+            for j in np.flatnonzero(np.isfinite(d.wait))
+        ]
+        if not faint:
+            return ended
+        wait, rate, part, item = min(faint)
+        what = "1 force counts" if len(faint) == 1 else f"{len(faint)} forces count"
+        return (
+            f"{ended}. {what} as zero, being little more than rounding: if it is real, that of "
+            f"{rate:.2g} would switch {coordinate_label(self._coordinate(part, item))} at "
+            f"T ≈ {self.tau + wait:.3g}"
+        )
+
+    def _evaluate(self, weights: Sequence[np.ndarray], where: str):
+        """Loss and the force on every part, remembered as scales of what counts as zero."""
+        single = tuple(p.single for p in self.parts)
+        at = [jnp.asarray(w) for w in weights]
+        loss, forces, curvatures = felt(self.flow, at, self.layout, single)
+        forces = [np.asarray(g) for g in forces]
+        pairs = zip(self.layout, forces, strict=True)
+        broken = {name for (name, _), g in pairs if not np.all(np.isfinite(g))}
+        if broken:
+            raise ValueError(
+                f"The gradient {where} is not finite in {sorted(broken)}, so the limit has no "
+                "rates there. Look for a norm, root, logarithm or division of weights that are "
+                "zero, and add a small constant inside it or give it a derivative at zero."
+            )
+        for scale, p, g, h in zip(self.scales, self.parts, forces, curvatures, strict=True):
+            scale.see(p.size_of(g), np.nan_to_num(np.asarray(h)))
+            self.drop = max(self.drop, scale.drop())
+        self.drop = max(self.drop, abs(float(loss)))
+        return float(loss), forces
+
+    def _floors(self) -> list[np.ndarray]:
+        return [scale.floor(self.drop) for scale in self.scales]
 
     def _values(self) -> dict[str, np.ndarray]:
         return self._by_leaf([p.weight for p in self.parts])
@@ -122,30 +199,45 @@ class SaddlePath:
         whole = assembled(parts, self.layout, self.flow.names)
         return {name: np.asarray(x) for name, x in whole.items()}
 
-    def _settle(self) -> None:
+    def _settle(self) -> tuple[Start, tuple[Stage, Orbit], list[Part]] | None:
         """From an active start to the saddle below it, before anything else escapes.
 
-        In a model taken from a run, modes still far below this saddle are not part of it: they
-        are on their way to the next and wait like dormant ones.
+        In a model taken from a run, modes that have only begun to grow wait like dormant ones,
+        and those in the midst of it make a stage that is under way: its time is that of the
+        orbit through the start.
         """
+        idle: list[dict[int, float]] = [{} for _ in self.parts]
         while True:
-            orbit = self._connect([{} for _ in self.parts], (), "from the start")
-            largest = max(float(np.max(np.abs(w))) for w in orbit.saddle_weights.values())
+            orbit = self._connect(idle, (), "from the start")
             passages = self._passages(orbit)
             if self.elapsed == 0.0:
                 break
-            deferred = [
-                p.defer(passage, largest, self.log_alpha)
-                for p, passage in zip(self.parts, passages, strict=True)
-            ]
-            if not any(deferred):
+            pairs = zip(self.parts, passages, strict=True)
+            if not any([p.defer(passage, self.log_alpha) for p, passage in pairs]):
                 break
+            self.loss, forces = self._evaluate([p.weight for p in self.parts], "at the start")
+            self._feel(forces)
             if not any(p.active for p in self.parts):
-                self.loss, forces = self._evaluate()
-                for part, force in zip(self.parts, forces, strict=True):
-                    part.feel(force, self.floor)
-                return
-        self._land([{} for _ in self.parts], orbit)
+                return None
+        if orbit.degenerate:
+            raise Degenerate(_DEGENERATE.format("from the start", orbit.approach))
+        rising = [
+            _Winner(i, j, math.nan, math.nan)
+            for i, (p, passage) in enumerate(zip(self.parts, passages, strict=True))
+            for j in p.rising(passage)
+        ]
+        if self.elapsed == 0.0 or not rising:
+            self._land(idle, orbit)
+            return None
+        start = Start(self.tau, self._values(), self.loss, self._ranks())
+        before = [p.snapshot() for p in self.parts]
+        levels = [self._level(orbit, w) for w in rising]
+        first = min(range(len(rising)), key=lambda k: levels[k][1])
+        _, shift = levels[first]
+        transition = self._transition(
+            orbit, idle, rising[first], levels[first], shift, rising, math.inf, None
+        )
+        return start, transition, before
 
     def _next_stage(self, number: int) -> tuple[Stage, Orbit] | None:
         due = [p.due() for p in self.parts]
@@ -161,7 +253,7 @@ class SaddlePath:
             _Winner(i, j, float(due[i].rate[j]), float(due[i].size[j]))
             for i, j in (modes[k] for k in tied)
         ]
-        twins = self._twins(winners, number) if len(winners) > 1 else ()
+        twins = self._twins(winners, number, best) if len(winners) > 1 else ()
         leader = max(winners, key=lambda w: -math.inf if math.isnan(w.size) else w.size)
 
         wait[tied] = math.inf
@@ -171,44 +263,73 @@ class SaddlePath:
         for w in winners:
             apart = w.size - leader.size if len(winners) > 1 else 0.0
             entries[w.part][w.item] = _ENTRY + apart
-        switched = {c: w for w in winners for c in [self._coordinate(w.part, w.item)]}
-        before = [set(p.active) for p in self.parts]
         for p in self.parts:
             p.wait(best, 0.0)
         orbit = self._connect(entries, twins, f"stage {number}")
-        level, crossing = self._level(orbit, leader)
+        level = self._level(orbit, leader)
+        entry = float(orbit.s[0]) - level[1]
+        shift = (_ENTRY - leader.rate * entry - leader.size) / leader.rate
+        self.tau += best
+        return self._transition(orbit, entries, leader, level, shift, winners, margin, rival)
+
+    def _transition(
+        self,
+        orbit: Orbit,
+        entries: Sequence[dict[int, float]],
+        leader: _Winner,
+        level: tuple[tuple[Any, float], float],
+        shift: float,
+        winners: Sequence[_Winner],
+        margin: float,
+        rival: tuple[int, int] | None,
+    ) -> tuple[Stage, Orbit]:
+        """To the saddle at the end of an orbit that crosses its level `shift` from here."""
+        switched = {self._coordinate(w.part, w.item): w for w in winners}
+        before = [c for p in self.parts for c in p.active if c not in switched]
+        observable, crossing = level
         orbit = orbit.shifted(crossing)
-        shift = (_ENTRY - leader.rate * float(orbit.s[0]) - leader.size) / leader.rate
         for p in self.parts:
             p.wait(0.0, shift)
-        self.tau, self.offset = self.tau + best, self.offset + shift
-        if rival is not None:
-            rival = self._standing(*rival)
-        if len(winners) > 1:
-            self.copies.append(set(switched))
+        self.offset += shift
+        standing = None if rival is None else self._standing(*rival)
         self._land(entries, orbit)
-
-        on, off = [], []
-        for was, p in zip(before, self.parts, strict=True):
-            on += [c for c in p.active if c not in was]
-            off += sorted(was - set(p.active))
-        share = {c: math.exp(2.0 * (w.size - leader.size)) for c, w in switched.items()}
+        if orbit.degenerate:
+            for p in self.parts:
+                p.forget()
+        shares = self._shares(switched, leader)
+        if shares:
+            self.copies.append(set(switched))
+        after = [c for p in self.parts for c in p.active]
         stage = Stage(
             tau=self.tau,
             offset=self.offset,
-            activated=on,
-            deactivated=off,
+            activated=[c for c in after if c not in before],
+            deactivated=[c for c in before if c not in after],
             value=self._values(),
             loss=self.loss,
             rank=self._ranks(),
             margin=margin,
-            level=level,
+            level=observable,
             curvature=self._curvature(),
             rate=leader.rate,
-            rival=rival,
-            shares={c: x / sum(share.values()) for c, x in share.items()} if len(share) > 1 else {},
+            rival=standing,
+            shares=shares,
         )
         return stage, orbit
+
+    def _shares(self, switched: dict[Coordinate, _Winner], leader: _Winner):
+        """Squares of the sizes of a group, where its weights keep that ratio: copies do."""
+        if len(switched) < 2 or any(math.isnan(w.size) for w in switched.values()):
+            return {}
+        squares = {c: math.exp(2.0 * (w.size - leader.size)) for c, w in switched.items()}
+        total = sum(squares.values())
+        shares = {c: x / total for c, x in squares.items()}
+        if any(self.parts[w.part].directed for w in switched.values()):
+            return shares
+        sizes = {c: abs(float(self.parts[w.part].weight[c[1]])) for c, w in switched.items()}
+        whole = sum(sizes.values())
+        copies = all(abs(sizes[c] - x * whole) <= _COPIES * x * whole for c, x in shares.items())
+        return shares if copies else {}
 
     def _coordinate(self, part: int, item: int) -> Coordinate:
         return self.parts[part].coordinate(item)
@@ -217,37 +338,50 @@ class SaddlePath:
         """Exponent and log-size of a dormant mode now."""
         return self._coordinate(part, item), *self.parts[part].stands(item)
 
-    def _twins(self, winners: list[_Winner], number: int) -> tuple[int, ...]:
-        """Equal times are no accident between copies: one feature in several heads or layers.
+    def _twins(self, winners: list[_Winner], number: int, wait: float) -> tuple[int, ...]:
+        """Modes that are due at once enter one orbit, if they grow at one rate.
 
-        Copies grow at one rate, so their sizes keep the ratio the factors gave them until the
-        orbit, which is followed from that ratio; the shares are the squares of the sizes.
+        Their sizes then keep the ratio the factors gave them until the orbit, whatever α is: one
+        feature in several heads, equal columns of the data, modes that a symmetry makes alike.
+        Columns of several heads that learn one mode are returned: they stay parallel.
         """
         names = ", ".join(coordinate_label(self._coordinate(w.part, w.item)) for w in winners)
-        kinds = {self.parts[w.part].copies(w.item) for w in winners}
         rates = [w.rate for w in winners]
-        if len(kinds) > 1 or np.ptp(rates) > _TIE * abs(rates[0]):
+        if np.ptp(rates) > _TIE * abs(rates[0]):
             raise ValueError(
-                f"An accidental tie: {names} would switch at the same τ without being copies "
-                "(one feature in several heads or layers), and the limit α → 0 does not decide "
-                "which comes first. Perturb the data, or give Hadamard leaves unequal exponents "
-                "(Hadamard.from_scales)."
+                f"An accidental tie: {names} would switch at the same τ at different rates, and "
+                "the limit α → 0 does not decide which comes first. Perturb the data, or give "
+                "Hadamard leaves other exponents (Hadamard.from_scales)."
             )
-        parts = [self.parts[w.part] for w in winners]
-        if not all(p.directed for p in parts):
+        directed = [w for w in winners if self.parts[w.part].directed]
+        if len(directed) < 2:
             return ()
+        if len({self.parts[w.part].copies(w.item) for w in directed}) > 1:
+            raise ValueError(
+                f"A symmetric tie: {names} grow at the same rate (equal singular values of the "
+                f"force) and switch together at T = {self.tau + wait:.6g}. How columns share what "
+                "they learn together is not predicted. Perturb the data or the target to tell "
+                "them apart, or simulate."
+            )
+        parts = [self.parts[w.part] for w in directed]
         if any(p.active for p in parts):
             raise Degenerate(
                 f"At stage {number} heads of {parts[0].name!r} that already share a mode are "
                 "about to share another. Their columns then mix across heads, which is not followed"
             )
-        return tuple(w.part for w in winners)
+        return tuple(w.part for w in directed)
 
     def _connect(self, entries: Sequence[dict[int, float]], twins, where: str) -> Orbit:
         pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
         fast = Fast(self.flow, pieces, self.layout, twins)
+        sizes = [p.flat().size for p in pieces]
+        limits = Limits(
+            _spread([s.noise(self.drop) for s in self.scales], sizes),
+            _spread(self._floors(), sizes),
+            _spread([s.reach for s in self.scales], sizes),
+        )
         try:
-            return connect(fast, self.force_scale, self.tolerance)
+            return connect(fast, limits, self.tolerance)
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
 
@@ -270,10 +404,12 @@ class SaddlePath:
 
     def _land(self, entries: Sequence[dict[int, float]], orbit: Orbit) -> None:
         weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
-        self.loss, forces = self._evaluate(weights)
+        self.loss, forces = self._evaluate(weights, "at a saddle")
         passages = self._passages(orbit)
-        for p, e, passage, g in zip(self.parts, entries, passages, forces, strict=True):
-            p.land(e, passage, g, self.floor)
+        floors = self._floors()
+        rows = zip(self.parts, entries, passages, forces, floors, strict=True)
+        for p, e, passage, g, floor in rows:
+            p.land(e, passage, g, floor)
 
     def _curvature(self) -> float:
         """Smallest eigenvalue of ∇²L on the active part, exchange of copies taken out."""
@@ -300,13 +436,10 @@ class SaddlePath:
         return float(np.min(values[~flat])) if np.any(~flat) else math.nan
 
 
-def _norm(force: np.ndarray) -> float:
-    return float(np.max(np.abs(force), initial=0.0))
-
-
-@eqx.filter_jit
-def _loss_and_force(flow: Flow, weights: dict[str, Any]):
-    return flow.forces(weights)
+def _spread(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """One value for every component of the pieces."""
+    pairs = zip(values, sizes, strict=True)
+    return np.concatenate([np.broadcast_to(np.ravel(x), n) for x, n in pairs])
 
 
 @eqx.filter_jit

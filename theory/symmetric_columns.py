@@ -8,6 +8,7 @@ which may be negative, and nothing ever grows along a negative one.
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from .column_piece import Block
 from .columns import Columns
@@ -45,11 +46,11 @@ class SymmetricColumns(Columns):
     def full(self) -> bool:
         return False
 
-    def _face(self, force: np.ndarray, floor: float) -> None:
+    def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
         count = len(self.exponent)
         complement = np.linalg.svd(self.weight)[0][:, self.k :]
         h, p = np.linalg.eigh(complement.T @ (0.5 * (force + force.T)) @ complement)
         self.force = force
         self.left = (complement @ p)[:, ::-1][:, :count]
-        self.right, self.floor = self.left, floor
-        self.strength = np.where(np.abs(h) > floor, h, 0.0)[::-1][:count]
+        self.right = self.left
+        self._grows(h[::-1][:count], floor)
