@@ -189,17 +189,6 @@ def test_equal_inputs_share_by_the_square_of_their_start():
     assert last.offset == pytest.approx(offset(0.3, 1.0, A[2]), abs=1e-8)
 
 
-@pytest.mark.slow
-def test_columns_of_equal_strength_are_refused_with_their_time():
-    square = gflow.Factored.small((3, 3), 2, log_alpha=-50.0, key=jax.random.key(0))
-
-    def loss(model):
-        return jnp.sum(jnp.square(model["weight"].value - 2.0 * jnp.eye(3)))
-
-    with pytest.raises(ValueError, match=r"symmetric tie: weight\[0\], weight\[1\].*T = 0.25"):
-        predict({"weight": square}, loss)
-
-
 # --- starts -----------------------------------------------------------------------------
 
 
