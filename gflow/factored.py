@@ -1,5 +1,6 @@
 """Matrix products A Bᵀ whose columns keep their size as a logarithm, and plain chains."""
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .chain import ChainCoordinates, chained
+from .eager import eager
 from .gauge import GaugeCoordinates
 from .parameters import Constant, Small, Trainable, checked_log_alpha, float_array
 from .spectra import log_spectra
@@ -59,13 +61,9 @@ class Factored(Small):
     ):
         left, right = checked_factors(left, right, "left", "right")
         self.left, self.right = left, right
-        columns = (*left.shape[:-2], left.shape[-1])
-        power = jnp.asarray(exponent, left.dtype)
-        if power.ndim:
-            power = power[..., None]
-        power = jnp.broadcast_to(power, columns)
-        scale = checked_log_alpha(log_scale, required=True).astype(left.dtype)
-        self._log_scale = Constant(power * scale)
+        scale = checked_log_alpha(log_scale, required=True)
+        logs, power = _sizes(left, exponent, scale)
+        self._log_scale = Constant(logs)
         self._exponent = Constant(power)
         given = log_scale if log_alpha is None else log_alpha
         self._log_alpha = Constant(checked_log_alpha(given, required=True))
@@ -89,10 +87,7 @@ class Factored(Small):
         *heads, m, n = shape
         if rank < 1:
             raise ValueError(f"rank = {rank}: a product needs at least one column.")
-        keys = jax.random.split(key)
-        factors = [
-            jax.random.normal(k, (*heads, rows, rank)) for k, rows in zip(keys, (m, n), strict=True)
-        ]
+        factors = _drawn(key, (*heads, m, rank), (*heads, n, rank))
         return cls(*factors, log_scale=log_alpha, exponent=exponent)
 
     def _replaced(self, **values: Any) -> "Factored":
@@ -271,6 +266,23 @@ class Product(Trainable):
 
     def moved(self, record: dict[str, Any], time: float) -> "Product":
         return Product(*(jnp.asarray(record[f"factor_{i}"]) for i in range(len(self.factors))))
+
+
+@eager
+def _sizes(xp: Any, left: Any, exponent: Any, scale: Any) -> Any:
+    """Logarithm and exponent of the size of every column, from those of every head."""
+    power = xp.asarray(exponent, left.dtype)
+    if power.ndim:
+        power = power[..., None]
+    power = xp.broadcast_to(power, (*left.shape[:-2], left.shape[-1]))
+    return power * xp.asarray(scale, left.dtype), power
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _drawn(key: PRNGKeyArray, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[Array, ...]:
+    """Gaussian factors of these shapes."""
+    keys = jax.random.split(key)
+    return jax.random.normal(keys[0], left), jax.random.normal(keys[1], right)
 
 
 def checked_factors(left: ArrayLike, right: ArrayLike, *names: str) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """Elementwise products u⊙v as logarithms: weights that start at any scale, 10^-1000000 included."""
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int8, PRNGKeyArray
 
 from .coordinates import FactorCoordinates, LogCoordinates
+from .eager import eager
 from .parameters import Constant, Small, Trainable, checked_log_alpha, float_array
 
 
@@ -56,14 +58,10 @@ class Hadamard(Small):
                 f"Hadamard(u, v) multiplies entry by entry: u has shape {u.shape}, v has "
                 f"{v.shape}. Broadcast one of them first."
             )
-        s, d = u + v, u - v
-        shift = 0.0 if log_alpha is None else jnp.asarray(log_alpha, u.dtype)
-        self.log_factor_s = jnp.log(jnp.abs(s)) - shift
-        self.log_factor_d = jnp.log(jnp.abs(d)) - shift
-        self.sign_s = jnp.sign(s).astype(jnp.int8)
-        self.sign_d = jnp.sign(d).astype(jnp.int8)
-        self._exponent_s = Constant(jnp.ones_like(u))
-        self._exponent_d = Constant(jnp.ones_like(u))
+        logs = _factors(u, v, 0.0 if log_alpha is None else checked_log_alpha(log_alpha))
+        self.log_factor_s, self.log_factor_d, self.sign_s, self.sign_d, one = logs
+        self._exponent_s = Constant(one)
+        self._exponent_d = Constant(one)
         self._log_alpha = Constant(checked_log_alpha(log_alpha))
         self._elapsed = Constant(0.0)
 
@@ -80,13 +78,8 @@ class Hadamard(Small):
         same problem. `log_alpha` is the natural logarithm, as low as −1e7.
         """
         shape = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
-        keys = jax.random.split(key, 4)
-        factor = [
-            jax.random.uniform(k, shape, minval=-math.log(2), maxval=math.log(2)) for k in keys[:2]
-        ]
-        sign = [jax.random.rademacher(k, shape, dtype=jnp.int8) for k in keys[2:]]
         log_alpha = checked_log_alpha(log_alpha, required=True)
-        return cls._build(*factor, *sign, 1.0, 1.0, log_alpha)
+        return cls._build(*_drawn(key, shape), 1.0, 1.0, log_alpha)
 
     @classmethod
     def from_scales(
@@ -105,15 +98,10 @@ class Hadamard(Small):
         Arguments broadcast to one shape. An active (non-zero) positive start has
         exponents (0, 2), a negative one (2, 0).
         """
-        log_s, log_d = jnp.broadcast_arrays(
-            float_array(log_s, "log_s"), float_array(log_d, "log_d")
-        )
+        log_s, log_d = float_array(log_s, "log_s"), float_array(log_d, "log_d")
         scale = checked_log_alpha(log_alpha)
-        factor_s, factor_d = log_s, log_d
-        if log_alpha is not None:
-            unit = scale.astype(log_s.dtype)
-            factor_s = log_s - jnp.asarray(exponent_s, log_s.dtype) * unit
-            factor_d = log_d - jnp.asarray(exponent_d, log_s.dtype) * unit
+        unit = 0.0 if log_alpha is None else scale
+        factor_s, factor_d = _unscaled(log_s, log_d, exponent_s, exponent_d, unit)
         return cls._build(factor_s, factor_d, sign_s, sign_d, exponent_s, exponent_d, scale)
 
     @classmethod
@@ -122,18 +110,15 @@ class Hadamard(Small):
     ) -> "Hadamard":
         _check_logs(factor_s, factor_d)
         new = object.__new__(cls)
-        shape, dtype = factor_s.shape, factor_s.dtype
-
-        def full(x, dtype=dtype):
-            return jnp.broadcast_to(jnp.asarray(x, dtype), shape)
-
+        sign_s, exponent_s = _filled(factor_s, sign_s, exponent_s)
+        sign_d, exponent_d = _filled(factor_d, sign_d, exponent_d)
         for name, value in {
             "log_factor_s": factor_s,
             "log_factor_d": factor_d,
-            "sign_s": jnp.where(jnp.isneginf(factor_s), jnp.int8(0), full(sign_s, jnp.int8)),
-            "sign_d": jnp.where(jnp.isneginf(factor_d), jnp.int8(0), full(sign_d, jnp.int8)),
-            "_exponent_s": Constant(full(exponent_s)),
-            "_exponent_d": Constant(full(exponent_d)),
+            "sign_s": sign_s,
+            "sign_d": sign_d,
+            "_exponent_s": Constant(exponent_s),
+            "_exponent_d": Constant(exponent_d),
             "_log_alpha": Constant(log_alpha),
             "_elapsed": Constant(elapsed),
         }.items():
@@ -162,28 +147,20 @@ class Hadamard(Small):
         """Flow time since the leaf was at its initial scale: the origin of τ."""
         return self._elapsed.value
 
-    def _shift(self, exponent: Array) -> Array:
-        log_alpha = self.log_alpha.astype(exponent.dtype)
-        known = jnp.isfinite(log_alpha)
-        return jnp.where(known, exponent * jnp.where(known, log_alpha, 0.0), 0.0)
-
     @property
     def log_s(self) -> Float[Array, "..."]:
         """log|u + v|."""
-        return self.log_factor_s + self._shift(self.exponent_s)
+        return _scaled(self.log_factor_s, self.exponent_s, self.log_alpha)
 
     @property
     def log_d(self) -> Float[Array, "..."]:
         """log|u − v|."""
-        return self.log_factor_d + self._shift(self.exponent_d)
+        return _scaled(self.log_factor_d, self.exponent_d, self.log_alpha)
 
     @property
     def value(self) -> Float[Array, "..."]:
         """θ = u⊙v; an entry below the float range is 0 (see `log_abs`)."""
-        larger = jnp.maximum(self.log_s, self.log_d)
-        gap = jnp.minimum(self.log_s, self.log_d) - larger
-        sign = jnp.sign(self.log_s - self.log_d)
-        return sign * 0.25 * jnp.exp(2.0 * larger) * -jnp.expm1(2.0 * gap)
+        return _product(self.log_s, self.log_d)
 
     def log_abs(self) -> Float[Array, "..."]:
         """log|θ|, finite where θ itself underflows."""
@@ -203,37 +180,26 @@ class Hadamard(Small):
 
     def moved(self, record: dict[str, Any], time: float) -> "Hadamard":
         """The leaf at recorded logs: what left the dormant state is an active start."""
-        log_s, log_d = (jnp.asarray(record[k]) for k in ("log_s", "log_d"))
+        log_s, log_d = (float_array(record[k], k) for k in ("log_s", "log_d"))
         # Only discrete steps change signs.
-        sign_s = jnp.asarray(record.get("sign_s", self.sign_s))
-        sign_d = jnp.asarray(record.get("sign_d", self.sign_d))
+        sign_s, sign_d = record.get("sign_s", self.sign_s), record.get("sign_d", self.sign_d)
         alpha = self.log_alpha.astype(log_s.dtype)
-        known = bool(jnp.isfinite(alpha))
+        known = bool(np.isfinite(alpha))
         if not known:
             return type(self)._build(
                 log_s, log_d, sign_s, sign_d,
                 self.exponent_s, self.exponent_d, alpha, time,
             )  # fmt: skip
-        exponent_s = self.exponent_s + (log_s - self.log_s) / alpha
-        exponent_d = self.exponent_d + (log_d - self.log_d) / alpha
-        # s·d changes by decay and discrete steps alone, not by rounding
-        total = self.exponent_s + self.exponent_d
-        shrunk = exponent_s + exponent_d - total
-        total = total + jnp.where(jnp.abs(shrunk) > 1e-9, shrunk, 0.0)
-        on_s = log_abs_product(log_s, log_d) > 0.5 * alpha
-        on_d = on_s & (log_d > log_s)
-        on_s = on_s & ~on_d
-        zero = jnp.zeros_like(total)
-        exponent_s = jnp.where(on_s, zero, jnp.where(on_d, total, exponent_s))
-        exponent_d = jnp.where(on_d, zero, jnp.where(on_s, total, exponent_d))
+        factor_s, factor_d, exponent_s, exponent_d = _started_at(
+            log_s, log_d, self.log_s, self.log_d, self.exponent_s, self.exponent_d, alpha
+        )
         return type(self)._build(
-            log_s - exponent_s * alpha, log_d - exponent_d * alpha,
-            sign_s, sign_d, exponent_s, exponent_d, alpha, time,
-        )  # fmt: skip
+            factor_s, factor_d, sign_s, sign_d, exponent_s, exponent_d, alpha, time
+        )
 
     def rescaled(self, log_alpha: ArrayLike) -> "Hadamard":
         """The same O(1) factors and exponents at another α."""
-        if not bool(jnp.isfinite(self.log_alpha)):
+        if not bool(np.isfinite(self.log_alpha)):
             raise ValueError(
                 "This Hadamard leaf was built without log_alpha, so its O(1) factors are "
                 "not known. Build it with Hadamard(u, v, log_alpha=...) or "
@@ -287,11 +253,88 @@ class HadamardFactors(Trainable):
         return type(self)(jnp.asarray(record["u"]), jnp.asarray(record["v"]))
 
 
-def log_abs_product(log_s: Any, log_d: Any) -> Any:
+@eager
+def log_abs_product(xp: Any, log_s: Any, log_d: Any) -> Any:
     """log|θ| of θ = (s² − d²)/4 from log|s| and log|d|; −∞ where they are equal."""
-    larger = jnp.maximum(log_s, log_d)
-    gap = jnp.minimum(log_s, log_d) - larger
-    return 2.0 * larger - math.log(4.0) + jnp.log(-jnp.expm1(2.0 * gap))
+    larger = xp.maximum(log_s, log_d)
+    gap = xp.minimum(log_s, log_d) - larger
+    return 2.0 * larger - math.log(4.0) + xp.log(-xp.expm1(2.0 * gap))
+
+
+@eager
+def _product(xp: Any, log_s: Any, log_d: Any) -> Any:
+    """θ = (s² − d²)/4."""
+    larger = xp.maximum(log_s, log_d)
+    gap = xp.minimum(log_s, log_d) - larger
+    return xp.sign(log_s - log_d) * 0.25 * xp.exp(2.0 * larger) * -xp.expm1(2.0 * gap)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _drawn(key: PRNGKeyArray, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """log|A|, log|C| uniform between ±log 2, and random signs."""
+    keys = jax.random.split(key, 4)
+    factor = [
+        jax.random.uniform(k, shape, minval=-math.log(2), maxval=math.log(2)) for k in keys[:2]
+    ]
+    return *factor, *(jax.random.rademacher(k, shape, dtype=jnp.int8) for k in keys[2:])
+
+
+@eager
+def _factors(xp: Any, u: Any, v: Any, shift: Any) -> Any:
+    """log|A|, log|C|, the signs of s = u + v and d = u − v, and ones."""
+    shift = xp.asarray(shift, u.dtype)
+    logs = [xp.log(xp.abs(x)) - shift for x in (u + v, u - v)]
+    return *logs, *(xp.sign(x).astype(np.int8) for x in (u + v, u - v)), xp.ones_like(u)
+
+
+@eager
+def _unscaled(xp: Any, log_s: Any, log_d: Any, exponent_s: Any, exponent_d: Any, unit: Any) -> Any:
+    """log|A|, log|C| of one shape."""
+    unit = xp.asarray(unit, log_s.dtype)
+    log_s, log_d = xp.broadcast_arrays(log_s, log_d)
+    return (
+        log_s - xp.asarray(exponent_s, log_s.dtype) * unit,
+        log_d - xp.asarray(exponent_d, log_s.dtype) * unit,
+    )
+
+
+@eager
+def _filled(xp: Any, factor: Any, sign: Any, exponent: Any) -> Any:
+    """Signs (0 where the factor is) and exponents of the shape of `factor`."""
+    sign = xp.broadcast_to(xp.asarray(sign, np.int8), factor.shape)
+    exponent = xp.broadcast_to(xp.asarray(exponent, factor.dtype), factor.shape)
+    return xp.where(xp.isneginf(factor), xp.zeros_like(sign), sign), exponent
+
+
+@eager
+def _scaled(xp: Any, factor: Any, exponent: Any, log_alpha: Any) -> Any:
+    """log|A| + exponent·log α, where α is known."""
+    log_alpha = log_alpha.astype(exponent.dtype)
+    known = xp.isfinite(log_alpha)
+    return factor + xp.where(known, exponent * xp.where(known, log_alpha, 0.0), 0.0)
+
+
+@eager
+def _started_at(
+    xp: Any, log_s: Any, log_d: Any, from_s: Any, from_d: Any, exponent_s: Any, exponent_d: Any,
+    alpha: Any,
+) -> Any:  # fmt: skip
+    """O(1) factors and exponents of a start at log_s, log_d by way of from_s, from_d."""
+    # s·d changes by decay and discrete steps alone, not by rounding
+    total = exponent_s + exponent_d
+    exponent_s = exponent_s + (log_s - from_s) / alpha
+    exponent_d = exponent_d + (log_d - from_d) / alpha
+    shrunk = exponent_s + exponent_d - total
+    total = total + xp.where(xp.abs(shrunk) > 1e-9, shrunk, 0.0)
+    larger, smaller = xp.maximum(log_s, log_d), xp.minimum(log_s, log_d)
+    size = 2.0 * larger - math.log(4.0) + xp.log(-xp.expm1(2.0 * (smaller - larger)))
+    on_s = size > 0.5 * alpha
+    on_d = on_s & (log_d > log_s)
+    on_s = on_s & ~on_d
+    zero = xp.zeros_like(total)
+    exponent_s = xp.where(on_s, zero, xp.where(on_d, total, exponent_s))
+    exponent_d = xp.where(on_d, zero, xp.where(on_s, total, exponent_d))
+    return log_s - exponent_s * alpha, log_d - exponent_d * alpha, exponent_s, exponent_d
 
 
 def _check_logs(s: Array, d: Array) -> None:

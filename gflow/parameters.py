@@ -21,6 +21,7 @@ from .coordinates import (
     Coordinates,
     RawCoordinates,
 )
+from .eager import concrete, eager
 
 
 @runtime_checkable
@@ -77,22 +78,37 @@ class Small(Trainable):
         """The same weight with plain factors, for outside optimisers."""
 
 
+_INTEGERS = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
+_FLOATS = {np.dtype(np.int32): np.float32, np.dtype(np.int64): np.float64}
+
+
+@eager
+def _to_bits(xp: Any, value: Any) -> Any:
+    value = xp.asarray(value)
+    if value.dtype not in _INTEGERS:
+        value = value.astype(jnp.result_type(float))
+    value = value.astype(jnp.result_type(value.dtype))  # float32 where JAX knows no float64
+    width = _INTEGERS[np.dtype(value.dtype)]
+    return value.view(width) if xp is np else lax.bitcast_convert_type(value, width)
+
+
+@eager
+def _from_bits(xp: Any, bits: Any) -> Any:
+    width = _FLOATS[np.dtype(bits.dtype)]
+    return bits.view(width) if xp is np else lax.bitcast_convert_type(bits, width)
+
+
 class Constant(eqx.Module):
     """Floats kept as their bit pattern: no gradient or optimiser can change them."""
 
     bits: Array
 
     def __init__(self, value: ArrayLike):
-        value = jnp.asarray(value)
-        if value.dtype not in (jnp.float32, jnp.float64):
-            value = value.astype(jnp.result_type(float))
-        width = {4: jnp.int32, 8: jnp.int64}[value.dtype.itemsize]
-        self.bits = lax.bitcast_convert_type(value, width)
+        self.bits = _to_bits(value)
 
     @property
     def value(self) -> Float[Array, "..."]:
-        width = {4: jnp.float32, 8: jnp.float64}[self.bits.dtype.itemsize]
-        return lax.bitcast_convert_type(self.bits, width)
+        return _from_bits(self.bits)
 
 
 class Scaled(Trainable):
@@ -116,7 +132,7 @@ class Scaled(Trainable):
                 f"Scaled(array, log_scale={scale:g}): e^±log_scale must be a float, that is "
                 f"|log_scale| < {limit:.0f}. Below that use gflow.Hadamard for products."
             )
-        self._log_scale = Constant(jnp.asarray(scale, self.array.dtype))
+        self._log_scale = Constant(np.asarray(scale, self.array.dtype))
 
     @property
     def log_scale(self) -> Float[Array, ""]:
@@ -186,16 +202,20 @@ def to_factors(model: PyTree) -> PyTree:
 
 
 def float_array(x: ArrayLike, name: str) -> Array:
-    x = jnp.asarray(x)
+    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name} is complex ({x.dtype}); weights here are real.")
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    return x if isinstance(x, jax.Array) else jax.device_put(x)
 
 
 def checked_log_alpha(log_alpha: ArrayLike | None, required: bool = False) -> Array:
     if log_alpha is None and not required:
-        return jnp.asarray(jnp.nan)
-    value = jnp.asarray(log_alpha, jnp.result_type(float))
+        return jax.device_put(np.asarray(np.nan))
+    dtype = jnp.result_type(float)
+    if concrete(log_alpha):
+        log_alpha = np.asarray(log_alpha, dtype)
+    value = jnp.asarray(log_alpha, dtype)
     if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):
         raise ValueError(
             f"log_alpha = {log_alpha}: the scale α must be positive and finite. Pass its "

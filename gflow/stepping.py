@@ -65,7 +65,7 @@ class Pace(eqx.Module):
     @classmethod
     def at(cls, step: Any) -> "Pace":
         """For a first step, with nothing behind it."""
-        return cls(step, step, 0.0 * step + 1.0)
+        return cls(step, step, np.ones(np.shape(step), jnp.result_type(step)))
 
 
 class Steps(eqx.Module):

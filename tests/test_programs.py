@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gflow
@@ -111,3 +113,44 @@ def test_every_public_call_asks(monkeypatch):
     model, loss = {"theta": jnp.asarray(0.0)}, Distance()
     gflow.simulate(model, loss, t1=0.1, error_bars=False)
     assert len(asked) == 1
+
+
+def test_leaves_compile_at_most_their_draw(monkeypatch):
+    """Outside compiled calls a leaf computes in NumPy; a draw is one program for a shape."""
+    room = programs.Room(every=10**9)
+    monkeypatch.setattr(programs, "room", room)
+    key, logs = jax.random.key(0), np.full((3, 5), -40.0)
+
+    def compiled(make) -> int:
+        before = room._seen
+        make()
+        return room._seen - before
+
+    def used(leaf: gflow.Hadamard):
+        moved = leaf.moved({"log_s": logs + 39.0, "log_d": logs}, 1.0)
+        return leaf.value, leaf.log_abs(), leaf.log_s, moved.value, leaf.rescaled(-50.0)
+
+    drawn = gflow.Hadamard.small((3, 5), log_alpha=-40, key=key)
+    assert compiled(lambda: gflow.Hadamard.small((3, 7), log_alpha=-40, key=key)) <= 1
+    assert compiled(lambda: gflow.Factored.small((3, 7), 2, log_alpha=-40, key=key)) <= 1
+    assert compiled(lambda: used(drawn)) == 0
+    assert compiled(lambda: gflow.Hadamard(logs, 1.0 + logs, log_alpha=-3.0)) == 0
+    assert compiled(lambda: gflow.Hadamard.from_scales(log_s=logs, log_d=logs - 1.0)) == 0
+    assert compiled(lambda: gflow.Factored(logs, logs, -40.0)) == 0
+    assert compiled(lambda: gflow.Frozen(logs[0]).value) == 0
+    assert compiled(lambda: gflow.Scaled(logs, -2.0)) == 0
+
+
+def test_traced_and_concrete_leaves_agree():
+    def numbers(u, v):
+        leaf = gflow.Hadamard(u, v, log_alpha=-3.0)
+        frozen = gflow.Frozen(u)
+        return leaf.value, leaf.log_s, leaf.conserved(), leaf.exponent_d, frozen.value
+
+    u, v = np.array([1e-3, -2.0, 0.5]), np.array([2e-3, 1.0, 0.5 + 1e-9])
+    concrete = numbers(u, v)
+    for one, other in zip(concrete, jax.jit(numbers)(u, v), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(concrete[0], u * v, rtol=1e-8)
+    assert all(isinstance(x, jax.Array) for x in concrete)

@@ -1,0 +1,44 @@
+"""NumPy for concrete values, JAX for traced ones.
+
+An eager JAX operation on a shape that it has not seen compiles a program. What leaves of a model
+compute of themselves, outside a compiled call, therefore runs in NumPy.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+
+def concrete(*values: Any) -> bool:
+    """Numbers and arrays that are neither traced nor tied to a device."""
+    return all(
+        not (isinstance(x, jax.core.Tracer) or x.committed)
+        if isinstance(x, jax.Array)
+        else isinstance(x, np.ndarray | np.generic | int | float)
+        for x in values
+    )
+
+
+def eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(xp, *arrays)` as a function of the arrays, with xp = NumPy or `jax.numpy`.
+
+    It returns JAX arrays either way, of the same dtypes.
+    """
+
+    @functools.wraps(function)
+    def chosen(*values: Any) -> Any:
+        if not concrete(*values):
+            return function(jnp, *values)
+        with np.errstate(all="ignore"):
+            found = function(
+                np, *(np.asarray(x) if isinstance(x, jax.Array) else x for x in values)
+            )
+        # jnp.asarray compiles a program for every shape of a NumPy array
+        return jax.tree.map(jax.device_put, found)
+
+    return chosen
