@@ -203,5 +203,5 @@ def _growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
     return values, basis
 
 
-def _sign(x: np.ndarray) -> np.ndarray:
+def _sign(x: np.ndarray | np.floating) -> np.ndarray:
     return np.where(x < 0.0, -1.0, 1.0)
