@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .flow import Flow, leaf_name
+from .flow import Flow
 from .hadamard import Hadamard
-from .parameters import Constant, Frozen, Scaled, Small, is_parameter
+from .parameters import Constant, Frozen, Scaled, Small, is_parameter, leaf_name
 
 #: Largest array kept number by number; of a larger one its norm and two projections are.
 _WHOLE = 4096

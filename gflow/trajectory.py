@@ -15,11 +15,11 @@ from scipy import ndimage
 
 from . import plot, storage
 from .fingerprint import Fingerprint, fingerprint
-from .flow import Flow, leaf_name, trained_leaves
+from .flow import Flow
 from .integrate import resolve
 from .lazy import Lazy
 from .observables import above_sqrt_alpha, is_matrix, log_modes
-from .parameters import Small, Trainable, is_parameter
+from .parameters import Small, Trainable, is_parameter, leaf_name, trained_leaves
 from .stages import MeasuredStage, find_stages
 
 #: Numbers re-solved in one call.

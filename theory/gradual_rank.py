@@ -13,10 +13,10 @@ from jaxtyping import PyTree
 from gflow.batch import member, stacked
 from gflow.factored import Factored
 from gflow.fingerprint import Origin
-from gflow.flow import Decay, Objective, build_flow, check_single, trained_leaves
+from gflow.flow import Decay, Objective, build_flow, check_single
 from gflow.hadamard import Hadamard
 from gflow.models.symmetric import Symmetric
-from gflow.parameters import Constant
+from gflow.parameters import Constant, trained_leaves
 from gflow.trajectory import log_alpha_of
 
 from .columns import Columns, columns_of
