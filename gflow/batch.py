@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .callables import check_objective
-from .closure import check_untraced
-from .flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
+from .flow import BatchDecay, Objective, build_flow, leaf_name, trained_leaves, with_schedule
 from .methods import check_memory, check_rtol, choose, describe
-from .parameters import Small, leaf_name, trained_leaves
+from .parameters import Small
 from .rounds import Rounds, Status
 from .simulate import save_times, trajectory_of
 from .trajectory import Trajectory, log_alpha_of
@@ -113,8 +111,7 @@ def simulate_batch(
     [run.stages()[0].tau for run in batch]
     ```
     """
-    check_untraced(model=model, objective=objective)
-    check_objective(objective)
+    observables = dict(observables or {})
     model, members = stacked(model, objective, in_axes)
     shared = in_axes[1] is None
     flow = build_flow(
@@ -126,7 +123,6 @@ def simulate_batch(
         members=members,
         shared=shared,
     )
-    programs = traced_observables(observables, model, flow, members)
     check_rtol(rtol, flow)
     solver = choose(flow, solver, rtol, members)
     if width is None:
@@ -147,7 +143,7 @@ def simulate_batch(
         flow,
         solver=solver,
         rtol=rtol,
-        observables=programs,
+        observables=observables,
         start=start,
         end=end,
         error_bars=error_bars,

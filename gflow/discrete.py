@@ -13,9 +13,8 @@ from .coordinates import (
     product_descent,
     product_residual,
 )
-from .flow import Flow
+from .flow import Flow, trained_leaves
 from .hadamard import Hadamard
-from .parameters import trained_leaves
 
 
 class SignedLogs(Coordinates):

@@ -25,42 +25,32 @@ TIGHT = 1e-7
 def choose(
     flow: Flow, solver: Any, rtol: float, members: int | None = None
 ) -> diffrax.AbstractAdaptiveSolver:
-    """The solver given, if it suits the coordinates, or the one that does.
+    """The solver given, if it is adaptive, or the one that suits the coordinates.
 
     Logarithms are stiff on every plateau, for a time that grows with log(1/α): few of them
-    get Rodas5P throughout, more, and columns in their gauge, Tsit5 with Rodas5P (beyond
-    `DENSE` ROCK4) where the flow is stiff. Raw weights must be followed explicitly, or the
-    escape from a saddle is damped away: Tsit5 (for tight tolerances Dopri8, with a seventh of
-    the steps at 1e-10), with ROCK4 where it is stiff. A batch has one method for all.
+    get Rodas5P throughout (in a batch up to `DENSE`). All else is followed explicitly, by
+    Tsit5 (raw weights at tight tolerances by Dopri8, with a seventh of the steps at 1e-10),
+    and where it is stiff by Rodas5P, beyond `DENSE` by ROCK4.
     """
     columns = any(isinstance(c, GaugeCoordinates) for c in flow.coordinates)
     logarithmic = columns or any(isinstance(c, LogCoordinates) for c in flow.coordinates)
-    # without columns the matrix of a step is similar to a symmetric one and needs no pivots
-    rosenbrock = Rodas5P(pivot=columns)
     if solver is None:
         batched, size = members is not None, flow.size // (members or 1)
+        # of logarithms the matrix of a step is similar to a symmetric one and needs no pivots
+        rosenbrock = Rodas5P(pivot=columns or not logarithmic)
         if logarithmic and not columns and size <= (DENSE if batched else SMALL):
             return rosenbrock
-        if batched:
-            return diffrax.Tsit5()
-        if logarithmic and size <= DENSE:
-            return Switching(diffrax.Tsit5(), rosenbrock)
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
         double = jnp.finfo(flow.dtype).eps < 1e-12
-        stiff = ROCK4() if double else RKC2()
+        stiff = rosenbrock if size <= DENSE else ROCK4() if double else RKC2()
         if rtol <= TIGHT and not logarithmic:
             return Switching(diffrax.Dopri8(), stiff, interval=5.2)
         return Switching(diffrax.Tsit5(), stiff)
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"solver = {solver!r} has no error estimate. Pass an adaptive Diffrax solver "
-            f"({_supported(logarithmic)}) or None."
-        )
-    if any(isinstance(s, _IMPLICIT) for s in _methods(solver)) and not logarithmic:
-        raise ValueError(
-            f"{_name(solver)} on raw weights damps the escape from a saddle that it should "
-            "follow, and reports success. Use gflow.Hadamard or gflow.Factored leaves, whose "
-            f"state is logarithmic, or an explicit method: {_supported(logarithmic)}."
+            "(diffrax.Tsit5(), diffrax.Dopri8(), diffrax.Kvaerno5(), gflow.solvers.Rodas5P(), "
+            "gflow.solvers.ROCK4(), gflow.solvers.RKC2()) or None."
         )
     return solver
 
@@ -74,11 +64,6 @@ def _methods(solver: Any) -> tuple[Any, ...]:
 
 def _name(solver: Any) -> str:
     return " with ".join(type(s).__name__ for s in _methods(solver))
-
-
-def _supported(logarithmic: bool) -> str:
-    explicit = "diffrax.Tsit5(), diffrax.Dopri8(), gflow.solvers.ROCK4(), gflow.solvers.RKC2()"
-    return explicit + (", diffrax.Kvaerno5(), gflow.solvers.Rodas5P()" if logarithmic else "")
 
 
 def describe(flow: Flow, solver: Any, rtol: float, counts: dict[str, Any]) -> str:

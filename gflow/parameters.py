@@ -87,7 +87,8 @@ def _to_bits(xp: Any, value: Any) -> Any:
     value = xp.asarray(value)
     if value.dtype not in _INTEGERS:
         value = value.astype(jnp.result_type(float))
-    value = value.astype(jnp.result_type(value.dtype))  # float32 where JAX knows no float64
+    # float32 where JAX knows no float64
+    value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
     width = _INTEGERS[np.dtype(value.dtype)]
     return value.view(width) if xp is np else lax.bitcast_convert_type(value, width)
 
@@ -172,21 +173,6 @@ def is_parameter(node: Any) -> bool:
     return isinstance(node, Parameter)
 
 
-def leaf_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def is_trained(leaf: Any) -> bool:
-    """Whether the flow moves it: Trainable leaves and plain arrays of floats."""
-    return isinstance(leaf, Trainable) or eqx.is_inexact_array(leaf)
-
-
-def trained_leaves(model: PyTree) -> dict[str, Any]:
-    """Name → leaf of everything the flow moves."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
-    return {leaf_name(p): x for p, x in paths if is_trained(x)}
-
-
 def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
     """`model` with every Hadamard and Factored leaf at another α and the same O(1) factors.
 
@@ -226,7 +212,7 @@ def float_array(x: ArrayLike, name: str) -> Array:
 
 def checked_log_alpha(log_alpha: ArrayLike | None, required: bool = False) -> Array:
     if log_alpha is None and not required:
-        return jax.device_put(np.asarray(np.nan))
+        return jax.device_put(np.asarray(np.nan, jnp.result_type(float)))
     dtype = jnp.result_type(float)
     if concrete(log_alpha):
         log_alpha = np.asarray(log_alpha, dtype)

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .clocked import Clocked
 from .crossings import bracketed_root
-from .parameters import Scaled, is_parameter, leaf_name
+from .flow import leaf_name
+from .parameters import Scaled, is_parameter
 from .stepping import TERM, Pace, Steps, halved, march
 
 #: State and frame.
@@ -71,7 +72,7 @@ def advance(
 
     zero = jnp.zeros_like(span)
     steps = march(build, point, solver, tolerance, zero, span, pace, attempts=ATTEMPTS)
-    halves = halved(build, companion, solver, zero, steps.t, steps.kept)
+    halves = halved(build, companion, solver, tolerance, zero, steps.t, steps.kept)
     rows = jax.lax.map(row, (steps.state, steps.frame)), jax.lax.map(row, halves)
     return Attempts(steps, jax.tree.map(lambda x: x[-1], halves), rows)
 

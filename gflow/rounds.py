@@ -51,8 +51,9 @@ class Status(enum.Enum):
         "weights blow up, (b) it is undefined where they went. What was recorded before is kept"
     )
     unresolved = (
-        "dormant weights have sunk below the rounding of the active ones: later stage times would "
-        "be noise. (a) Raw factors: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
+        "dormant weights have sunk below the rounding of the active ones, or below their own "
+        "tolerance: later stage times would be noise. (a) Raw factors, or plain arrays under "
+        "decay: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
         "that feel one force and so move one mode in parallel, or square factors of full width "
         "with a mode that shrinks before it grows: take a larger α, one head, or one column less"
     )

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import Decay, Objective, build_flow, traced_observables, with_schedule
+from .flow import Decay, Objective, build_flow, with_schedule
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import keeps_its_branch
 from .parameters import Constant, Small, is_parameter
 from .rounds import Rounds, Status
+from .sinking import first_lost
 from .trajectory import Resolver, Trajectory, log_alpha_of
 
 
@@ -69,6 +70,7 @@ def simulate(
     traj.tau, traj.loss, traj.stages()
     ```
     """
+    observables = dict(observables or {})
     flow = build_flow(
         model,
         objective,
@@ -76,7 +78,6 @@ def simulate(
         allow_float32=allow_float32,
         allow_frozen_sign=allow_frozen_sign,
     )
-    programs = traced_observables(observables, model, flow)
     check_rtol(rtol, flow)
     given, solver = solver, choose(flow, solver, rtol)
     scale, conflict = log_alpha_of(model, log_alpha)
@@ -95,7 +96,7 @@ def simulate(
         flow,
         solver=solver,
         rtol=rtol,
-        observables=programs,
+        observables=observables,
         start=start,
         end=None if end is None else [end],
         error_bars=error_bars,
@@ -126,6 +127,11 @@ def trajectory_of(
     status = run.status[i]
     if not all(keeps_its_branch(leaf) for leaf in records["leaves"].values()):
         status = Status.unresolved
+    flow = run.flow(i)
+    lost = first_lost(flow, times, records, run.rtol)
+    if lost is not None:
+        status = Status.unresolved
+        times, records, refined = jax.tree.map(lambda x: x[: lost + 1], (times, records, refined))
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
     statistics |= {name: int(count[i]) for name, count in run.counts.items()}
@@ -139,7 +145,7 @@ def trajectory_of(
         status=status,
         method=method,
         statistics=statistics,
-        resolver=Resolver(run.flow(i), run.solver, run.rtol, run.observables),
+        resolver=Resolver(flow, run.solver, run.rtol, run.observables),
     )
 
 

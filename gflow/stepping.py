@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 SAFETY, SHRINK, GROW = 0.9, 0.1, 10.0
@@ -102,6 +103,30 @@ def velocity(t, state, args):
 TERM = diffrax.ODETerm(velocity)
 
 
+#: What an implicit Diffrax solver holds in place of a tolerance it has not been given.
+_LEFT_OPEN = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)().rtol
+
+
+def with_tolerance(solver: Any, tolerance: tuple[Array, Array]) -> Any:
+    """The solver with the tolerance of the steps in every root finder that leaves its own open.
+
+    As `diffrax.diffeqsolve` fills it from its controller, but each component has its own.
+    """
+    atol, rtol = tolerance
+    given = {"rtol": rtol, "atol": atol, "norm": optimistix.max_norm}
+
+    def filled(finder: Any) -> Any:
+        for name, value in given.items():
+            if getattr(finder, name) is _LEFT_OPEN:
+                finder = eqx.tree_at(lambda f, name=name: getattr(f, name), finder, value)
+        return finder
+
+    def is_finder(node: Any) -> bool:
+        return isinstance(node, optimistix.AbstractRootFinder)
+
+    return jax.tree.map(lambda x: filled(x) if is_finder(x) else x, solver, is_leaf=is_finder)
+
+
 def march(
     build: Callable[[PyTree], Any],
     parts: PyTree[Array],
@@ -163,13 +188,14 @@ def _stepper(
 
     def attempt(parts, tolerance, offset, span, now):
         atol, rtol = tolerance
+        method = with_tolerance(solver, tolerance)
         field = build(parts).framed(now.frame)
         running, left = _running(now, span), now.left - 1
         limit = jnp.minimum(now.pace.step, field.horizon(offset + now.t, now.state, atol))
         last = limit >= span - now.t
         # a member that has arrived idles with a step that is harmless
         end = jnp.where(running & last, span, now.t + limit)
-        state, error, _, inner, _ = solver.step(
+        state, error, _, inner, _ = method.step(
             TERM, now.t, end, now.state, (field, offset), now.solver_state, now.jumped
         )
         allowed = atol + rtol * jnp.maximum(jnp.abs(now.state), jnp.abs(state))
@@ -228,12 +254,13 @@ def halved(
     build: Callable[[PyTree], Any],
     parts: PyTree[Array],
     solver: diffrax.AbstractAdaptiveSolver,
+    tolerance: tuple[Array, Array],
     offset: Float[Array, ""],
     t: Float[Array, " attempts"],
     kept: Bool[Array, " attempts"],
 ) -> tuple[Array, PyTree[Array]]:
     """States and frames at times `t`, each step that was kept taken as two of half its length."""
-    field = build(parts)
+    field, solver = build(parts), with_tolerance(solver, tolerance)
 
     def half(now, edges):
         state, frame, inner, jumped = now

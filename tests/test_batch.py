@@ -460,7 +460,7 @@ def test_other_seeds_scales_tolerances_ends_or_decays_do_not_compile():
     third = gflow.simulate_batch(models, objective, tau1=np.array([3.0, 2.0]), decay=0.1, **kwargs)
     assert [run.t[-1] for run in again] == [2.0, 9.0]
     assert len(list(third)) == 2
-    assert len(objective.count) <= 2  # what it closes over is read once a run
+    assert len(objective.count) == 0
 
 
 # --- bad input ------------------------------------------------------------------------
@@ -522,7 +522,6 @@ class Two(eqx.Module):
         (dict(rtol=0.0), "rtol = 0.0: choose"),
         (dict(rtol=1e-16), "rtol = 1e-16: choose"),
         (dict(solver=diffrax.Euler()), "Euler.* has no error estimate"),
-        (dict(solver=diffrax.Kvaerno5()), "Kvaerno5 on raw weights damps the escape"),
         (dict(save=[1.0, 7.0]), "save contains t = 7.0, outside the run from t = 0.0 to 5.0"),
         (dict(save=[-1.0]), "save contains t = -1.0"),
         (dict(t1=None, decay=lambda t: 0.1 * t), "decay depends on time: give t1 or tau1"),

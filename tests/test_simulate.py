@@ -457,7 +457,7 @@ def test_another_alpha_seed_tolerance_end_or_decay_does_not_compile():
     objective.count.clear()
     gflow.simulate(small(-1e6, seed=1), objective, t1=4e6, decay=0.02, rtol=1e-6)
     gflow.simulate(small(-100.0, seed=2), objective, tau1=2, decay=0.03, rtol=1e-4)
-    assert len(objective.count) <= 2  # what it closes over is read once a run
+    assert len(objective.count) <= 2  # once a run: the check that the loss is a scalar
 
 
 # --- bad input ------------------------------------------------------------------------
@@ -534,14 +534,6 @@ def ran(leaf, time):
         (dict(rtol=1.0), "rtol = 1.0: choose"),
         (dict(rtol=math.nan), "rtol = nan: choose"),
         (dict(solver=diffrax.Euler()), "Euler.* has no error estimate.*Rodas5P"),
-        (
-            dict(solver=diffrax.Kvaerno5(), model=Linear(jnp.ones(4))),
-            "Kvaerno5 on raw weights damps the escape.*Tsit5",
-        ),
-        (
-            dict(solver=gflow.solvers.Rodas5P(), model=gflow.to_factors(small())),
-            "Rodas5P on raw weights",
-        ),
         (
             dict(model=TwoLeaves(ran(LEAF, 3.0), ran(HADAMARD, 4.0))),
             r"different times \[3.0, 4.0\].*gflow.rescale",

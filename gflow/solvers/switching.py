@@ -1,5 +1,6 @@
 """An explicit method where the flow is not stiff and another where it is, step by step."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
@@ -24,16 +25,16 @@ _ITERATIONS = 10
 class SwitchingState(eqx.Module):
     """Which method is at work, why, and what both carry from step to step."""
 
-    stiff: Bool[Array, ""]
-    limited: Int[Array, ""]
+    stiff: Bool[Array, "..."]
+    limited: Int[Array, "..."]
     vector: PyTree[Array]
     explicit_state: PyTree
     stiff_state: PyTree
-    explicit_steps: Int[Array, ""]
-    stiff_steps: Int[Array, ""]
+    explicit_steps: Int[Array, "..."]
+    stiff_steps: Int[Array, "..."]
 
     @property
-    def counts(self) -> dict[str, Int[Array, ""]]:
+    def counts(self) -> dict[str, Int[Array, "..."]]:
         return {"explicit_steps": self.explicit_steps, "stiff_steps": self.stiff_steps}
 
 
@@ -47,8 +48,9 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     near saddles is stiff on its plateaus and not in between: the transitions take most of the
     steps, and there an explicit one costs a third or less.
 
-    Both methods must take a plain `diffrax.ODETerm`. Under `jax.vmap` both are computed at
-    every step; use one of them for a batch.
+    Both methods must take a plain `diffrax.ODETerm`. Under `jax.vmap` a method is computed at
+    the steps that take it for any member: a batch that is nowhere stiff costs what the
+    explicit one does.
 
     **Source:** the switch is that of Petzold 1983 (SIAM J. Sci. Stat. Comput. 4, 136), with
     a measured ρ.
@@ -110,13 +112,26 @@ class Switching(diffrax.AbstractAdaptiveSolver):
             )
             return y1, error, state.explicit_state, jax.tree.map(jnp.asarray, inner)
 
-        y1, error, explicit_state, stiff_state = jax.lax.cond(stiff, by_stiff, by_explicit)
+        step = y0, y0, state.explicit_state, state.stiff_state
+        step = _where(stiff, by_stiff, step)
+        y1, error, explicit_state, stiff_state = _where(~stiff, by_explicit, step)
         one, limited = jnp.where(stiff, 1, 0), jnp.where(stiff, 0, limited)
         steps = (state.explicit_steps + (1 - one), state.stiff_steps + one)
         after = SwitchingState(stiff, limited, vector, explicit_state, stiff_state, *steps)
         k0, k1 = (combination((h, terms.vf(t, y, args))) for t, y in ((t0, y0), (t1, y1)))
         dense = dict(y0=y0, y1=y1, k0=k0, k1=k1)
         return y1, error, dense, after, diffrax.RESULTS.successful
+
+
+def _where(which: Bool[Array, ""], function: Callable[[], PyTree], otherwise: PyTree) -> PyTree:
+    """`function()` where `which` holds; under `jax.vmap` computed if it holds for any member.
+
+    A `cond` would there be computed always, a loop that runs once or not at all is not.
+    """
+    _, out = jax.lax.while_loop(
+        lambda carry: carry[0], lambda _: (jnp.array(False), function()), (which, otherwise)
+    )
+    return out
 
 
 def spectral_reach(field, y, h, vector) -> tuple[Float[Array, ""], PyTree[Array]]:
