@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import BatchDecay, Objective, build_flow, leaf_name, trained_leaves, with_schedule
+from .callables import check_objective
+from .closure import check_untraced
+from .flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
 from .methods import check_memory, check_rtol, choose, describe
-from .parameters import Small
+from .parameters import Small, leaf_name, trained_leaves
 from .rounds import Rounds, Status
 from .simulate import save_times, trajectory_of
 from .trajectory import Trajectory, log_alpha_of
@@ -111,7 +113,8 @@ def simulate_batch(
     [run.stages()[0].tau for run in batch]
     ```
     """
-    observables = dict(observables or {})
+    check_untraced(model=model, objective=objective)
+    check_objective(objective)
     model, members = stacked(model, objective, in_axes)
     shared = in_axes[1] is None
     flow = build_flow(
@@ -123,6 +126,7 @@ def simulate_batch(
         members=members,
         shared=shared,
     )
+    programs = traced_observables(observables, model, flow, members)
     check_rtol(rtol, flow)
     solver = choose(flow, solver, rtol, members)
     if width is None:
@@ -143,7 +147,7 @@ def simulate_batch(
         flow,
         solver=solver,
         rtol=rtol,
-        observables=observables,
+        observables=programs,
         start=start,
         end=end,
         error_bars=error_bars,

@@ -1,6 +1,5 @@
 """Discrete training on the same time axis: gradient descent, minibatches, Optax."""
 
-import dataclasses
 import enum
 import math
 import time
@@ -16,12 +15,22 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from .callables import check_objective
+from .closure import check_untraced
 from .coordinates import FactorCoordinates, RawCoordinates
 from .discrete import SignedLogs, discrete
-from .flow import Decay, Flow, Objective, build_flow, check_leaf, decay_rate, trained_leaves
+from .flow import (
+    Decay,
+    Flow,
+    Objective,
+    build_flow,
+    check_leaf,
+    decay_rate,
+    traced_observables,
+)
 from .integrate import record_state
 from .minibatch import Batches, make_batches
-from .parameters import is_parameter, to_factors
+from .parameters import is_parameter, to_factors, trained_leaves
 from .simulate import elapsed_time
 from .trajectory import Trajectory, joined, log_alpha_of
 
@@ -96,7 +105,8 @@ def descend(
     gflow.descend(model, objective, optimizer=optax.adamw(1e-3), steps=20_000)
     ```
     """
-    observables = dict(observables or {})
+    check_untraced(model=model, objective=objective)
+    check_objective(objective)
     _check_rule(learning_rate, optimizer, decay)
     steps, save_every = _check_steps(steps, save_every)
     scale, conflict = log_alpha_of(model, log_alpha)
@@ -111,12 +121,13 @@ def descend(
         trained = to_factors(model)
         flow = build_flow(trained, objective, **checks)
         rule = _Optax(optimizer, trained)
-    batches = make_batches(flow, batch, key)
+    batches = make_batches(flow, trained, objective, batch, key)
+    programs = traced_observables(observables, trained, flow)
 
     began = time.perf_counter()
     carry = rule.start(flow)
     start = elapsed_time(model) if rule.knows_time(carry) else 0.0
-    run = _Run(rule, flow, batches, observables, carry, start, steps, save_every)
+    run = _Run(rule, flow, batches, programs, carry, start, steps, save_every)
     run.go()
     trajectory = Trajectory.from_records(
         model=trained,
@@ -191,11 +202,15 @@ class _Optax(eqx.Module):
     def _combined(self, arrays: PyTree) -> PyTree:
         return eqx.combine(arrays, eqx.filter(self.model, eqx.is_inexact_array, inverse=True))
 
+    def _weights(self, arrays: PyTree) -> dict[str, Array]:
+        leaves = trained_leaves(self._combined(arrays))
+        return {name: x.value if is_parameter(x) else x for name, x in leaves.items()}
+
     def step(self, flow: Flow, carry: Any, t: Float[Array, ""]) -> tuple[Any, Array]:
         arrays, memory, elapsed = carry
-        loss, gradient = eqx.filter_value_and_grad(
-            lambda arrays: flow.objective(self._combined(arrays))
-        )(arrays)
+        weights, pull = jax.vjp(self._weights, arrays)
+        loss, forces = flow.forces(weights)
+        (gradient,) = pull(jax.tree.map(jnp.negative, forces))
         with jax.numpy_dtype_promotion("standard"):
             updates, memory = self.optimizer.update(gradient, memory, arrays)
         rate = _known_rate(memory)
@@ -243,7 +258,7 @@ def _advance(
         i, _, carry = inside
         drawn = flow
         if batches is not None:
-            drawn = dataclasses.replace(flow, objective=batches(flow.objective, i))
+            drawn = batches(flow, i)
         carry, loss = rule.step(drawn, carry, rule.time(carry, start, i))
         return i + 1, jnp.isfinite(loss), carry
 
@@ -321,6 +336,14 @@ def _check_rule(learning_rate: Any, optimizer: Any, decay: Decay) -> None:
             f"Give either learning_rate=η (gradient descent) or optimizer= (Optax); got {given}."
         )
     if optimizer is None:
+        if callable(learning_rate):
+            raise ValueError(
+                "learning_rate is a function of the step, a schedule. It goes into an optimiser "
+                "that tells its rate, so that t = Σ η is known: "
+                "optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=schedule)."
+            )
+        if not isinstance(learning_rate, int | float | np.number):
+            raise ValueError(f"learning_rate = {learning_rate!r} must be a number above 0.")
         if not (math.isfinite(learning_rate) and learning_rate > 0):
             raise ValueError(f"learning_rate = {learning_rate} must be a finite number above 0.")
         return

@@ -13,8 +13,9 @@ from .coordinates import (
     product_descent,
     product_residual,
 )
-from .flow import Flow, trained_leaves
+from .flow import Flow
 from .hadamard import Hadamard
+from .parameters import trained_leaves
 
 
 class SignedLogs(Coordinates):

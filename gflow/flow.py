@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,30 +13,27 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from . import programs, schedule
+from .callables import (
+    LossOf,
+    Skeleton,
+    arrays_of,
+    check_objective,
+    checked_observables,
+    row_of,
+    traced_observable,
+    traced_rate,
+)
+from .closure import Traced, check_untraced, traced
 from .coordinates import RawCoordinates
 from .hadamard import Hadamard
-from .parameters import Constant, Parameter, Small, Trainable, is_parameter
+from .parameters import Constant, Small, Trainable, is_parameter, trained_leaves
 from .stepping import Field
 
-Objective = Callable[[Any], Float[Array, ""]]
+# a Callable[[Any], Float[Array, ""]]; anything else is refused in a sentence
+Objective = Any
 Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
 # in a batch one number for each member as well
 BatchDecay = Decay | ArrayLike | Sequence[float]
-
-
-class _Effective(Parameter):
-    """What the forward pass sees of a trained Parameter while the flow runs."""
-
-    value: Float[Array, "..."]
-
-    def conserved(self):
-        return self.__getattr__("conserved")
-
-    def __getattr__(self, name):
-        raise AttributeError(
-            f"Inside the flow only `.value` of a parameter is available, not `.{name}`: the "
-            "objective must be a function of the effective weights."
-        )
 
 
 class Flow(Field):
@@ -43,28 +41,21 @@ class Flow(Field):
 
     Made by `build_flow`. `velocity(t, state)` is d(state)/dt; `weights(state)` are the
     effective weights by leaf name; `forces(weights)` is the loss with g = −∂L/∂weights.
+    `objective` is a program of the arrays it holds (`data`), those of the model that stay
+    (`others`) and the weights.
     """
 
     coordinates: tuple[Any, ...]
-    decay: tuple[Constant | Callable | None, ...]
-    others: list[Any]
-    objective: Any
+    decay: tuple[Constant | Traced | None, ...]
+    others: list[Array]
+    data: list[Array]
+    objective: Traced
     names: tuple[str, ...] = eqx.field(static=True)
-    slots: tuple[int, ...] = eqx.field(static=True)
-    wrapped: tuple[bool, ...] = eqx.field(static=True)
-    treedef: Any = eqx.field(static=True)
     #: Times that a step of the integration ends at, in order (see `gflow.schedule`).
     edges: Float[Array, " edges"] | None = None
 
-    def model(self, weights: Mapping[str, Array]) -> PyTree:
-        """The user's model with `weights` (leaf name → array) in place of its leaves."""
-        leaves = list(self.others)
-        for name, slot, wrap in zip(self.names, self.slots, self.wrapped, strict=True):
-            leaves[slot] = _Effective(weights[name]) if wrap else weights[name]
-        return jax.tree.unflatten(self.treedef, leaves)
-
-    def loss(self, weights: Mapping[str, Array]) -> Any:  # `build_flow` checks that it is a scalar
-        return self.objective(self.model(weights))
+    def loss(self, weights: Mapping[str, Array]) -> Float[Array, ""]:
+        return self.objective(self.data, self.others, dict(weights))
 
     def forces(self, weights: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         """Loss and g = −∂L/∂weight for every trained leaf."""
@@ -164,21 +155,19 @@ class Flow(Field):
 def decay_rate(rate, t, dtype) -> Float[Array, ""]:
     if rate is None:
         return jnp.zeros((), dtype)
-    return jnp.asarray(rate.value if isinstance(rate, Constant) else rate(t), dtype)
+    if isinstance(rate, Constant):
+        return jnp.asarray(rate.value, dtype)
+    return rate(jnp.asarray(t, dtype))
 
 
-def leaf_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def trained_leaves(model: PyTree) -> dict[str, Any]:
-    """Name → leaf of everything the flow moves: Trainable leaves and plain arrays."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
-    return {leaf_name(p): x for p, x in paths if _is_trained(x)}
-
-
-def _is_trained(leaf: Any) -> bool:
-    return isinstance(leaf, Trainable) or eqx.is_inexact_array(leaf)
+def _traced_rates(
+    rates: tuple[Any, ...], names: tuple[str, ...], dtype: Any
+) -> tuple[Constant | Traced | None, ...]:
+    made: dict[int, Traced] = {}  # one function may be the decay of many leaves
+    for name, rate in zip(names, rates, strict=True):
+        if callable(rate) and id(rate) not in made:
+            made[id(rate)] = traced_rate(rate, dtype, name)
+    return tuple(made.get(id(rate), rate) for rate in rates)
 
 
 def build_flow(
@@ -201,70 +190,91 @@ def build_flow(
     in `decay`, a loss that is not a finite scalar.
     """
     programs.room.make()
-    paths, treedef = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
-    leaves = [leaf for _, leaf in paths]
-    slots = tuple(i for i, leaf in enumerate(leaves) if _is_trained(leaf))
-    names = tuple(leaf_name(paths[i][0]) for i in slots)
-    if not slots:
+    check_untraced(model=model, objective=objective, decay=decay)
+    check_objective(objective)
+    leaves = trained_leaves(model)
+    names = tuple(leaves)
+    if not names:
         raise ValueError(
             f"{type(model).__name__} has nothing to train: no Hadamard or Scaled leaf and no "
             "inexact array (Frozen leaves and integer arrays stay)."
         )
-    _check_untied(names, [leaves[i] for i in slots])
+    _check_untied(leaves)
     if members is None:
-        check_single(dict(zip(names, (leaves[i] for i in slots), strict=True)))
+        check_single(leaves)
     rates = _decay_rates(decay, names, members)
-    for name, slot in zip(names, slots, strict=True):
-        check_leaf(name, leaves[slot], allow_float32, allow_frozen_sign)
-    trained = [x if is_parameter(x) else jnp.asarray(x) for x in (leaves[i] for i in slots)]
+    for name, leaf in leaves.items():
+        check_leaf(name, leaf, allow_float32, allow_frozen_sign)
+    trained = [x if is_parameter(x) else jnp.asarray(x) for x in leaves.values()]
     decays = tuple(rate is not None for rate in rates)
-    others = [None if i in slots else leaf for i, leaf in enumerate(leaves)]
-    others, objective = _on_device(others), _on_device(objective)
-    wrapped = tuple(isinstance(leaves[i], Trainable) for i in slots)
-    flow = Flow((), rates, others, objective, names, slots, wrapped, treedef)
-    coordinates, checks = _started(flow, trained, decays, members is not None)
-    if checks is not None:
-        _check_loss(names, *checks)
-    return dataclasses.replace(flow, coordinates=coordinates)
+    coordinates, weights = _started(names, trained, decays, members is not None)
+    like = _rows(weights, members)
+    dtype = next(iter(like.values())).dtype
+    rates = _traced_rates(rates, names, dtype)
+    skeleton, others = Skeleton.of(model)
+    data, empty = arrays_of(objective)
+    rows = data if shared or members is None else row_of(data)
+    function = LossOf(skeleton, empty, jnp.float32 if allow_float32 else dtype)
+    loss = traced(function, rows, _rows(others, members), like, what="The objective")
+    flow = Flow(coordinates, rates, others, data, loss, names)
+    if members is None:
+        _check_loss(flow)
+    return flow
+
+
+def traced_observables(
+    observables: Any, model: PyTree, flow: Flow, members: int | None = None
+) -> dict[str, Traced]:
+    """Each as a program of the arrays of `model` that stay and its weights.
+
+    **Raises:** ValueError for what is no mapping of names to functions, and for one that does not
+    return numbers.
+    """
+    functions = checked_observables(observables)
+    if not functions:
+        return {}
+    skeleton, others = Skeleton.of(model)
+    like = _rows(others, members), _starting(flow.coordinates, flow.names, members)
+    return {name: traced_observable(f, name, skeleton, *like) for name, f in functions.items()}
+
+
+def _rows(tree: PyTree, members: int | None) -> PyTree:
+    return tree if members is None else row_of(tree)
+
+
+def _starting(coordinates: Any, names: tuple[str, ...], members: int | None) -> dict[str, Any]:
+    """Shapes and dtypes of the weights of one member."""
+
+    def of(coordinates):
+        return {n: c.value(c.start()) for n, c in zip(names, coordinates, strict=True)}
+
+    if members is None:
+        return eqx.filter_eval_shape(of, coordinates)
+    return row_of(eqx.filter_eval_shape(jax.vmap(of), coordinates))
 
 
 @eqx.filter_jit
-def _started(flow: Flow, leaves: list[Any], decays: tuple[bool, ...], batched: bool) -> Any:
-    """Coordinates of the leaves; of a single flow also its loss and which forces are finite."""
-
-    def coordinates(leaf, decays):
-        if isinstance(leaf, Trainable):
-            return leaf.coordinates(decays)
-        return RawCoordinates(leaf, jnp.zeros((), leaf.dtype))
+def _started(
+    names: tuple[str, ...], leaves: list[Any], decays: tuple[bool, ...], batched: bool
+) -> tuple[tuple[Any, ...], dict[str, Array]]:
+    """Coordinates of the leaves, and the weights they start at."""
 
     def of(leaves):
-        return tuple(coordinates(leaf, d) for leaf, d in zip(leaves, decays, strict=True))
+        made = tuple(_coordinates(x, decays) for x, decays in zip(leaves, decays, strict=True))
+        return made, {n: c.value(c.start()) for n, c in zip(names, made, strict=True)}
 
-    if batched:
-        return jax.vmap(of)(leaves), None
-    flow = dataclasses.replace(flow, coordinates=of(leaves))
-    weights = flow.weights(flow.start())
-    value = eqx.filter_eval_shape(flow.loss, weights)
-    if not hasattr(value, "shape"):
-        raise ValueError(f"The objective must return a scalar loss; it returned {type(value)}.")
-    if value.shape != ():
-        raise ValueError(
-            f"The objective must return a scalar loss; it returned shape {value.shape}. "
-            "Sum or average over examples."
-        )
-    loss, forces = flow.forces(weights)
-    finite = jnp.stack([jnp.all(jnp.isfinite(forces[name])) for name in flow.names])
-    return flow.coordinates, (loss, finite)
+    return jax.vmap(of)(leaves) if batched else of(leaves)
 
 
-def _on_device(tree: PyTree) -> PyTree:
-    """NumPy arrays as JAX arrays, so that they are data and not part of the program."""
-    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
+def _coordinates(leaf: Any, decays: bool) -> Any:
+    if isinstance(leaf, Trainable):
+        return leaf.coordinates(decays)
+    return RawCoordinates(leaf, jnp.zeros((), leaf.dtype))
 
 
-def _check_untied(names: tuple[str, ...], leaves: list[Any]) -> None:
+def _check_untied(leaves: Mapping[str, Any]) -> None:
     seen: dict[int, str] = {}
-    for name, leaf in zip(names, leaves, strict=True):
+    for name, leaf in leaves.items():
         if id(leaf) in seen:
             raise ValueError(
                 f"Leaves {seen[id(leaf)]!r} and {name!r} are the same object. Tied weights "
@@ -325,7 +335,13 @@ def _decay_rates(decay: BatchDecay, names: tuple[str, ...], members: int | None)
 def _checked_rate(rate: Any, name: str, members: int | None) -> Constant | Callable | None:
     if callable(rate):
         return rate
-    value = np.asarray(rate, float)
+    try:
+        value = np.asarray(rate, float)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"decay = {rate!r} for {name}: it is a number, a function of time, or "
+            "{leaf name: one of these}."
+        ) from None
     allowed = ((),) if members is None else ((), (members,))
     if value.shape not in allowed:
         raise ValueError(
@@ -347,18 +363,27 @@ def with_schedule(flow: Flow, start: float, end: float, rtol: float) -> Flow:
     **Raises:** ValueError for a λ(t) that is negative, not finite or no number in the run.
     """
     rates = zip(flow.names, flow.decay, strict=True)
-    schedules = {rate: name for name, rate in rates if rate is not None and callable(rate)}
+    schedules = {id(rate): (name, rate) for name, rate in rates if isinstance(rate, Traced)}
     if not schedules:
         return flow
-    found = [schedule.edges(f, name, start, end, 0.01 * rtol) for f, name in schedules.items()]
+    found = []
+    for name, rate in schedules.values():
+        at = functools.partial(decay_rate, rate, dtype=flow.dtype)
+        found.append(schedule.edges(at, name, start, end, 0.01 * rtol))
     times = np.unique(np.concatenate(found))
     room = 1 << max(len(times).bit_length(), 4)  # compiled once for numbers up to a power of two
     padded = np.concatenate([times, np.full(room - len(times), np.inf)])
     return dataclasses.replace(flow, edges=jnp.asarray(padded, flow.dtype))
 
 
-def _check_loss(names: tuple[str, ...], loss: Array, finite: Array) -> None:
-    bad = [name for name, sound in zip(names, np.asarray(finite), strict=True) if not sound]
+@eqx.filter_jit
+def _first_forces(flow: Flow) -> tuple[Float[Array, ""], dict[str, Array]]:
+    return flow.forces(flow.weights(flow.start()))
+
+
+def _check_loss(flow: Flow) -> None:
+    loss, forces = _first_forces(flow)
+    bad = [name for name, force in forces.items() if not np.all(np.isfinite(force))]
     if not np.isfinite(loss) or bad:
         what = f"is {float(loss)}" if not np.isfinite(loss) else f"has no finite gradient in {bad}"
         raise ValueError(

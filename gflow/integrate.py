@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flow import Flow
+from .parameters import Constant
 from .solvers.spectral_radius import noise
 from .solvers.switching import spectral_reach
 from .stepping import Pace, arrive, halved, march
@@ -46,23 +47,26 @@ def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
     """
     if not batched:
         return {"coordinates": flow.coordinates}, dataclasses.replace(flow, coordinates=())
-    names = ("decay", "others") if shared else ("decay", "others", "objective")
-    split = {name: eqx.partition(getattr(flow, name), eqx.is_array) for name in names}
-    parts = {"coordinates": flow.coordinates} | {name: own for name, (own, _) in split.items()}
-    rest = {name: common for name, (_, common) in split.items()}
-    return parts, dataclasses.replace(flow, coordinates=(), **rest)
+    # what λ(t) closes over is one for all
+    own = tuple(isinstance(rate, Constant) for rate in flow.decay)
+    rates, rest = eqx.partition(flow.decay, own)
+    parts = {"coordinates": flow.coordinates, "decay": rates, "others": flow.others}
+    fixed = dataclasses.replace(flow, coordinates=(), decay=rest, others=[])
+    if shared:
+        return parts, fixed
+    return parts | {"data": flow.data}, dataclasses.replace(fixed, data=[])
 
 
 def united(parts: Parts, fixed: Flow) -> Flow:
     """The flow `divide` has taken apart."""
-    own = {k: eqx.combine(v, getattr(fixed, k)) for k, v in parts.items() if k != "coordinates"}
-    return dataclasses.replace(fixed, coordinates=parts["coordinates"], **own)
+    if "decay" in parts:
+        parts = parts | {"decay": eqx.combine(parts["decay"], fixed.decay)}
+    return dataclasses.replace(fixed, **parts)
 
 
 def record_state(flow: Flow, observables, t, state) -> dict[str, Any]:
-    record = flow.record(t, state)
-    model = flow.model(flow.weights(state))
-    record["observables"] = {name: jnp.asarray(f(model)) for name, f in observables.items()}
+    record, weights = flow.record(t, state), flow.weights(state)
+    record["observables"] = {name: f(flow.others, weights) for name, f in observables.items()}
     record["resolved"] = flow.resolved(state)
     return record
 

@@ -47,7 +47,7 @@ class SquaredLoss(eqx.Module):
             )
 
     def __call__(self, model: Any) -> Float[Array, ""]:
-        predictions = jax.vmap(model)(self.inputs)
+        predictions = jax.vmap(lambda x: model(x))(self.inputs)  # a module itself is slow to name
         if predictions.shape != self.targets.shape:
             raise ValueError(
                 f"The model predicts shape {predictions.shape} where the targets have "
@@ -101,7 +101,7 @@ class MarginLoss(eqx.Module):
             raise ValueError(f"labels contain {others[0]:g}: they are +1 or −1.")
 
     def __call__(self, model: Any) -> Float[Array, ""]:
-        outputs = jax.vmap(model)(self.inputs)
+        outputs = jax.vmap(lambda x: model(x))(self.inputs)
         if outputs.shape != self.labels.shape:
             raise ValueError(
                 f"The model returns shape {outputs.shape[1:]} for one example; a margin y f(x) "

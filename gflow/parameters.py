@@ -173,6 +173,21 @@ def is_parameter(node: Any) -> bool:
     return isinstance(node, Parameter)
 
 
+def leaf_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_trained(leaf: Any) -> bool:
+    """Whether the flow moves it: Trainable leaves and plain arrays of floats."""
+    return isinstance(leaf, Trainable) or eqx.is_inexact_array(leaf)
+
+
+def trained_leaves(model: PyTree) -> dict[str, Any]:
+    """Name → leaf of everything the flow moves."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
+    return {leaf_name(p): x for p, x in paths if is_trained(x)}
+
+
 def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
     """`model` with every Hadamard and Factored leaf at another α and the same O(1) factors.
 

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .clocked import Clocked
 from .crossings import bracketed_root
-from .flow import leaf_name
-from .parameters import Scaled, is_parameter
+from .parameters import Scaled, is_parameter, leaf_name
 from .stepping import TERM, Pace, Steps, halved, march
 
 #: State and frame.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .flow import Decay, Objective, build_flow, with_schedule
+from .flow import Decay, Objective, build_flow, traced_observables, with_schedule
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import keeps_its_branch
 from .parameters import Constant, Small, is_parameter
@@ -70,7 +70,6 @@ def simulate(
     traj.tau, traj.loss, traj.stages()
     ```
     """
-    observables = dict(observables or {})
     flow = build_flow(
         model,
         objective,
@@ -78,6 +77,7 @@ def simulate(
         allow_float32=allow_float32,
         allow_frozen_sign=allow_frozen_sign,
     )
+    programs = traced_observables(observables, model, flow)
     check_rtol(rtol, flow)
     given, solver = solver, choose(flow, solver, rtol)
     scale, conflict = log_alpha_of(model, log_alpha)
@@ -96,7 +96,7 @@ def simulate(
         flow,
         solver=solver,
         rtol=rtol,
-        observables=observables,
+        observables=programs,
         start=start,
         end=None if end is None else [end],
         error_bars=error_bars,

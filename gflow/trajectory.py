@@ -14,11 +14,12 @@ from jaxtyping import ArrayLike, PyTree
 from scipy import ndimage
 
 from . import plot, storage
-from .flow import Flow, leaf_name, trained_leaves
+from .fingerprint import Fingerprint, fingerprint
+from .flow import Flow
 from .integrate import resolve
 from .lazy import Lazy
 from .observables import above_sqrt_alpha, is_matrix, log_modes
-from .parameters import Small, Trainable, is_parameter
+from .parameters import Small, Trainable, is_parameter, leaf_name, trained_leaves
 from .stages import MeasuredStage, find_stages
 
 #: Numbers re-solved in one call.
@@ -124,6 +125,15 @@ class Trajectory:
     def __getstate__(self) -> dict[str, Any]:
         """A pickle holds what a file does: all that is recorded, and not the flow."""
         return self.__dict__ | {"resolver": None}
+
+    @functools.cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What the run was made from: its O(1) factors, its loss at fixed weights, its decay.
+
+        A run without its flow knows no loss and no decay, one without its model no factors.
+        """
+        flow = None if self.resolver is None else self.resolver.flow
+        return fingerprint(flow, self.like, self.log_alpha)
 
     @property
     def scale(self) -> float:

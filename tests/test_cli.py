@@ -216,7 +216,7 @@ def test_only_a_finished_report_passes(tmp_path):
     assert report.passed
 
 
-def test_readme_example_runs_and_agrees(capsys):
+def test_readme_example_runs_and_is_confirmed(capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     own_model = next(b for b in blocks if "eqx.Module" in b)
     lines = [line for line in own_model.splitlines() if line.strip()]
@@ -225,7 +225,7 @@ def test_readme_example_runs_and_agrees(capsys):
     table = capsys.readouterr().out
     rows = [line for line in table.splitlines() if re.match(r"\d+ ", line)]
     assert len(rows) == 3
-    assert all(line.endswith("agrees") for line in rows)
+    assert all(line.endswith("confirmed") for line in rows)
 
 
 @pytest.mark.slow

@@ -389,7 +389,7 @@ def test_another_rate_seed_start_or_number_of_steps_does_not_compile():
     gflow.descend(small(-10.0, seed=0), objective, learning_rate=0.1, steps=100, decay=0.1)
     count.clear()
     gflow.descend(small(-99.0, seed=1), objective, learning_rate=0.2, steps=7, decay=0.3)
-    assert len(count) <= 1  # the check that the loss is a scalar
+    assert len(count) <= 1  # what it closes over is read once a run
 
 
 # --- bad input ------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_first_stages_of_a_stack_of_layers_are_predicted(stack):
     assert {name for name, _ in first.activated} == {"layers.0.vo", "layers.1.vo"}
     assert sum(first.shares.values()) == pytest.approx(1.0, abs=1e-12)
     run = gflow.simulate(model, objective, tau1=1.02 * prediction.stages[-1].tau)
-    rows = theory.compare(run, prediction).rows
-    assert [row.verdict for row in rows[:2]] == ["agrees", "agrees"]
+    table = theory.compare(run, prediction)
+    rows = table.rows
+    assert table.counts["refuted"] == 0, table
     assert abs(rows[0].offset_measured - rows[0].offset_predicted) < 1e-5
-    assert all(row.passed for row in rows)

@@ -457,7 +457,7 @@ def test_another_alpha_seed_tolerance_end_or_decay_does_not_compile():
     objective.count.clear()
     gflow.simulate(small(-1e6, seed=1), objective, t1=4e6, decay=0.02, rtol=1e-6)
     gflow.simulate(small(-100.0, seed=2), objective, tau1=2, decay=0.03, rtol=1e-4)
-    assert len(objective.count) <= 2  # once a run: the check that the loss is a scalar
+    assert len(objective.count) <= 2  # what it closes over is read once a run
 
 
 # --- bad input ------------------------------------------------------------------------

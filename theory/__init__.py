@@ -17,11 +17,8 @@ if TYPE_CHECKING:
         two_layer_condensation as two_layer_condensation,
         weight_decay as weight_decay,
     )
-    from .comparison import (
-        Comparison as Comparison,
-        compare as compare,
-        extrapolate as extrapolate,
-    )
+    from .comparison import Comparison as Comparison, compare as compare
+    from .extrapolation import extrapolate as extrapolate
     from .prediction import Prediction as Prediction, Stage as Stage
 
 _MODULES = (
@@ -37,7 +34,7 @@ _MODULES = (
 _FROM = {
     "Comparison": "comparison",
     "compare": "comparison",
-    "extrapolate": "comparison",
+    "extrapolate": "extrapolation",
     "Prediction": "prediction",
     "Stage": "prediction",
 }

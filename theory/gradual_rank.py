@@ -6,14 +6,17 @@ other than 1 at the start: generalised thresholds (2607.12332). Factored matrice
 times, are this project's (directions without times: 2012.09839).
 """
 
+import dataclasses
+
 from jaxtyping import PyTree
 
 from gflow.batch import member, stacked
 from gflow.factored import Factored
-from gflow.flow import Decay, Objective, build_flow, check_single, trained_leaves
+from gflow.fingerprint import Origin
+from gflow.flow import Decay, Objective, build_flow, check_single
 from gflow.hadamard import Hadamard
 from gflow.models.symmetric import Symmetric
-from gflow.parameters import Constant
+from gflow.parameters import Constant, trained_leaves
 from gflow.trajectory import log_alpha_of
 
 from .columns import Columns, columns_of
@@ -104,7 +107,8 @@ def predict(
     about = (SOURCE, VALIDITY)
     if any(isinstance(leaf, Factored) for leaf in leaves.values()):
         about = (SOURCE_FACTORED, VALIDITY_FACTORED)
-    return SaddlePath(flow, parts, scale, elapsed, rtol).follow(max_stages, *about)
+    path = SaddlePath(flow, parts, scale, elapsed, rtol).follow(max_stages, *about)
+    return dataclasses.replace(path, origin=Origin(flow, model, scale), accuracy=10.0 * rtol)
 
 
 def predict_batch(

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import ArrayLike
 
+from gflow.fingerprint import Fingerprint
 from gflow.labels import (
     Coordinate as Coordinate,
     coordinate_label as coordinate_label,
@@ -39,7 +41,9 @@ class Stage:
     - `curvature`: smallest eigenvalue of the Hessian of L restricted to the support.
     - `rate`: the winner's growth rate |g| on the plateau before.
     - `rival`: (leaf name, index) of the next candidate, and (e, b): at the transition its
-      factor has size e^{b − eΛ}, so that a near-tie can be judged at any α.
+      factor has size e^{b − eΛ}.
+    - `exponent`: the smallest power of α in the remainder of t_k, where a prediction without
+      connecting orbits knows it.
     - `shares`: for exchangeable copies that switch together, each one's share.
     """
 
@@ -56,6 +60,7 @@ class Stage:
     rate: float = math.nan
     rival: tuple[Coordinate, float, float] | None = None
     shares: dict[Coordinate, float] = dataclasses.field(default_factory=dict)
+    exponent: float = math.nan
 
     @property
     def label(self) -> str:
@@ -87,7 +92,8 @@ class Prediction:
 
     `start`, `stages`: the saddle path. `at(log_alpha)`: finite-α times and curves.
     `source`: the paper; `validity`: the regime in which it holds; `ended`: why there are
-    no further stages.
+    no further stages. `accuracy`: error of rate·(TΛ + C), the rounding of the prediction
+    itself. `fingerprint`: what it was made from, None where that is not known.
     """
 
     start: Start
@@ -96,6 +102,12 @@ class Prediction:
     validity: str
     ended: str
     orbits: "Orbits | None" = dataclasses.field(default=None, repr=False)
+    origin: Callable[[], Fingerprint] | None = dataclasses.field(default=None, repr=False)
+    accuracy: float = 1e-8
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        return None if self.origin is None else self.origin()
 
     def at(self, log_alpha: float) -> "FiniteAlpha":
         """Times, surviving plateaus and curves at α = e^log_alpha."""
@@ -147,23 +159,6 @@ class FiniteAlpha:
     def exists(self) -> np.ndarray:
         # a time that is not predicted (NaN) overtakes nothing
         return np.append(~(np.diff(self.t) <= 0), True) if len(self.t) else np.zeros(0, bool)
-
-    @property
-    def near_tie(self) -> np.ndarray:
-        """Whether the next candidate weighs more than 10⁻³ of the level at a transition.
-
-        Then the two weights grow side by side and the order of the limit, or its offsets,
-        may not be reached at this α.
-        """
-        flags = []
-        for stage in self.prediction.stages:
-            if stage.rival is None or stage.level is None or stage.level[0] == "loss":
-                flags.append(False)
-                continue
-            _, exponent, log_size = stage.rival
-            log_weight = 2.0 * (log_size - exponent * self.scale) - math.log(4.0)
-            flags.append(log_weight > math.log(1e-3 * abs(stage.level[1])))
-        return np.array(flags, bool)
 
     @property
     def merged(self) -> list[list[int]]:

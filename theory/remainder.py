@@ -127,8 +127,9 @@ def _unknown(curves: Curves) -> str:
 
 
 def _linearise(prediction: Prediction, curves: Curves) -> _Linearised:
-    stages = zip(curves.orbits, prediction.stages, curves.plateaus[:-1], strict=True)
-    paths = [path_of(orbit, stage, parts) for orbit, stage, parts in stages]
+    plateaus = zip(curves.plateaus[:-1], curves.plateaus[1:], strict=True)
+    stages = zip(curves.orbits, prediction.stages, plateaus, strict=True)
+    paths = [path_of(orbit, stage, *around) for orbit, stage, around in stages]
     ends = zip(curves.orbits, curves.plateaus[1:], strict=True)
     return _Linearised(paths, [plateau_of(orbit, parts) for orbit, parts in ends])
 

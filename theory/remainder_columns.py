@@ -9,12 +9,16 @@ down, L lower trapezoidal, column j of e^{Ht}F is in the graded gauge
     q_j + Σ_{i>j} (L_ij/L_jj) e^{−(h_j − h_i)t} q_i − Σ_{i<j} (L_ji/L_ii) e^{−(h_i − h_j)t} q_i.
 """
 
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from .column_piece import Block
 from .columns import Columns
 from .fast import Piece
-from .part import Part
+from .part import Part, log_abs
 from .remainder_modes import Modes
 from .symmetric_columns import SymmetricColumns
 
@@ -27,11 +31,12 @@ class ColumnModes(Modes):
 
     share = 1.0
 
-    def __init__(self, piece: Piece, saddle: Piece, part: Part):
+    def __init__(self, piece: Piece, saddle: Piece, part: Part, after: Part):
         assert isinstance(piece, Block)
         assert isinstance(saddle, Block)
         assert isinstance(part, Columns)
-        self.piece, self.part = piece, part
+        assert isinstance(after, Columns)
+        self.piece, self.part, self.after = piece, part, after
         self.direction = np.asarray(piece.direction)
         self.rows, self.count = self.direction.shape
         self.cut = self.rows * self.count
@@ -58,12 +63,13 @@ class ColumnModes(Modes):
     def rates(self, velocity):
         return velocity[..., self.cut :]
 
-    def settled(self, state):
-        if self.part.free is not None:
-            return state
+    def settled(self, piece, state):
+        if self.after.free is not None:
+            return piece, state
         x = state[: self.cut].reshape(self.rows, self.count).copy()
-        x[:, self.items] = self.part.directions
-        return np.concatenate([x.ravel(), state[self.cut :]])
+        x[:, ~self.rest] = self.after.directions
+        graded = eqx.tree_at(lambda b: b.graded, piece, jnp.asarray(True))
+        return graded, np.concatenate([x.ravel(), state[self.cut :]])
 
     def exponents(self, tau):
         left = self._of_items(self.part.exponent - self.part.rates * tau)
@@ -82,65 +88,90 @@ class ColumnModes(Modes):
         flat[:, : self.cut] = x.reshape(len(state), -1)
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
-    def ends(self, state, slope, after):
-        asleep = np.flatnonzero(~self.rest)
-        end, tail = state.copy(), np.zeros_like(state)
-        tail[self.cut :] = np.where(self.rest, 0.0, slope[self.cut :])
-        if isinstance(after, ColumnModes):
-            tail[self.cut + asleep] = after.part.rates
-            if self._graded and len(asleep):
-                x = end[: self.cut].reshape(self.rows, self.count)
-                along = self._targets(after).T @ x[:, asleep]
-                minors = [np.linalg.slogdet(along[:j, :j])[1] for j in range(len(asleep) + 1)]
-                end[self.cut + asleep] += np.diff(minors)
-                x[:, asleep] = self._targets(after) * _sign(np.diag(along))[None]
-        return np.stack([end, tail])
-
     @property
-    def _graded(self) -> bool:
-        return bool(self.piece.graded)
+    def _aligns(self) -> bool:
+        """Whether its columns, without a direction so far, are told apart on the next plateau."""
+        return self.after.free is None and not bool(self.piece.graded)
 
-    def _targets(self, after: "ColumnModes") -> np.ndarray:
-        """Directions of dormant columns on the next plateau."""
-        return after.direction[:, int(np.sum(self.rest)) :]
+    def left(self, states, lag, end, slope):
+        asleep = np.flatnonzero(~self.rest)
+        end, tail = end.copy(), np.zeros_like(end)
+        tail[self.cut + asleep] = self.after.rates
+        if self.after.free is None and not self._aligns:
+            x = end[: self.cut].reshape(self.rows, self.count)
+            along = self.after.directions.T @ x[:, asleep]
+            minors = [np.linalg.slogdet(along[:j, :j])[1] for j in range(len(asleep) + 1)]
+            end[self.cut + asleep] += np.diff(minors)
+            x[:, asleep] = self.after.directions * _sign(np.diag(along))[None]
+        out = states - end - tail * lag[:, None]
+        if self._aligns:
+            sizes = self._aligned(end)[1] + self.after.rates * lag[:, None]
+            for n, state in enumerate(states):
+                turned, logs = self._aligned(state)
+                x = np.zeros((self.rows, self.count))
+                x[:, asleep] = turned
+                out[n, self.cut + asleep] = logs - sizes[n]
+                shown = out[n, : self.cut].reshape(self.rows, self.count)
+                out[n, : self.cut] = np.where(self.rest[None], shown, x).ravel()
+            return out
+        return out @ self.landed(end).T
+
+    def _aligned(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of columns without a direction so far: how far they are from those of the plateau.
+
+        And the logarithms of their sizes by volumes.
+        """
+        x, logs = state[: self.cut].reshape(self.rows, self.count), state[self.cut :]
+        basis, left, sizes = _flag(self.after, x[:, ~self.rest], logs[~self.rest])
+        return basis @ left(0.0), sizes
+
+    def landed(self, state):
+        x, logs = state[: self.cut].reshape(self.rows, self.count), state[self.cut :]
+        asleep = np.flatnonzero(~self.rest)
+        places = np.arange(self.cut).reshape(self.rows, self.count)
+        out = np.eye(len(state))
+        if self._aligns:
+            # sizes are those of volumes: log|PPᵀ|/2 of what the first j directions see
+            order = asleep[np.argsort(-logs[asleep])]
+            seen, sizes = self.after.directions.T, np.exp(logs[order] - np.max(logs[order]))
+            q, r = np.linalg.qr((seen @ (x[:, order] * sizes[None])).T)
+            last = np.zeros(len(state))
+            for j, to in enumerate(asleep):
+                inverse = q[:, : j + 1] @ np.linalg.inv(r[: j + 1, : j + 1]).T @ seen[: j + 1]
+                row = np.zeros(len(state))
+                for n, i in enumerate(order):
+                    row[places[:, i]] = inverse[n] * sizes[n]
+                    row[self.cut + i] = sizes[n] * float(inverse[n] @ x[:, i])
+                out[self.cut + to], last = row - last, row
+                out[places[:, to]] = 0.0
+        elif self.after.free is None:
+            signs = _sign(np.sum(self.after.directions * x[:, asleep], axis=0))
+            for i, sign in zip(asleep, signs, strict=True):
+                out[places[:, i], places[:, i]] = sign
+        return out
 
     def carried(self, after, state):
         assert isinstance(after, ColumnModes)
         x, logs = state[: self.cut].reshape(self.rows, self.count), state[self.cut :]
         awake, asleep = np.flatnonzero(self.rest), np.flatnonzero(~self.rest)
-        k, rows, count = len(awake), self.rows, self.count
-        directions = np.arange(self.cut).reshape(rows, count)
+        k = len(awake)
+        places = np.arange(self.cut).reshape(self.rows, self.count)
         out = np.zeros((len(state), len(state)))
-        # active columns: z'_j = Σ_i z_i R_ij with the rotation R that leads to the singular basis
+        # z'_j = Σ_i z_i R_ij with the rotation R that leads to the singular basis
         new, new_logs = after.direction, np.asarray(after.piece.log_size)
         old_z, new_z = x[:, awake] * np.exp(logs[awake]), new[:, :k] * np.exp(new_logs[:k])
         rotation = np.linalg.lstsq(old_z, new_z, rcond=None)[0] if k else np.zeros((0, 0))
         for j in range(k):
             y = new[:, j]
-            across = np.eye(rows) - np.outer(y, y)
+            across = np.eye(self.rows) - np.outer(y, y)
             for n, i in enumerate(awake):
                 weight = rotation[n, j] * np.exp(logs[i] - new_logs[j])
-                out[np.ix_(directions[:, j], directions[:, i])] = weight * across
-                out[directions[:, j], self.cut + i] = weight * (across @ x[:, i])
-                out[self.cut + j, directions[:, i]] = weight * y
+                out[np.ix_(places[:, j], places[:, i])] = weight * across
+                out[places[:, j], self.cut + i] = weight * (across @ x[:, i])
+                out[self.cut + j, places[:, i]] = weight * y
                 out[self.cut + j, self.cut + i] = weight * float(y @ x[:, i])
-        if after.part.origin is not None and not self._graded:
-            # sizes are those of volumes: log|PPᵀ|/2 of what the first j directions see
-            seen = after.direction[:, k:].T
-            z = x[:, asleep] * np.exp(logs[asleep])[None]
-            last = np.zeros(len(state))
-            for j in range(len(asleep)):
-                inverse = np.linalg.pinv(seen[: j + 1] @ z) @ seen[: j + 1]
-                row = np.zeros(len(state))
-                for n, i in enumerate(asleep):
-                    row[directions[:, i]] = inverse[n] * np.exp(logs[i])
-                    row[self.cut + i] = float(inverse[n] @ z[:, n])
-                out[self.cut + k + j] = row - last
-                last = row
-            return out
         for j, i in enumerate(asleep):
-            turn = _sign(after.direction[:, k + j] @ x[:, i])
-            out[directions[:, k + j], directions[:, i]] = turn
+            out[places[:, k + j], places[:, i]] = 1.0
             out[self.cut + k + j, self.cut + i] = 1.0
         return out
 
@@ -161,24 +192,35 @@ class ColumnModes(Modes):
         out = np.zeros((len(waited), self.cut + self.count))
         if self.part.origin is None:
             return out
-        values, basis = _growth(self.part)
-        free, sizes = self.part.origin
-        seen = basis.T @ (free * np.exp(sizes - np.max(sizes))[None])
-        lower = np.asarray(np.linalg.qr(seen.T, mode="r")).T
-        count = lower.shape[1]
-        lower = lower / np.where(np.diag(lower) == 0.0, 1.0, np.diag(lower))[None]
-        gap = values[None, :count] - values[:, None]
-        apart = gap > _ALIKE * np.max(np.abs(values), initial=1e-300)
+        basis, left, _ = _flag(self.part, *self.part.origin)
         for n, t in enumerate(waited):
-            if t < 0.0:
-                out[n] = 1.0
-                continue
-            left = np.where(apart, lower * np.exp(-np.where(apart, gap, 0.0) * t), 0.0)
-            left[:count] -= left[:count].T
             x = np.zeros((self.rows, self.count))
-            x[:, self.count - count :] = basis @ left
+            x[:, self.items] = basis @ left(float(t))
             out[n, : self.cut] = x.ravel()
         return out
+
+
+def _flag(
+    part: Columns, free: np.ndarray, logs: np.ndarray
+) -> tuple[np.ndarray, Callable[[float], np.ndarray], np.ndarray]:
+    """Eigenvectors of a plateau, what of the others is in every column a time later, log-sizes."""
+    values, basis = _growth(part)
+    # the largest first: a triangle then keeps the relative accuracy of every one
+    order, most = np.argsort(-logs), float(np.max(logs))
+    seen = basis.T @ (free * np.exp(logs - most)[None])[:, order]
+    lower = np.asarray(np.linalg.qr(seen.T, "r")).T
+    sizes = np.diag(lower)
+    lower = lower / np.where(sizes == 0.0, 1.0, sizes)[None]
+    count = len(sizes)
+    gap = values[None, :count] - values[:, None]
+    apart = gap > _ALIKE * np.max(np.abs(values), initial=1e-300)
+
+    def left(t: float) -> np.ndarray:
+        found = np.where(apart, lower * np.exp(-np.where(apart, gap, 0.0) * t), 0.0)
+        found[:count] -= found[:count].T
+        return found
+
+    return basis, left, log_abs(sizes) + most
 
 
 def _growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
@@ -203,5 +245,5 @@ def _growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
     return values, basis
 
 
-def _sign(x: np.ndarray) -> np.ndarray:
+def _sign(x: np.ndarray | np.floating) -> np.ndarray:
     return np.where(x < 0.0, -1.0, 1.0)

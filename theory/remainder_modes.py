@@ -16,7 +16,7 @@ from .part import Part
 
 
 class Modes(abc.ABC):
-    """The dormant modes of one piece on one orbit, `before` and `after` the parts around it.
+    """The dormant modes of one piece on one orbit; `part`, `after`: the plateaus around it.
 
     `living`: modes that are on the orbit, and so no source; `column`, `sign`: which disturbance
     of the compiled velocity each makes. Sizes are e^{2ℓ}·`share` of the disturbance.
@@ -44,12 +44,21 @@ class Modes(abc.ABC):
         """e of every mode `tau` after the transition before; NaN where it does not matter."""
 
     @abc.abstractmethod
-    def ends(self, state: np.ndarray, slope: np.ndarray, after: "Modes | None") -> np.ndarray:
-        """Rows: where the piece ends up, and the slope of its tail; on the next plateau."""
+    def left(
+        self, states: np.ndarray, lag: np.ndarray, end: np.ndarray, slope: np.ndarray
+    ) -> np.ndarray:
+        """How far the piece is from its saddle and straight tails at states, on the plateau.
+
+        `lag` ≤ 0: time since its orbit ended at `end`, with velocity `slope`.
+        """
+
+    def landed(self, state: np.ndarray) -> np.ndarray:
+        """Deviations on the orbit, near its end at `state`, as deviations on the plateau."""
+        return np.eye(len(state))
 
     @abc.abstractmethod
     def carried(self, after: "Modes", state: np.ndarray) -> np.ndarray:
-        """Deviations where the orbit ends, at `state`, as deviations on the next orbit."""
+        """Deviations on the plateau as deviations on the next orbit."""
 
     @abc.abstractmethod
     def successor(self) -> np.ndarray:
@@ -59,9 +68,9 @@ class Modes(abc.ABC):
         """At states, a unit vector along which the piece cannot move, if there is one."""
         return None
 
-    def settled(self, state: np.ndarray) -> np.ndarray:
-        """The saddle with its dormant modes as they are in the middle of the plateau."""
-        return state
+    def settled(self, piece: Piece, state: np.ndarray) -> tuple[Piece, np.ndarray]:
+        """A piece and its state at the saddle, dormant modes as in the middle of the plateau."""
+        return piece, state
 
     def aligning(self, waited: np.ndarray) -> np.ndarray:
         """How far modes without a direction of their own are from that of the plateau."""
@@ -82,7 +91,7 @@ class WeightModes(Modes):
 
     share = 0.25
 
-    def __init__(self, piece: Piece, saddle: Piece, part: Part):
+    def __init__(self, piece: Piece, saddle: Piece, part: Part, after: Part):
         assert isinstance(piece, Factors)
         assert isinstance(saddle, Factors)
         assert isinstance(part, HadamardWeights)
@@ -119,8 +128,8 @@ class WeightModes(Modes):
         left = (self.part.exponent - self.part.rates * tau).ravel()
         return np.where(self.living, np.nan, left)
 
-    def ends(self, state, slope, after):
-        return np.stack([state, np.where(self.rest, 0.0, slope)])
+    def left(self, states, lag, end, slope):
+        return states - end - np.where(self.rest, 0.0, slope) * lag[:, None]
 
     def carried(self, after, state):
         assert isinstance(after, WeightModes)

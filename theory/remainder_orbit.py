@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.linalg import expm
+from scipy.linalg import block_diag, expm
 
-from .fast import Fast, assembled, joined
+from .fast import Fast, assembled
 from .hadamard_weights import HadamardWeights
 from .orbits import Orbit
 from .part import Part
@@ -93,6 +93,13 @@ class Path:
         """The state at the saddle."""
         return np.concatenate([np.asarray(p.flat()) for p in self.orbit.saddle.pieces])
 
+    def landed(self, s: float) -> np.ndarray:
+        """Deviations on the orbit at time s as deviations on the plateau that it leads to."""
+        states = self.split(self.orbit.states(np.array([s]))[0])
+        return np.asarray(
+            block_diag(*(m.landed(x) for m, x in zip(self.modes, states, strict=True)))
+        )
+
     @property
     def living(self) -> np.ndarray:
         return np.concatenate([m.living for m in self.modes])
@@ -111,25 +118,37 @@ class Path:
         return np.where(self.living, -np.inf, logs)
 
 
-def modes_of(fast: Fast, saddle: Fast, parts: Sequence[Part]) -> list[Modes]:
-    """Of pieces that an orbit takes from `fast` to `saddle`; `parts`: the plateau before."""
+Parts = Sequence[Part]
+
+
+def modes_of(fast: Fast, saddle: Fast, before: Parts, after: Parts) -> list[Modes]:
+    """Of pieces that an orbit takes from `fast` to `saddle`, between two plateaus."""
     out: list[Modes] = []
-    for before, after, part in zip(fast.pieces, saddle.pieces, parts, strict=True):
+    for piece, rest, part, next_part in zip(fast.pieces, saddle.pieces, before, after, strict=True):
         kind = WeightModes if isinstance(part, HadamardWeights) else ColumnModes
-        out.append(kind(before, after, part))
+        out.append(kind(piece, rest, part, next_part))
     return out
 
 
-def path_of(orbit: Orbit, stage: Stage, parts: Sequence[Part]) -> Path:
-    """Linearised along its nodes; `parts`: the plateau before it."""
+def settled(fast: Fast, saddle: Fast, modes: Sequence[Modes]) -> Linear:
+    """`fast` linearised at a saddle, dormant modes as in the middle of the plateau."""
+    rows = zip(modes, fast.pieces, saddle.pieces, strict=True)
+    pieces, states = zip(
+        *(m.settled(p, np.asarray(rest.flat())) for m, p, rest in rows), strict=True
+    )
+    there = eqx.tree_at(lambda f: f.pieces, fast, tuple(pieces))
+    return linearised(there, np.concatenate(states)[None], modes)[0]
+
+
+def path_of(orbit: Orbit, stage: Stage, parts: Parts, after: Parts) -> Path:
+    """Linearised along its nodes; `parts`, `after`: the plateaus around it."""
     fast = orbit.fast
-    modes = modes_of(orbit.fast, orbit.saddle, parts)
+    modes = modes_of(fast, orbit.saddle, parts, after)
     s = _nodes(orbit)
     middle = 0.5 * (s[1:] + s[:-1])
-    end = np.asarray(joined(orbit.saddle.pieces))
     where = np.concatenate([[s[0], 0.0], middle])
-    points = linearised(fast, np.concatenate([orbit.states(where), end[None]]), modes)
-    begin, crossing, between, last = points[0], points[1], points[2:-1], points[-1]
+    points = linearised(fast, orbit.states(where), modes)
+    begin, crossing, between = points[0], points[1], points[2:]
     level = crossing.loss if stage.level is None or stage.level[0] == "loss" else None
     if level is None:
         level = crossing.weights[_place(fast, parts, stage)]
@@ -139,7 +158,8 @@ def path_of(orbit: Orbit, stage: Stage, parts: Sequence[Part]) -> Path:
     gained = [m.gained(x, s) for m, x in zip(modes, split, strict=True)]
     path = Path(
         orbit, modes, s, states, between, np.concatenate(gained, axis=-1),
-        np.zeros(0), np.zeros(0), begin, last,
+        np.zeros(0), np.zeros(0), begin,
+        settled(fast, orbit.saddle, modes),
         level / float(level[: states.shape[1]] @ crossing.velocity),
     )  # fmt: skip
     steps = np.diff(s)[:, None, None]

@@ -8,7 +8,7 @@ import numpy as np
 from .orbits import Orbit
 from .part import Part
 from .remainder_modes import Modes
-from .remainder_orbit import Linear, linearised, modes_of
+from .remainder_orbit import Linear, modes_of, settled
 from .saddle_path import force_jacobian
 
 
@@ -45,10 +45,8 @@ class Plateau:
 def plateau_of(orbit: Orbit, parts: list[Part]) -> Plateau:
     """`parts`: after the orbit."""
     saddle = orbit.saddle
-    modes = modes_of(saddle, saddle, parts)
-    pairs = zip(modes, saddle.pieces, strict=True)
-    state = np.concatenate([m.settled(np.asarray(p.flat())) for m, p in pairs])
-    here = linearised(saddle, state[None], modes)[0]
+    modes = modes_of(saddle, saddle, parts, parts)
+    here = settled(saddle, saddle, modes)
     weights = [jnp.asarray(p.weight) for p in parts]
     curvature = np.asarray(force_jacobian(saddle.flow, weights, saddle.layout))
     return Plateau(modes, here, curvature, saddle.active & saddle.log_sizes)

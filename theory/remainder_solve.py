@@ -89,7 +89,7 @@ def passages(
             causes.add(_second_order(path, first), second=True)
         match = _match(path, following, waits[k + 1] if following is not None else math.inf)
         crossing = _followed(causes, place, path, scale, wait, from_s, match.lag)
-        joined = causes.add(_unfinished(path, np.array([match.lag]), following).T)
+        joined = causes.add(_unfinished(path, np.array([match.lag])).T)
         sizes = _sizes(plateaus[k].log_sizes(scale, match.lag))
         weights, loss = plateaus[k].bounds(causes.columns, sizes)
         out.append(Passed(crossing, causes.second[: len(crossing)], match.lag, weights, loss))
@@ -98,7 +98,6 @@ def passages(
         assert taken is not None
         since = np.array([match.lag])
         causes.columns = _carried(path, following) @ causes.columns
-        causes.columns[:, joined] += _aligning(following, since - path.s[-1])[0]
         causes.columns[:, taken] -= _begun(following, since - waits[k + 1])[0]
         causes.add(_second_order(following, match), second=True)
     return out
@@ -141,6 +140,8 @@ def _followed(
         columns = over @ columns + (into * amount) @ target
         a = min(float(s[i + 1]), stop)
         i += 1
+    if b > 0.0:
+        columns = path.landed(stop) @ columns
     if b > s[-1]:
         rates = path.rates(path.end.velocity)
         over, into = _at_rest(path.end, rates, entry + path.gained[-1], b - float(s[-1]))
@@ -182,15 +183,15 @@ def _at_rest(
     return over, into
 
 
-def _unfinished(path: Path, s: np.ndarray, following: Path | None) -> np.ndarray:
+def _unfinished(path: Path, s: np.ndarray) -> np.ndarray:
     """How far an orbit is from its saddle and from its straight tails, at times s."""
-    after = following.modes if following is not None else [None] * len(path.modes)
-    state, last = path.rest, float(path.s[-1])
-    slope = path.split(path.end.velocity)
-    parts = zip(path.modes, path.split(state), slope, after, strict=True)
-    asymptote, slope = np.concatenate([m.ends(x, v, n) for m, x, v, n in parts], axis=1)
+    last = float(path.s[-1])
     inside = np.minimum(s, last)
-    found = path.orbit.states(inside) - asymptote - slope * (inside - last)[:, None]
+    states, ends, slopes = map(
+        path.split, (path.orbit.states(inside), path.rest, path.end.velocity)
+    )
+    pieces = zip(path.modes, states, ends, slopes, strict=True)
+    found = np.concatenate([m.left(x, inside - last, e, v) for m, x, e, v in pieces], axis=1)
     for i in np.flatnonzero(s > last):
         found[i] = expm((s[i] - last) * path.end.by_state) @ found[i]
     return found
@@ -233,8 +234,8 @@ def _match(path: Path, following: Path | None, wait: float) -> _Match:
     if len(later):
         later = np.concatenate([[0.5 * (last + later[0])], later])
     lags = np.concatenate([inside, later, [0.5 * wait] if not len(inside) + len(later) else []])
-    left = _unfinished(path, lags, following) @ _carried(path, following).T
-    return _least(following, lags, left + _aligning(following, lags - last), wait)
+    left = _unfinished(path, lags) @ _carried(path, following).T
+    return _least(following, lags, left, wait)
 
 
 def _first_match(path: Path, wait: float) -> _Match:

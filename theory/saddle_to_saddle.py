@@ -4,11 +4,14 @@ Pesme & Flammarion 2023 (2304.00488), Algorithm 1: the dual variable q moves wit
 gradient inside [−1, 1] and each saddle is a sign-constrained least-squares fit.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 from jaxtyping import ArrayLike
 from scipy import optimize
+
+from gflow.fingerprint import Fingerprint, probe_weights, summary
 
 from .prediction import Prediction, Stage, Start
 
@@ -50,6 +53,7 @@ def predict(X: ArrayLike, y: ArrayLike, reduction: str = "half_mean") -> Predict
         return -2.0 * factor * (X.T @ (X @ beta - y))
 
     beta, q, tau = np.zeros(X.shape[1]), np.zeros(X.shape[1]), 0.0
+    hessian, exponent = 2 * factor * X.T @ X, math.inf
     initial = float(np.max(np.abs(force(beta)), initial=0.0))
     stages: list[Stage] = []
     while True:
@@ -71,11 +75,35 @@ def predict(X: ArrayLike, y: ArrayLike, reduction: str = "half_mean") -> Predict
         tau += float(wait[winner])
         q[winner] = np.sign(g[winner])
         before = beta
+        # what has not relaxed on the plateau, and the dormant weights there are at its end
+        others = (beta == 0) & (np.arange(len(q)) != winner)
+        exponent = min(
+            exponent, *(2 - 2 * np.abs(q[others])), _relaxation(hessian, beta, wait[winner])
+        )
         beta = _signed_fit(X, y, before, winner, q)
-        stages.append(_stage(tau, before, beta, winner, margin, loss, 2 * factor * X.T @ X, g))
+        stage = _stage(tau, before, beta, winner, margin, loss, hessian, g)
+        stages.append(dataclasses.replace(stage, exponent=float(exponent)))
     start = np.zeros(X.shape[1])
     ended = "complete: no feature correlates with the residual"
-    return Prediction(Start(0.0, start, loss(start), 0), stages, SOURCE, VALIDITY, ended)
+    probes = probe_weights({"weight": beta.shape})["weight"]
+    data = summary([loss(w) for w in probes], {"weight": [force(w) for w in probes]})
+    origin = Fingerprint(None, data, {"weight": [0.0] * 6})
+    return Prediction(
+        Start(0.0, start, loss(start), 0), stages, SOURCE, VALIDITY, ended, origin=lambda: origin
+    )
+
+
+def _relaxation(hessian: np.ndarray, beta: np.ndarray, wait: float) -> float:
+    """Exponent of α to which the slowest active weight relaxes on a plateau of length `wait`.
+
+    δ' = −2|β|Hδ on the support, so e^{−μ·wait·Λ} with μ the smallest eigenvalue.
+    """
+    support = np.flatnonzero(beta)
+    if not support.size:
+        return math.inf
+    root = np.sqrt(np.abs(beta[support]))
+    block = 2.0 * root[:, None] * hessian[np.ix_(support, support)] * root
+    return float(np.min(np.linalg.eigvalsh(block)) * wait)
 
 
 def _signed_fit(X, y, before, winner, q) -> np.ndarray:

@@ -109,11 +109,12 @@ class Report:
     def compare(self, prefix: str, comparison: Comparison, text: str = "") -> None:
         """Print a comparison and record every claim that it judges, as `prefix.<claim>`."""
         self.say(text or prefix, comparison)
-        for row in comparison.rows:
-            verdict = "confirmed" if row.passed else "refuted"
+        for claim in comparison.claims:
+            numbers = (claim.predicted, claim.measured)
+            predicted, measured = (math.nan if isinstance(x, str) else x for x in numbers)
             self._append(
-                f"{prefix}.stage{row.stage}.time", "τ", None, row.tau_predicted, row.tau_measured,
-                row.error, row.tolerance, verdict, f"{row.switches}: {row.verdict}",
+                f"{prefix}.{claim.key}", claim.unit or "1", None, predicted, measured,
+                claim.bar, claim.tolerance, claim.verdict, claim.reason,
             )  # fmt: skip
 
     def _append(

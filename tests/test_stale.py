@@ -1,0 +1,229 @@
+"""No program is out of date: a run is one of the problem in front of the user.
+
+Least squares on orthonormal columns (XᵀX/n = 1) from tiny weights ends at θ = Xᵀy/n, and with
+decay λ on the factors at sign(θ)·max(|θ| − λ, 0): the truth for whatever the loss reads.
+"""
+
+import functools
+import logging
+import types
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gflow
+import theory
+from gflow.models import DiagonalLinear
+from gflow.objectives import SquaredLoss
+
+Q = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 2)))[0] * np.sqrt(40)
+SETS = [(1.0, 0.5), (-0.4, 0.9), (0.3, -0.7)]
+END = 4.0  # the slowest of the three sets switches at τ = 1/0.3
+MODEL = DiagonalLinear(gflow.Hadamard.small(2, log_alpha=-50.0, key=jax.random.key(0)))
+DATA = types.SimpleNamespace(x=Q, y=Q @ SETS[0], scale=1.0, rate=0.0)
+run = functools.partial(gflow.simulate, error_bars=False)
+
+
+def loss(model):
+    return 0.5 * jnp.mean((jnp.asarray(DATA.x) @ model.weight.value - jnp.asarray(DATA.y)) ** 2)
+
+
+def use(target):
+    DATA.y = Q @ np.array(target)
+
+
+def end(trajectory):
+    return np.asarray(trajectory.final.weight.value)
+
+
+@pytest.fixture
+def compiled(caplog):
+    """The names of the functions that are compiled, one each time."""
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        yield lambda: [r.args[0] for r in caplog.records if "Compiling" in str(r.msg)]
+
+
+@pytest.mark.parametrize("target", SETS)
+def test_a_run_a_prediction_and_their_comparison_are_of_the_data_of_the_moment(target):
+    use(target)
+    trajectory = run(MODEL, loss, tau1=5.0, observables={"norm": lambda m: jnp.sum(DATA.y) + 0.0})
+    np.testing.assert_allclose(end(trajectory), target, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(trajectory.loss[0], 0.5 * np.sum(np.square(target)), rtol=1e-12)
+    np.testing.assert_allclose(trajectory.observables["norm"], np.sum(DATA.y), rtol=1e-12)
+    prediction = theory.gradual_rank.predict(MODEL, loss)
+    # of α² e^{…}: the first winner is O(1) at τ = 1/max|θ|
+    assert prediction.stages[0].tau == pytest.approx(1 / np.max(np.abs(target)), rel=1e-9)
+    np.testing.assert_allclose(prediction.stages[-1].value["weight"], target, atol=1e-9)
+    # what was predicted and simulated stays so when the data change
+    stages = [s.t for s in trajectory.stages()]
+    curve = prediction.at(-50.0).loss(np.array([1.5, 3.0]))
+    use((0.2, 0.1))
+    np.testing.assert_array_equal([s.t for s in trajectory.stages()], stages)
+    np.testing.assert_array_equal(prediction.at(-50.0).loss(np.array([1.5, 3.0])), curve)
+    middle = trajectory.record_at(0.5 * (trajectory.t[5] + trajectory.t[6]))
+    value = middle["leaves"]["weight"]["value"]
+    np.testing.assert_allclose(middle["loss"], 0.5 * np.sum((value - target) ** 2), rtol=1e-12)
+
+
+def test_another_data_set_compiles_nothing_and_another_number_does(compiled):
+    use(SETS[0])
+    end(run(MODEL, loss, tau1=END))
+    before = len(compiled())
+    use(SETS[1])
+    np.testing.assert_allclose(end(run(MODEL, loss, tau1=END)), SETS[1], rtol=0, atol=1e-3)
+    again = types.FunctionType(loss.__code__, globals())  # the cell of a notebook, run again
+    run(MODEL, again, tau1=END)
+    assert compiled()[before:] == []
+    run(MODEL, lambda model: 2.0 * loss(model), tau1=END)
+    assert "run_round" in " ".join(compiled()[before:])
+
+
+def test_data_edited_in_place_are_read_again_and_leave_earlier_runs_alone():
+    y = Q @ np.array(SETS[0])
+    own = SquaredLoss(Q, y)
+
+    def bare(model):
+        return 0.5 * jnp.mean((Q @ model.weight.value - y) ** 2)
+
+    first = run(MODEL, bare, tau1=5.0)
+    stages = [s.t for s in first.stages()]
+    y[:] = Q @ np.array(SETS[2])
+    np.testing.assert_array_equal([s.t for s in first.stages()], stages)
+    np.testing.assert_allclose(end(first), SETS[0], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(end(run(MODEL, bare, tau1=5.0)), SETS[2], rtol=0, atol=1e-8)
+    # a loss that was given its data keeps them
+    np.testing.assert_allclose(end(run(MODEL, own, tau1=5.0)), SETS[0], rtol=0, atol=1e-8)
+
+
+class Configured(eqx.Module):
+    """Reads its scale from a dictionary that is shared, and a list that is a static field."""
+
+    weight: gflow.Hadamard
+    table: list = eqx.field(static=True)
+
+    def __call__(self, x):
+        return DATA.scale * self.table[0] * jnp.dot(x, self.weight.value)
+
+
+def test_what_a_model_reads_from_outside_or_from_a_list_is_of_the_moment():
+    table = [1.0]
+    model, fit = Configured(MODEL.weight, table), SquaredLoss(Q, Q @ np.array(SETS[0]))
+    for DATA.scale, table[0] in ((1.0, 1.0), (2.0, 1.0), (1.0, -2.0)):
+        exact = np.array(SETS[0]) / (DATA.scale * table[0])
+        np.testing.assert_allclose(end(run(model, fit, tau1=5.0)), exact, rtol=0, atol=1e-6)
+    DATA.scale = 1.0
+
+
+@pytest.mark.parametrize("level", [0.0, 0.2, 0.6])
+def test_a_rate_of_decay_is_of_the_moment(level):
+    DATA.rate = level
+    fit = SquaredLoss(Q, Q @ np.array(SETS[0]))
+    ended = end(run(MODEL, fit, tau1=6.0, decay=lambda t: DATA.rate + 0.0 * t))
+    exact = np.maximum(np.array(SETS[0]) - level, 0.0)
+    np.testing.assert_allclose(ended, exact, rtol=0, atol=1e-6)
+
+
+SCALE = jnp.asarray([1.0, 1.0])
+
+
+@jax.jit
+def inside_jit(weight):
+    return SCALE * weight
+
+
+def scanned(carry, _):
+    return carry + 0.5 * SCALE, None
+
+
+@jax.custom_jvp
+def straight(weight):
+    return 1.0 * weight
+
+
+@straight.defjvp
+def _straight(primals, tangents):
+    return straight(*primals), SCALE * tangents[0]
+
+
+@pytest.mark.parametrize("kind", ["jit", "scan", "rule"])
+def test_what_jax_has_traced_before_is_traced_again(kind, monkeypatch):
+    # JAX itself keeps an inner function by its identity, with the array that it read first
+    def objective(model):
+        w = model.weight.value
+        if kind == "jit":
+            w = inside_jit(w)
+        elif kind == "scan":  # two steps of half the scale
+            w = jax.lax.scan(scanned, jnp.zeros(2), None, length=2)[0] * w
+        else:
+            w = straight(w)
+        return 0.5 * jnp.sum((w - jnp.asarray(SETS[0])) ** 2)
+
+    ends = []
+    for scale in (1.0, 2.0):
+        monkeypatch.setitem(globals(), "SCALE", scale * jnp.ones(2))
+        ends.append(run(MODEL, objective, tau1=END))
+    if kind == "rule":  # forces twice as large make the same flow in half the time
+        one, two = ends[0].model(t=90.0), ends[1].model(t=45.0)
+        assert one.weight.value[0] > 0.9
+        np.testing.assert_allclose(one.weight.value, two.weight.value, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(end(ends[0]), SETS[0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(end(ends[1]), np.array(SETS[0]) / 2.0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", SETS[1:])
+def test_training_escape_and_batches_read_the_data_of_the_moment(target):
+    use(target)
+    trained = gflow.descend(MODEL, loss, learning_rate=0.5, steps=600)
+    np.testing.assert_allclose(end(trained), target, rtol=0, atol=1e-8)
+    adam = gflow.descend(
+        eqx.tree_at(lambda m: m.weight, MODEL, jnp.zeros(2)),
+        lambda m: 0.5 * jnp.mean((Q @ m.weight - DATA.y) ** 2),
+        optimizer=optax.sgd(0.5),
+        steps=60,
+    )
+    np.testing.assert_allclose(adam.final.weight, target, rtol=0, atol=1e-12)
+    batch = gflow.simulate_batch(
+        jax.tree.map(lambda x: jnp.stack([x, x]), MODEL), loss, tau1=5.0, error_bars=False,
+        observables={"first": lambda m: m.weight.value[0] - DATA.y[0]},
+    )  # fmt: skip
+    for member in batch:
+        np.testing.assert_allclose(end(member), target, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(
+            member.observables["first"], member.observables["weight"][:, 0] - DATA.y[0], rtol=1e-12
+        )
+    # three factors of size ε on the loss −c·abc grow as ε/(1 − cεt)
+    strength = abs(target[0])
+    start = {name: gflow.Scaled(jnp.ones(()), -20.0) for name in "abc"}
+    escaped = gflow.escape(
+        start,
+        lambda m: -abs(DATA.y @ Q[:, 0] / 40) * m["a"].value * m["b"].value * m["c"].value,
+        level=1e-3,
+    )
+    exact = (np.exp(20.0) - 1e3) / strength
+    assert escaped.t[-1] == pytest.approx(exact, rel=1e-6)
+
+
+def test_an_objective_of_two_minds_is_refused():
+    fit, calls = SquaredLoss(Q, Q @ np.array(SETS[0])), [0]
+
+    def counting(model):
+        calls[0] += 1
+        return calls[0] * fit(model)
+
+    def noisy(model):
+        return fit(model) + np.random.default_rng().normal()
+
+    for objective in (counting, noisy):
+        with pytest.raises(ValueError, match=r"returned -?[\d.e+]+ and .*random numbers.*counter"):
+            run(MODEL, objective, tau1=END)
+        with pytest.raises(ValueError, match="random numbers"):
+            theory.gradual_rank.predict(MODEL, objective)
+    with pytest.raises(ValueError, match=r"observables\['z'\].*random numbers"):
+        run(MODEL, fit, tau1=END, observables={"z": lambda m: np.random.default_rng().normal()})
+    with pytest.raises(ValueError, match=r"decay of 'weight'.*random numbers"):
+        run(MODEL, fit, tau1=END, decay=lambda t: np.random.default_rng().uniform() + 0.0 * t)
