@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import diffrax
@@ -77,7 +77,7 @@ def simulate_batch(
     decay: BatchDecay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
-    observables: Mapping[str, Callable[[Any], Any]] | None = None,
+    observables: Any = None,
     save: ArrayLike | Sequence[float] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,

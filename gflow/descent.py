@@ -4,7 +4,7 @@ import enum
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -58,14 +58,14 @@ def descend(
     model: PyTree,
     objective: Objective,
     *,
-    learning_rate: float | int | None = None,
+    learning_rate: Any = None,
     optimizer: Any = None,
     steps: int,
     batch: int | None = None,
     key: Any = None,
     decay: Decay = 0.0,
     log_alpha: float | int | None = None,
-    observables: Mapping[str, Callable[[Any], Any]] | None = None,
+    observables: Any = None,
     save_every: int | None = None,
     allow_float32: bool = False,
     allow_frozen_sign: bool = False,

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
@@ -30,7 +30,7 @@ def simulate(
     decay: Decay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
-    observables: Mapping[str, Callable[[Any], Any]] | None = None,
+    observables: Any = None,
     save: ArrayLike | Sequence[float] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
@@ -45,8 +45,9 @@ def simulate(
     - `model`: any Equinox module. Hadamard leaves run in log coordinates, other inexact
       arrays as they are; `Frozen` leaves and integers stay. Leading batch axes are not
       meant: one model a call.
-    - `objective`: model ↦ scalar loss, best an `eqx.Module` (a bare function works and
-      compiles anew whenever it is another object).
+    - `objective`: model ↦ scalar loss, an `eqx.Module` or any function. Arrays that it reads
+      (its own, globals, NumPy's) are those of the moment of the call, and others of equal
+      shape compile nothing; other numbers or settings compile anew.
     - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α). Neither: until nothing
       moves or grows any more.
     - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it.

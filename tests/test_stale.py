@@ -227,3 +227,62 @@ def test_an_objective_of_two_minds_is_refused():
         run(MODEL, fit, tau1=END, observables={"z": lambda m: np.random.default_rng().normal()})
     with pytest.raises(ValueError, match=r"decay of 'weight'.*random numbers"):
         run(MODEL, fit, tau1=END, decay=lambda t: np.random.default_rng().uniform() + 0.0 * t)
+
+
+# --- what cannot be called, traced or used ----------------------------------------------
+
+FIT = SquaredLoss(Q, Q @ np.array(SETS[0]))
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (3, "objective = 3 cannot be called"),
+        (SquaredLoss, "is a class: pass an object"),
+        (lambda m: 3, "returned 3, of <class 'int'>"),
+        (lambda m: jnp.asarray(3), "returned int.* no gradient"),
+        (lambda m: None, "returned None. Is a `return` missing"),
+        (lambda m: (FIT(m), 1), "<class 'tuple'>. Return the loss alone"),
+        (lambda m: m.weight.value, "scalar loss; it returned shape"),
+        (lambda m: FIT(m).astype(jnp.float32), "float32.*allow_float32"),
+        (lambda m: np.sum(np.asarray(m.weight.value)), "NumPy.*Use jax.numpy"),
+        (lambda m: float(FIT(m)), "Python number.*Leave it a JAX array"),
+        (lambda m: FIT(m) if m.weight.value[0] > 0 else 0.0, "jnp.where"),
+        (lambda m: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda m: FIT(m) + m.weight.log_s, "only `.value` of a parameter"),
+    ],
+)
+def test_an_objective_that_is_none_says_why(objective, message):
+    with pytest.raises(ValueError, match=message):
+        run(MODEL, objective, tau1=END)
+
+
+@pytest.mark.parametrize(
+    ("observables", "message"),
+    [
+        ([lambda m: 1.0], "has no names: pass a dictionary"),
+        ({"z": 1.0}, r"observables\['z'\] = 1.0 is no function"),
+        ({"z": lambda m: "a"}, r"observables\['z'\] returned 'a'"),
+        ({"z": lambda m: {"a": 1.0}}, "an observable is a number or an array"),
+        ({"z": lambda m: m.weight.u}, "only `.value`"),
+        ({"z": lambda m: [][0]}, r"observables\['z'\] raised IndexError"),
+    ],
+)
+def test_an_observable_that_is_none_says_why(observables, message):
+    with pytest.raises(ValueError, match=message):
+        run(MODEL, FIT, tau1=END, observables=observables)
+
+
+def test_rates_schedules_and_transformations_say_what_to_use_instead():
+    with pytest.raises(ValueError, match=r"decay of 'weight' returned an array of shape \(2,\)"):
+        run(MODEL, FIT, tau1=END, decay=lambda t: jnp.ones(2))
+    with pytest.raises(ValueError, match="inject_hyperparams"):
+        gflow.descend(MODEL, FIT, learning_rate=optax.constant_schedule(0.1), steps=2)
+
+    def last(scale):
+        return run(MODEL, lambda m: scale * FIT(m), tau1=END).loss[-1]
+
+    cases = ((jax.grad, 1.0), (jax.jit, 1.0), (jax.vmap, jnp.ones(2)))
+    for transformation, argument in cases:
+        with pytest.raises(ValueError, match=r"simulate_batch.*finite differences"):
+            transformation(last)(argument)
