@@ -14,11 +14,12 @@ from jaxtyping import ArrayLike, PyTree
 
 from .callables import check_objective
 from .closure import check_untraced
+from .elapsed import agreed
 from .flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
 from .methods import check_memory, check_rtol, choose, describe
-from .parameters import Small, leaf_name, trained_leaves
+from .parameters import Scaled, Small, leaf_name, trained_leaves
 from .rounds import Rounds, Status
-from .simulate import save_times, trajectory_of
+from .simulate import elapsed_time, save_times, trajectory_of
 from .trajectory import Trajectory, log_alpha_of
 
 #: Members that advance together: on a CPU as many as stay in its caches.
@@ -73,6 +74,7 @@ def simulate_batch(
     in_axes: tuple[int | None, int | None] = (0, None),
     t1: ArrayLike | Sequence[float] | None = None,
     tau1: ArrayLike | Sequence[float] | None = None,
+    t0: ArrayLike | Sequence[float] | None = None,
     log_alpha: float | int | None = None,
     decay: BatchDecay = 0.0,
     rtol: float = 1e-8,
@@ -96,7 +98,8 @@ def simulate_batch(
     - `model`, `objective`: with `in_axes` 0 stacked along a leading axis of all arrays (by
       `eqx.filter_vmap` of the function that makes one, or by `jax.tree.map(jnp.stack)`);
       with None shared by all members.
-    - `t1`, `tau1`: one end for all, or one for each member.
+    - `t1`, `tau1`, `t0`: one for all, or one for each member. Stacking makes new arrays, so that
+      plain leaves of runs to be continued need their `t0`.
     - `decay`: as for `simulate`; a number may be an array, one λ for each member.
     - `save`: flow times for all members; they are recorded where a member reaches them.
     - `width`: how many members advance at once (on a CPU 256).
@@ -115,6 +118,7 @@ def simulate_batch(
     """
     check_untraced(model=model, objective=objective)
     check_objective(objective)
+    single = model if in_axes[0] is None else None
     model, members = stacked(model, objective, in_axes)
     shared = in_axes[1] is None
     flow = build_flow(
@@ -134,7 +138,7 @@ def simulate_batch(
     if width < 1:
         raise ValueError(f"width = {width}: at least one member has to advance.")
     width = min(width, members)
-    start = _elapsed(model, members)
+    start = _starts(t0, model, single, members)
     end = _ends(t1, tau1, start, _scales(model, log_alpha, members))
     wanted = save_times(save, float(np.min(start)), None if end is None else float(np.max(end)))
     if end is None and any(callable(rate) for rate in flow.decay):
@@ -236,15 +240,23 @@ def _small_leaves(model: PyTree) -> dict[str, Small]:
     return {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
 
 
-def _elapsed(model: PyTree, members: int) -> np.ndarray:
+def _starts(t0: Any, model: PyTree, single: PyTree, members: int) -> np.ndarray:
     """The flow time every member stands at."""
-    times = [np.asarray(x.elapsed) for x in _small_leaves(model).values()]
-    if any(np.any(t != times[0]) for t in times):
-        raise ValueError(
-            "The leaves of a member have run for different times: they do not come from "
-            "one trajectory. gflow.rescale(model, log_alpha) starts all anew."
-        )
-    return times[0] if times else np.zeros(members)
+    if t0 is not None:
+        given = np.asarray(t0, float)
+        if given.shape not in ((), (members,)) or not np.all(np.isfinite(given)):
+            raise ValueError(
+                f"t0 = {t0}: the flow time that a model stands at is a finite number, one for all "
+                f"or one for each of the {members} members."
+            )
+        return np.broadcast_to(given, (members,))
+    if single is not None:
+        return np.full(members, elapsed_time(single))
+    leaves = [x for x in trained_leaves(model).values() if isinstance(x, Small | Scaled)]
+    times = [np.broadcast_to(np.asarray(x.elapsed), (members,)) for x in leaves]
+    return np.array(
+        [agreed({float(t[i]) for t in times if not np.isnan(t[i])}, None) for i in range(members)]
+    )
 
 
 def _scales(model: PyTree, log_alpha: float | int | None, members: int) -> np.ndarray:

@@ -146,6 +146,7 @@ def descend(
         resolver=None,
     )
     if not rule.knows_time(carry):
+        trajectory.counts_steps = True
         trajectory.log_alpha = math.nan
         trajectory.log_alpha_conflict = (
             "the learning rate inside the optimizer is not known, so that t counts steps. Make "

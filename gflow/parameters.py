@@ -22,6 +22,7 @@ from .coordinates import (
     RawCoordinates,
 )
 from .eager import concrete, eager
+from .elapsed import anew, recall, remember
 
 
 @runtime_checkable
@@ -115,12 +116,14 @@ class Constant(eqx.Module):
 class Scaled(Trainable):
     """A plain weight as direction and log-size: W = e^{log_scale}·array.
 
-    The flow moves `array` at rate e^{−log_scale}·g. **Raises** ValueError when
-    e^{±log_scale} leaves the float range.
+    The flow moves `array` at rate e^{−log_scale}·g. `elapsed` is the flow time it stands at,
+    NaN before it has been in a run. **Raises** ValueError when e^{±log_scale} leaves the float
+    range.
     """
 
     array: Float[Array, "..."]
     _log_scale: Constant
+    _elapsed: Constant
 
     def __init__(self, array: ArrayLike, log_scale: ArrayLike):
         self.array = float_array(array, "array")
@@ -134,10 +137,15 @@ class Scaled(Trainable):
                 f"|log_scale| < {limit:.0f}. Below that use gflow.Hadamard for products."
             )
         self._log_scale = Constant(np.asarray(scale, self.array.dtype))
+        self._elapsed = Constant(np.asarray(np.nan, self.array.dtype))
 
     @property
     def log_scale(self) -> Float[Array, ""]:
         return self._log_scale.value
+
+    @property
+    def elapsed(self) -> Float[Array, "..."]:
+        return self._elapsed.value
 
     @property
     def value(self) -> Float[Array, "..."]:
@@ -150,7 +158,15 @@ class Scaled(Trainable):
         return RawCoordinates(self.array, self.log_scale)
 
     def moved(self, record: dict[str, Any], time: float) -> "Scaled":
-        return eqx.tree_at(lambda p: p.array, self, jnp.asarray(record["array"]))
+        array = jnp.asarray(record["array"])
+        return self._at(array, Constant(np.asarray(time, array.dtype)))
+
+    def anew(self) -> "Scaled":
+        """The same weight before any run."""
+        return self._at(self.array, Constant(jnp.full_like(self.elapsed, jnp.nan)))
+
+    def _at(self, array: Array, elapsed: Constant) -> "Scaled":
+        return eqx.tree_at(lambda p: (p.array, p._elapsed), self, (array, elapsed))
 
 
 class Frozen(Parameter):
@@ -188,8 +204,18 @@ def trained_leaves(model: PyTree) -> dict[str, Any]:
     return {leaf_name(p): x for p, x in paths if is_trained(x)}
 
 
+def known_times(leaf: Any) -> set[float]:
+    """The flow times that a leaf, or the arrays in it, are known to stand at."""
+    if isinstance(leaf, Small | Scaled):
+        times = np.unique(np.asarray(leaf.elapsed))
+        return {float(t) for t in times if not np.isnan(t)}
+    return recall(leaf)
+
+
 def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
     """`model` with every Hadamard and Factored leaf at another α and the same O(1) factors.
+
+    All leaves start anew, at time 0.
 
     ```python
     runs = [gflow.simulate(gflow.rescale(model, la), objective) for la in (-37, -74)]
@@ -197,7 +223,9 @@ def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
     """
 
     def change(node):
-        return node.rescaled(log_alpha) if isinstance(node, Small) else node
+        if isinstance(node, Small):
+            return node.rescaled(log_alpha)
+        return node.anew() if isinstance(node, Scaled) else anew(node)
 
     return jax.tree.map(change, model, is_leaf=is_parameter)
 
@@ -211,8 +239,11 @@ def to_factors(model: PyTree) -> PyTree:
 
     def change(node):
         if isinstance(node, Small):
-            return node.factors()
-        return Scaled(node.value, 0.0) if isinstance(node, Scaled) else node
+            times = known_times(node)
+            return remember(node.factors(), times.pop() if len(times) == 1 else math.nan)
+        if isinstance(node, Scaled):
+            return eqx.tree_at(lambda p: p._elapsed, Scaled(node.value, 0.0), node._elapsed)
+        return node
 
     return jax.tree.map(change, model, is_leaf=is_parameter)
 

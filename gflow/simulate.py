@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import diffrax
-import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from .elapsed import agreed
 from .flow import Decay, Objective, build_flow, traced_observables, with_schedule
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import keeps_its_branch
-from .parameters import Constant, Small, is_parameter
+from .parameters import Constant, known_times, trained_leaves
 from .rounds import Rounds, Status
 from .sinking import first_lost
 from .trajectory import Resolver, Trajectory, log_alpha_of
@@ -26,6 +26,7 @@ def simulate(
     *,
     t1: float | int | None = None,
     tau1: float | int | None = None,
+    t0: float | int | None = None,
     log_alpha: float | int | None = None,
     decay: Decay = 0.0,
     rtol: float = 1e-8,
@@ -50,6 +51,8 @@ def simulate(
       shape compile nothing; other numbers or settings compile anew.
     - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α). Neither: until nothing
       moves or grows any more.
+    - `t0`: flow time that the model stands at, the origin of t, τ and λ(t). A model handed out
+      by a trajectory knows it (see `Trajectory.final`), any other stands at 0.
     - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it.
     - `decay`: λ ≥ 0, λ(t), or {leaf name: λ or λ(t)}, for (λ/2)‖factors‖². Where λ(t) lives is
       found before the run, and no step passes over a pulse, a window or a jump of it.
@@ -82,7 +85,7 @@ def simulate(
     check_rtol(rtol, flow)
     given, solver = solver, choose(flow, solver, rtol)
     scale, conflict = log_alpha_of(model, log_alpha)
-    start = elapsed_time(model)
+    start = elapsed_time(model, _start_time(t0))
     end = _end_time(t1, tau1, start, scale, conflict)
     wanted = save_times(save, start, end)
     if end is None and not all(isinstance(rate, Constant | None) for rate in flow.decay):
@@ -150,15 +153,19 @@ def trajectory_of(
     )
 
 
-def elapsed_time(model: PyTree) -> float:
-    leaves = jax.tree.leaves(model, is_leaf=is_parameter)
-    times = {float(x.elapsed) for x in leaves if isinstance(x, Small)}
-    if len(times) > 1:
-        raise ValueError(
-            f"The leaves have run for different times {sorted(times)}: they do not "
-            "come from one trajectory. gflow.rescale(model, log_alpha) starts all anew."
-        )
-    return times.pop() if times else 0.0
+def elapsed_time(model: PyTree, given: float | None = None) -> float:
+    """The flow time that all leaves of a model stand at, or the one `given` as t0."""
+    leaves = trained_leaves(model).values()
+    return agreed(set().union(*(known_times(leaf) for leaf in leaves)), given)
+
+
+def _start_time(t0: Any) -> float | None:
+    if t0 is None:
+        return None
+    start = float(t0)
+    if not math.isfinite(start):
+        raise ValueError(f"t0 = {t0}: the flow time that the model stands at must be finite.")
+    return start
 
 
 def _end_time(t1, tau1, start: float, log_alpha: float, conflict: str) -> float | None:
@@ -174,7 +181,8 @@ def _end_time(t1, tau1, start: float, log_alpha: float, conflict: str) -> float 
     if not (math.isfinite(t1) and t1 > start):
         raise ValueError(
             f"The run would end at t1 = {t1}, but the model stands at t = {start}: the end must "
-            "be finite and later. (A model from traj.final keeps the origin of its time.)"
+            "be finite and later. (A model from traj.final keeps the origin of its time; t0=0.0 "
+            "sets it to zero.)"
         )
     return t1
 

@@ -14,6 +14,7 @@ from jaxtyping import ArrayLike, PyTree
 from scipy import ndimage
 
 from . import plot, storage
+from .elapsed import remember
 from .fingerprint import Fingerprint, fingerprint
 from .flow import Flow
 from .integrate import resolve
@@ -79,7 +80,8 @@ class Trajectory:
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
       `model` and `stages` integrate between two of them to the run's tolerance.
-    - `status`, `successful`, `method`, `statistics`: how it was computed.
+    - `status`, `successful`, `method`, `statistics`: how it was computed. `counts_steps`: whether
+      `t` is the number of steps of an optimiser and no flow time.
     - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.
     """
 
@@ -95,6 +97,7 @@ class Trajectory:
     method: str
     statistics: dict[str, Any]
     log_alpha_conflict: str = ""
+    counts_steps: bool = False
     refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     like: PyTree = dataclasses.field(default=None, repr=False)
     resolver: Resolver | None = dataclasses.field(default=None, repr=False)
@@ -149,7 +152,12 @@ class Trajectory:
 
     @property
     def final(self) -> PyTree:
-        """The model at the end; a run continued from it keeps the origin of time."""
+        """The model at the end. A run continued from it keeps the origin of time.
+
+        Its leaves, plain arrays too, know the time they stand at as long as they are these
+        objects. What is computed of them, and NumPy or pickled copies of plain arrays, does not:
+        give that to a run as `t0`.
+        """
         return self._model_at(self.leaves, -1, float(self.t[-1]))
 
     def model(self, at: float | int | None = None, *, t: float | int | None = None) -> PyTree:
@@ -169,14 +177,16 @@ class Trajectory:
                 "Trajectory.load(path, like=model) with the model it was started from."
             )
 
+        time = math.nan if self.counts_steps else time
+
         def change(path, node):
             name = leaf_name(path)
             if name not in leaves:
                 return node
             record = {k: x if index is None else x[index] for k, x in leaves[name].items()}
             if isinstance(node, Trainable):
-                return node.moved(record, time)
-            return jnp.asarray(record["array"])
+                return remember(node.moved(record, time), time)
+            return remember(jnp.asarray(record["array"]), time)
 
         return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)
 
