@@ -322,8 +322,8 @@ def _started_at(
     """O(1) factors and exponents of a start at log_s, log_d by way of from_s, from_d."""
     # s·d changes by decay and discrete steps alone, not by rounding
     total = exponent_s + exponent_d
-    exponent_s = exponent_s + (log_s - from_s) / alpha
-    exponent_d = exponent_d + (log_d - from_d) / alpha
+    exponent_s = exponent_s + _moved_by(xp, log_s, from_s) / alpha
+    exponent_d = exponent_d + _moved_by(xp, log_d, from_d) / alpha
     shrunk = exponent_s + exponent_d - total
     total = total + xp.where(xp.abs(shrunk) > 1e-9, shrunk, 0.0)
     larger, smaller = xp.maximum(log_s, log_d), xp.minimum(log_s, log_d)
@@ -335,6 +335,12 @@ def _started_at(
     exponent_s = xp.where(on_s, zero, xp.where(on_d, total, exponent_s))
     exponent_d = xp.where(on_d, zero, xp.where(on_s, total, exponent_d))
     return log_s - exponent_s * alpha, log_d - exponent_d * alpha, exponent_s, exponent_d
+
+
+def _moved_by(xp: Any, log: Any, start: Any) -> Any:
+    """log − start, and 0 of a factor that is zero and stays so."""
+    zero = xp.isneginf(log) & xp.isneginf(start)
+    return xp.where(zero, 0.0, log - xp.where(zero, 0.0, start))
 
 
 def _check_logs(s: Array, d: Array) -> None:

@@ -163,6 +163,8 @@ class Scaled(Trainable):
 
     def anew(self) -> "Scaled":
         """The same weight before any run."""
+        if np.all(np.isnan(self.elapsed)):
+            return self
         return self._at(self.array, Constant(jnp.full_like(self.elapsed, jnp.nan)))
 
     def _at(self, array: Array, elapsed: Constant) -> "Scaled":
