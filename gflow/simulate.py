@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import diffrax
+import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
