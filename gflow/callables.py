@@ -38,7 +38,7 @@ class Skeleton:
     """A model without its arrays: trained leaves by name, the other arrays in order."""
 
     names: tuple[str, ...]
-    treedef: Any
+    tree: PyTree  # of marks: Equinox's tree definitions cannot be pickled
     slots: tuple[int, ...]
     wrapped: tuple[bool, ...]
     rest: list[Any]
@@ -50,14 +50,15 @@ class Skeleton:
         slots = tuple(i for i, leaf in enumerate(leaves) if is_trained(leaf))
         wrapped = tuple(isinstance(leaves[i], Trainable) for i in slots)
         arrays, rest = arrays_of([None if is_trained(x) else x for x in leaves])
-        return cls(tuple(trained_leaves(model)), treedef, slots, wrapped, rest), arrays
+        tree = jax.tree.unflatten(treedef, [_Hole for _ in leaves])
+        return cls(tuple(trained_leaves(model)), tree, slots, wrapped, rest), arrays
 
     def model(self, others: list[Array], weights: Mapping[str, Array]) -> PyTree:
         """The user's model with `weights` (leaf name → array) in place of its leaves."""
         leaves: list[Any] = with_arrays(self.rest, others)
         for name, slot, wrap in zip(self.names, self.slots, self.wrapped, strict=True):
             leaves[slot] = _Effective(weights[name]) if wrap else weights[name]
-        return jax.tree.unflatten(self.treedef, leaves)
+        return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
 
 
 def arrays_of(tree: PyTree) -> tuple[list[Array], PyTree]:
