@@ -17,6 +17,7 @@ from .parameters import (
     Frozen as Frozen,
     Parameter as Parameter,
     Scaled as Scaled,
+    Trainable as Trainable,
     rescale as rescale,
     to_factors as to_factors,
 )

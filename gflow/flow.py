@@ -26,6 +26,7 @@ from .callables import (
 from .closure import Traced, check_untraced, traced
 from .coordinates import RawCoordinates
 from .hadamard import Hadamard
+from .leaves import check_leaves, check_observable_names
 from .parameters import Constant, Small, Trainable, is_parameter, trained_leaves
 from .stepping import Field
 
@@ -192,6 +193,7 @@ def build_flow(
     programs.room.make()
     check_untraced(model=model, objective=objective, decay=decay)
     check_objective(objective)
+    check_leaves(model)
     leaves = trained_leaves(model)
     names = tuple(leaves)
     if not names:
@@ -233,6 +235,7 @@ def traced_observables(
     functions = checked_observables(observables)
     if not functions:
         return {}
+    check_observable_names(functions, model)
     skeleton, others = Skeleton.of(model)
     like = _rows(others, members), _starting(flow.coordinates, flow.names, members)
     return {name: traced_observable(f, name, skeleton, *like) for name, f in functions.items()}
