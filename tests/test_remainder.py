@@ -3,9 +3,10 @@
 import functools
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrices import quadratic, quadratic_problem
+from matrices import Matrix, Quadratic, quadratic, quadratic_problem
 from test_gradual_rank import (
     EQUAL,
     FIXTURE,
@@ -19,6 +20,7 @@ from test_gradual_rank import (
 )
 
 import gflow
+from gflow.models import SymmetricFactored
 from theory.comparison import measure
 from theory.gradual_rank import predict
 from theory.remainder import TRUSTED, remainder
@@ -95,6 +97,13 @@ def test_overtaken_stages_have_no_bound():
     assert not r.exists[1]
 
 
+def test_an_active_start_has_no_bound_and_says_why():
+    weights = linear(-20.0, exponents=([0.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0]))
+    r = remainder(predict(weights, objective(FIXTURE)), -40.0)
+    assert np.all(np.isinf(r.time))
+    assert all("active start" in reason for reason in r.reason)
+
+
 @pytest.mark.parametrize("log_alpha", [-9.0, -2.3e6])
 def test_remainders_at_any_alpha_are_numbers(log_alpha):
     r = remainder(fixture("unequal"), log_alpha)
@@ -116,6 +125,26 @@ MATRICES = {
     (3, 32): (-2.970e-3, -2.511e-3),
     (3, 64): (-1.650e-5, -1.462e-5),
 }
+
+
+# the same of a square X Xᵀ, whose target has negative directions that nothing grows along
+SQUARES = {8: (3.191e-2, -0.1416), 16: (1.844e-3, -8.182e-3), 32: (6.335e-6, -2.811e-5)}
+
+
+def test_remainders_of_squares_are_those_of_runs():
+    rng = np.random.default_rng(5)
+    root = rng.standard_normal((16, 16))
+    target = rng.standard_normal((4, 4))
+    loss = Quadratic(
+        jnp.asarray(root @ root.T / 16 + 0.3 * np.eye(16)), jnp.asarray(target + target.T)
+    )
+    x = jnp.asarray(rng.standard_normal((4, 3)))
+    pred = predict(Matrix(SymmetricFactored(x, log_scale=-40.0).weight), loss)
+    for decades, miss in SQUARES.items():
+        r = remainder(pred, -decades * LOG10)
+        np.testing.assert_allclose(r.signed[1:], miss, rtol=0.05)
+        assert np.all(np.abs(miss) <= r.time[1:])
+        assert np.all(r.time[1:] <= 2 * np.abs(miss))
 
 
 @functools.cache

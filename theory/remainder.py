@@ -27,6 +27,8 @@ TRUSTED = 0.25
 _DECIDED = 0.05
 #: A plateau is there if its loss is within this share of the smaller loss step beside it.
 _FORMED = 0.25
+#: A mode of a smaller exponent than this is of order one at the start.
+_AT_START = 1e-9
 #: R·(1.5 + 2q) bounds the remainder where the causes add up to R and q e-folds.
 _BOUND, _GROWTH = 1.5, 2.0
 
@@ -114,15 +116,16 @@ def remainder(prediction: Prediction, log_alpha: float) -> Remainder:
             known = _known[curves] = _linearise(prediction, curves)
         passed = passages(known.paths, known.plateaus, times, finite.scale)
         exponent = _exponents(prediction, known.paths)
-        reason = _overtaken(len(passed))
+        reason = _stopped(times, len(passed))
     return _assemble(prediction, curves, passed, times, exponent, float(log_alpha), reason)
 
 
 def _unknown(curves: Curves) -> str:
     """Why there is no remainder for any stage, or nothing."""
-    parts = curves.plateaus[0]
-    if any(p.active for p in parts):
-        return "the remainder of an active start is not worked out"
+    for part in curves.plateaus[0]:
+        exponents = [part.stands(i)[0] for i in range(len(part.due().wait))]
+        if part.active or min(exponents, default=1.0) <= _AT_START:
+            return "how far an active start is from its first saddle is not followed"
     return ""
 
 
@@ -161,10 +164,11 @@ def _assemble(
     total, signed, loss, match = (np.full(n, x) for x in (math.inf, math.nan, math.inf, math.nan))
     weights: list[dict[str, np.ndarray]] = []
     for k, p in enumerate(passed):
-        total[k] = np.sum(np.abs(p.late))
+        total[k] = np.nan_to_num(np.sum(np.abs(p.late)), nan=math.inf)
         signed[k] = np.sum(p.late[~p.second])
-        loss[k], match[k] = p.loss, times[k + 1] + p.lag
-        weights.append(_by_leaf(curves, p.weights))
+        # a plateau on which the size of some mode is not known has no bound
+        loss[k], match[k] = np.nan_to_num(p.loss, nan=math.inf), times[k + 1] + p.lag
+        weights.append(_by_leaf(curves, np.nan_to_num(p.weights, nan=math.inf)))
     for stage in prediction.stages[done:]:
         weights.append({name: np.full(np.shape(v), math.inf) for name, v in stage.value.items()})
     rate = np.array([s.rate for s in prediction.stages])
@@ -185,8 +189,15 @@ def _assemble(
     )  # fmt: skip
 
 
-def _overtaken(stage: int) -> str:
-    return f"at this α stage {stage + 1} is predicted no later than the one before it"
+def _stopped(times: np.ndarray, done: int) -> str:
+    """Why there is no remainder beyond the first stages."""
+    if done + 1 == len(times):
+        return ""
+    if math.isnan(times[done + 1] - times[done]):
+        return f"the time of stage {done + 1} is not predicted"
+    if times[done + 1] > times[done]:
+        return "the size of a column that has turned to its other branch is not known"
+    return f"at this α stage {done + 1} is predicted no later than the one before it"
 
 
 def _by_leaf(curves: Curves, flat: np.ndarray) -> dict[str, Any]:

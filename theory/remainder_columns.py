@@ -75,18 +75,26 @@ class ColumnModes(Modes):
         left = self._of_items(self.part.exponent - self.part.rates * tau)
         return np.where(self.living, np.nan, left)
 
-    def held(self, state):
-        """The last column of a square leaf of full width keeps to one branch, [u; v] or [u; −v]."""
-        if not (self.piece.drifts and self.part.full and bool(self.piece.graded)):
-            return None
-        if self.living[-1]:
+    def kept(self, state):
+        """Both halves of a square's columns alike; a last column on its branch, [u; v] or [u; −v].
+
+        The latter where a leaf is square and of full width, `Block.recentred`.
+        """
+        size, split = self.cut + self.count, self.piece.split
+        if isinstance(self.part, SymmetricColumns):
+            places = np.arange(self.cut).reshape(2, split, self.count)
+            swap = np.eye(size)
+            swap[: self.cut] = swap[places[::-1].ravel()]
+            return 0.5 * (np.eye(size) + swap)[None]
+        if not (self.piece.drifts and bool(self.piece.graded)) or self.living[-1]:
             return None
         x = state[:, : self.cut].reshape(-1, self.rows, self.count).copy()
         x[..., :-1] = 0.0
-        x[:, self.piece.split :, -1] *= -1.0
-        flat = np.zeros_like(state)
-        flat[:, : self.cut] = x.reshape(len(state), -1)
-        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        x[:, split:, -1] *= -1.0
+        other = np.zeros_like(state)
+        other[:, : self.cut] = x.reshape(len(state), -1)
+        other /= np.linalg.norm(other, axis=1, keepdims=True)
+        return np.eye(size)[None] - other[:, :, None] * other[:, None, :]
 
     @property
     def _aligns(self) -> bool:

@@ -64,8 +64,8 @@ class Modes(abc.ABC):
     def successor(self) -> np.ndarray:
         """Which mode of the next orbit each mode of this one is."""
 
-    def held(self, state: np.ndarray) -> np.ndarray | None:
-        """At states, a unit vector along which the piece cannot move, if there is one."""
+    def kept(self, state: np.ndarray) -> np.ndarray | None:
+        """At states, a projector on the directions in which the piece can move, if not all."""
         return None
 
     def settled(self, piece: Piece, state: np.ndarray) -> tuple[Piece, np.ndarray]:

@@ -181,9 +181,9 @@ def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear
     moved, loss, weights = (np.concatenate([d[..., :size], d[..., column] * sign], -1) for d in by)
     places = np.cumsum([0, *(p.flat().size for p in fast.pieces)])
     for m, a, b in zip(modes, places[:-1], places[1:], strict=True):
-        held = m.held(states[:, a:b])
-        if held is not None:
-            moved[:, a:b] -= held[:, :, None] * (held[:, None, :] @ moved[:, a:b])
+        kept = m.kept(states[:, a:b])
+        if kept is not None:
+            moved[:, a:b] = kept @ moved[:, a:b]
     return Linear(velocity, moved[..., :size], moved[..., size:], loss, weights)
 
 

@@ -64,7 +64,7 @@ def passages(
     out: list[Passed] = []
     match, joined = _Match(0.0, 0.0, np.zeros(len(start))), None
     for k, path in enumerate(paths):
-        if not waits[k] > 0.0:
+        if not waits[k] > 0.0 or np.isnan(path.log_sizes(scale, 0.0)).any():
             break
         following = paths[k + 1] if k + 1 < len(paths) else None
         fallen = np.zeros(len(path.living), bool)
@@ -249,6 +249,7 @@ def _least(following: Path, lags: np.ndarray, left: np.ndarray, wait: float) -> 
     both = np.maximum(np.abs(left), np.abs(_begun(following, lags - wait)))
     leading = np.concatenate([m.leading for m in following.modes])
     most = np.maximum(np.max(both[:, leading], axis=1), _FLOOR)
+    most = np.where(most < _LARGEST, most, _LARGEST)
     best = np.flatnonzero(most <= np.min(most) * 1.0001)
     i = int(best[len(best) // 2])
     own = [m.squared(x) for m, x in zip(following.modes, following.split(both[i]), strict=True)]
