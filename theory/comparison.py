@@ -197,6 +197,7 @@ class _Judge:
         before = self.reader.plateau(start, min(known, default=self.reader.end))
         general = verdicts.start_claims(prediction, self.reader, before)
         rows, times, reached = [], [], True
+        doubtful: dict[str, np.ndarray] = {}
         for group in finite.merged:
             found = self._crossing(group)
             claims = self._time_claims(group, found)
@@ -206,9 +207,10 @@ class _Judge:
             plateau = None
             if found is not None:
                 times.append(found.t)
-                plateau, more = self._plateau(group, found, before)
-                claims += more
-                before = plateau
+                resting = self._resting(group, found, before, doubtful)
+                claims += resting.claims()
+                plateau = before = resting.plateau
+                doubtful = resting.doubtful
             else:
                 reached = False
             rows.append(self._row(group, found, plateau, claims))
@@ -237,9 +239,9 @@ class _Judge:
         unknown = math.isnan(self.prediction.stages[group[0]].offset)
         return limits if unknown and limits and own.verdict != REFUTED else [own, *limits]
 
-    def _plateau(
-        self, group: list[int], found: Crossing, before: Plateau
-    ) -> tuple[Plateau, list[Claim]]:
+    def _resting(
+        self, group: list[int], found: Crossing, before: Plateau, doubtful: dict[str, np.ndarray]
+    ) -> Resting:
         k, run = group[-1], self.first.run
         later = [c.t for c in self.first.crossings[k + 1 :] if c is not None and c.t > found.t]
         right = min(later, default=self.reader.next_transition(found.t))
@@ -249,8 +251,9 @@ class _Judge:
             at = found.t + allowance.match
         matched = at is not None and found.t < at < right and run.resolver is not None
         plateau = self.reader.plateau(found.t, right, at if matched else None)
-        resting = Resting(self.prediction, group, self.reader, plateau, before, allowance, matched)
-        return plateau, resting.claims()
+        return Resting(
+            self.prediction, group, self.reader, plateau, before, doubtful, allowance, matched
+        )
 
     def _row(self, group, found, plateau: Plateau | None, claims: list[Claim]) -> Row:
         scale, single = self.first.run.scale, len(group) == 1

@@ -1,6 +1,7 @@
 """The claims of a prediction about one run, each judged: times, plateaus, start, completeness."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -21,6 +22,8 @@ from .readings import Plateau, Reader
 _SHARE = 0.02
 #: What a plateau may still move, over what it moves half-way to its edges.
 _BEYOND = 3.0
+#: What the entries of a matrix may be off by, over the norm of the bounds on them.
+_TURNS = 3.0
 #: A plateau of the run longer than this, in e-folds, is not the inside of one orbit.
 _INSIDE = 12.0
 #: C is not known where it is not predicted; two runs determine both.
@@ -175,7 +178,8 @@ class Resting:
     group: list[int]
     reader: Reader
     plateau: Plateau
-    before: Plateau | None
+    before: Plateau
+    doubtful_before: dict[str, np.ndarray]
     allowance: Allowance
     matched: bool
 
@@ -184,14 +188,12 @@ class Resting:
         return self.prediction.stages[self.group[-1]]
 
     def claims(self) -> list[Claim]:
-        value, ambiguous = self._value()
-        return [
-            *self._switches(ambiguous),
-            self._loss(),
-            value,
-            *self._ranks(ambiguous),
-            *self._shares(),
-        ]
+        return [self._switches(), self._loss(), self._value[0], self._rank(), *self._shares()]
+
+    @functools.cached_property
+    def doubtful(self) -> dict[str, np.ndarray]:
+        """Modes by leaf that cannot be told to be on or off here."""
+        return {name: self._ambiguous(name, slack) for name, slack in self._value[1].items()}
 
     def _key(self, what: str) -> str:
         ends = {self.group[0] + 1, self.group[-1] + 1}
@@ -235,6 +237,7 @@ class Resting:
             allowed, _SHARE * step, "loss",
         )  # fmt: skip
 
+    @functools.cached_property
     def _value(self) -> tuple[Claim, dict[str, np.ndarray]]:
         """The claim about the weight that misses most; and how far each is uncertain."""
         saddles = [by_leaf(x.value) for x in (self.prediction.start, *self.prediction.stages)]
@@ -248,6 +251,10 @@ class Resting:
             sizes = np.where(sizes > 0, sizes, largest if largest > 0 else 1.0)
             floor = 200.0 * self._rtol * sizes + 1e-10 * max(largest, 1e-300)
             bound = np.broadcast_to(self.allowance.weights[name], found.shape)
+            if is_matrix(self.reader.trajectory.leaves[name]):
+                # which entries a turn of the columns moves is known worse than by how much
+                norm = np.linalg.norm(bound, axis=(-2, -1), keepdims=True)
+                bound = np.broadcast_to(_TURNS * norm, found.shape)
             allowed = self._allowed(bound, self.plateau.moved[name], np.ravel(floor))
             rows = zip(np.ndindex(found.shape), allowed, strict=True)
             slack[name] = np.reshape(
@@ -273,66 +280,56 @@ class Resting:
         expected = by_leaf(self.stage.value)[name]
         if matrix:
             expected = np.linalg.svd(expected, compute_uv=False)[..., : sizes.shape[-1]]
-        there = off & (expected != 0) & (np.abs(np.abs(expected) - sizes) <= slack)
+        counts = np.abs(expected) > 1e-9 * np.max(np.abs(expected), initial=0.0)
+        there = off & counts & (np.abs(np.abs(expected) - sizes) <= slack)
         dying = self.plateau.active[name] & (sizes <= 2.0 * slack)
         return there | dying
 
-    def _mismatch(self, wrong: int, excused: int) -> tuple[str, str]:
-        if wrong == 0:
-            return CONFIRMED, "the same"
+    def _labels(self, what: str, predicted: str, measured: str, wrong: int, doubt: int) -> Claim:
+        """A claim that counts: `wrong` modes are not as predicted, of which `doubt` may be."""
         if not self.allowance.exists:
-            return UNDECIDED, f"the plateau is not formed at this α; {self._remedy}"
-        if wrong <= excused:
-            return UNDECIDED, f"a weight on its way cannot be told from one at rest; {self._remedy}"
-        return REFUTED, "not what happened"
+            verdict, words = UNDECIDED, f"the plateau is not formed at this α; {self._remedy}"
+        elif wrong > doubt:
+            verdict, words = REFUTED, "not what happened"
+        elif doubt:
+            verdict, words = UNDECIDED, "a weight on its way is not told from one at rest; "
+            words += self._remedy
+        else:
+            verdict, words = CONFIRMED, "the same"
+        return label_claim(self._key(what), predicted, measured, verdict, words)
 
-    def _switches(self, slack: dict[str, np.ndarray]) -> list[Claim]:
-        if self.before is None:
-            return []
+    def _switches(self) -> Claim:
         stages = [self.prediction.stages[i] for i in self.group]
         leaves = self.reader.trajectory.leaves
-        wrong, excused, seen = 0, 0, []
-        for name in slack:
+        wrong, doubt, seen = 0, 0, []
+        for name, doubtful in self.doubtful.items():
             change = self.plateau.active[name].astype(int) - self.before.active[name].astype(int)
             said = np.zeros_like(change)
             for sign, lists in ((1, "activated"), (-1, "deactivated")):
                 for leaf, index in (c for s in stages for c in getattr(s, lists)):
                     if leaf == name:
                         said[index] += sign
+            doubtful = (doubtful | self.doubtful_before.get(name, False)).astype(int)
             if is_matrix(leaves[name]):  # columns are numbered by when they came, not by size
-                change, said = (np.sum(x, axis=-1, keepdims=True) for x in (change, said))
-            seen += [
-                (name, tuple(int(j) for j in i), int(change[tuple(i)])) for i in np.argwhere(change)
-            ]
+                change, said, doubtful = (
+                    np.sum(x, axis=-1, keepdims=True) for x in (change, said, doubtful)
+                )
+            where = (tuple(int(j) for j in i) for i in np.argwhere(change))
+            seen += [(name, i, int(change[i])) for i in where]
             wrong += int(np.sum(np.abs(change - said)))
-            doubt = self._ambiguous(name, slack[name])
-            if is_matrix(leaves[name]):
-                doubt = np.sum(doubt, axis=-1, keepdims=True)
-            excused += int(np.sum(np.minimum(np.abs(change - said), doubt)))
-        verdict, words = self._mismatch(wrong, excused)
+            doubt += int(np.sum(doubtful))
         predicted = " ".join(s.label for s in stages)
         measured = predicted if wrong == 0 else _switched(seen, leaves)
-        return [label_claim(self._key("switches"), predicted, measured, verdict, words)]
+        return self._labels("switches", predicted, measured, wrong, doubt)
 
-    def _ranks(self, slack: dict[str, np.ndarray]) -> list[Claim]:
-        counted = {n: np.sum(a, axis=-1) for n, a in self.plateau.active.items() if n in slack}
+    def _rank(self) -> Claim:
+        counted = {n: np.sum(self.plateau.active[n], axis=-1) for n in self.doubtful}
         predicted = by_leaf(self.stage.rank)
         if set(predicted) != set(counted):
             predicted = {n: predicted["weight"] for n in counted}
-        wrong = excused = 0
-        for name, count in counted.items():
-            apart = np.abs(count - predicted[name])
-            doubt = np.sum(self._ambiguous(name, slack[name]), axis=-1)
-            wrong, excused = (
-                wrong + int(np.sum(apart)),
-                excused + int(np.sum(np.minimum(apart, doubt))),
-            )
-        verdict, words = self._mismatch(wrong, excused)
-        return [
-            label_claim(
-                self._key("rank"), rank_label(predicted), rank_label(counted), verdict, words
-            )
-        ]
+        wrong = sum(int(np.sum(np.abs(counted[n] - predicted[n]))) for n in counted)
+        doubt = sum(int(np.sum(x)) for x in self.doubtful.values())
+        return self._labels("rank", rank_label(predicted), rank_label(counted), wrong, doubt)
 
     def _shares(self) -> list[Claim]:
         shares = self.stage.shares

@@ -1,0 +1,57 @@
+"""A false claim is never confirmed, a far one always refuted, a true one never.
+
+`falsification` takes the true predictions of closed problems (no number here comes from the
+comparison under test) and falsifies one claim at a time.
+"""
+
+import falsification
+import pytest
+
+from theory.claims import Allowed, judged
+
+
+@pytest.mark.parametrize("family", [falsification.fixture, falsification.path])
+@pytest.mark.parametrize(("decades", "second"), [(8, None), (100, None), (16, 100)])
+def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, second):
+    found = falsification.examine(family(), decades, second)
+    assert not [f for f in found if f.broken], [f for f in found if f.broken]
+    if decades == 100:
+        # and at this α the verdicts are of use
+        true = [f for f in found if f.what.startswith("true ")]
+        assert sum(f.verdict == "confirmed" for f in true) >= 0.8 * len(true)
+        far = [f for f in found if f.what in ("loss + step/5", "value × 1.1", "rank + 1")]
+        assert {f.verdict for f in far} == {"refuted"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", falsification.FAMILIES)
+@pytest.mark.parametrize("decades", falsification.DECADES)
+def test_every_family_at_every_scale(family, decades):
+    found = falsification.examine(family(), decades)
+    later = [d for d in falsification.DECADES if d > decades]
+    if later:
+        found += falsification.examine(family(), decades, later[0])
+    assert not [f for f in found if f.broken], [f for f in found if f.broken]
+
+
+@pytest.mark.parametrize(
+    ("miss", "bar", "allowance", "trusted", "verdict"),
+    [
+        (0.5e-3, 1e-3, 0.0, True, "confirmed"),
+        (1e-3, 1e-9, 1e-2, True, "confirmed"),
+        (1.5e-2, 1e-9, 1e-2, True, "undecided"),  # between the bound and twice it
+        (2.1e-2, 1e-9, 1e-2, True, "refuted"),
+        (-2.1e-2, 1e-9, 1e-2, True, "refuted"),
+        (1e-3, 1e-9, 0.2, True, "undecided"),  # consistent, but the bound is wide
+        (1e-3, 0.1, 0.0, True, "undecided"),
+        (1e-3, 1e-9, 1e-2, False, "undecided"),
+        (0.09, 1e-9, 1e-2, False, "undecided"),
+        (0.11, 1e-9, 1e-2, False, "refuted"),  # ten times an estimate
+        (0.0, float("nan"), 0.0, True, "undecided"),  # without error bars
+        (5.0, float("nan"), 0.0, True, "refuted"),
+        (5.0, 1e-9, float("inf"), False, "undecided"),
+    ],
+)
+def test_the_rule(miss, bar, allowance, trusted, verdict):
+    allowed = Allowed(allowance, "a bound", "a smaller α", trusted)
+    assert judged("x", 3.0, 3.0 + miss, bar, allowed, 0.05, "").verdict == verdict
