@@ -11,7 +11,7 @@ from theory.claims import Allowed, judged
 
 
 @pytest.mark.parametrize("family", [falsification.fixture, falsification.path])
-@pytest.mark.parametrize(("decades", "second"), [(8, None), (100, None), (16, 100)])
+@pytest.mark.parametrize(("decades", "second"), [(8, None), (100, 1000)])
 def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, second):
     found = falsification.examine(family(), decades, second)
     assert not [f for f in found if f.broken], [f for f in found if f.broken]
