@@ -77,7 +77,7 @@ def courses(trajectory: Any) -> Courses:
             scale = np.full(start.shape, top if top > -math.inf else largest)
         with np.errstate(invalid="ignore"):
             reach = float(np.nanmax(log - scale, initial=0.0))
-        threshold = scale + max(GREW, 0.5 * reach)
+            threshold = scale + max(GREW, 0.5 * reach)
         found[name] = Course(log, scale, threshold, np.full(start.shape, reach < GREW), False)
     return Courses(trajectory.t, found)
 

@@ -101,6 +101,8 @@ class Trajectory:
     refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     like: PyTree = dataclasses.field(default=None, repr=False)
     resolver: Resolver | None = dataclasses.field(default=None, repr=False)
+    #: What a run without its flow was saved with: stages, settings, fingerprint.
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def from_records(
@@ -126,8 +128,26 @@ class Trajectory:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickle holds what a file does: all that is recorded, and not the flow."""
-        return self.__dict__ | {"resolver": None}
+        """A pickle holds what a file does: all that is recorded and the stages, not the flow."""
+        kept = {
+            "settings": self.settings,
+            "made_of": self.made_of,
+            "fingerprint": self.fingerprint,
+            "stages": self.stages(),
+        }
+        return self.__dict__ | {"resolver": None, "kept": kept}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it was computed: rtol, solver, and the decay of every leaf (λ(t) at some times)."""
+        return self.kept["settings"] if self.kept else storage.settings_of(self)
+
+    @property
+    def made_of(self) -> dict[str, Any] | None:
+        """The class of the model, and kind and shape of its trained leaves."""
+        if self.kept:
+            return self.kept["made_of"]
+        return None if self.like is None else storage.described_model(self.like)
 
     @functools.cached_property
     def fingerprint(self) -> Fingerprint:
@@ -135,6 +155,8 @@ class Trajectory:
 
         A run without its flow knows no loss and no decay, one without its model no factors.
         """
+        if self.kept:
+            return self.kept["fingerprint"]
         flow = None if self.resolver is None else self.resolver.flow
         return fingerprint(flow, self.like, self.log_alpha)
 
@@ -244,24 +266,39 @@ class Trajectory:
         return dataclasses.replace(self, t=t[order], **merged)
 
     def stages(self) -> list[MeasuredStage]:
-        """Transitions between plateaus of the loss, found in the record."""
-        return find_stages(self)
+        """Transitions between plateaus of the loss, found in the record.
+
+        Of a loaded run those that were found, with its flow, when it was saved.
+        """
+        return list(self.kept["stages"]) if self.kept else find_stages(self)
 
     def plot(self, ax=None, **style):
         """Loss against τ (flow time where α is unknown); see `gflow.plot` for more."""
         return plot.loss(self, ax, **style)
 
     def save(self, path: str | Path) -> None:
-        """Write to NetCDF: observables, error bars, states, settings, stages."""
+        """Write to NetCDF: observables, error bars, states, stages with their bars, settings.
+
+        The units and the dimensions are those of `to_xarray`. **Raises** ValueError for a path
+        that cannot be written.
+        """
         storage.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, like: PyTree = None) -> "Trajectory":
-        """Read a saved run; `like` is its starting model, needed for `.final`."""
-        return cls(**storage.load(path), like=like)
+        """Read a saved run; `like` is its starting model, needed for `.final`.
+
+        **Raises:** ValueError for a file that is no saved run, and for a `like` with other leaves
+        or other factors than the run was started from.
+        """
+        return cls(**storage.load(path, like))
 
     def to_xarray(self):
-        """An `xarray.Dataset` over `t` (with `tau` where defined)."""
+        """An `xarray.Dataset` over `t` (with `tau` where defined), with units.
+
+        A leaf has one dimension for each axis, `name.axis1` and so on, which its weight, sizes
+        and error bars share.
+        """
         return storage.to_dataset(self)
 
     def __str__(self) -> str:

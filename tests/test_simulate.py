@@ -299,8 +299,8 @@ def test_save_and_load(tmp_path):
     stages, again = run.stages(), loaded.stages()
     assert [s.activated for s in again] == [s.activated for s in stages]
     assert len(stages) >= 2
-    for stage, other in zip(stages, again, strict=True):  # by interpolation, with its bar
-        assert abs(stage.t - other.t) <= other.error
+    for stage, other in zip(stages, again, strict=True):  # as they were found with the flow
+        assert (stage.t, stage.error, stage.label) == (other.t, other.error, other.label)
     with pytest.raises(ValueError, match="which a file does not hold"):
         loaded.model(at=1.2345)
     with pytest.raises(ValueError, match=r"loaded without its model.*like=model"):
