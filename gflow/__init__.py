@@ -21,6 +21,6 @@ from .parameters import (
     rescale as rescale,
     to_factors as to_factors,
 )
-from .rounds import Status as Status
 from .simulate import simulate as simulate
+from .status import Status as Status
 from .trajectory import Trajectory as Trajectory

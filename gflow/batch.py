@@ -18,8 +18,9 @@ from .elapsed import agreed
 from .flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
 from .methods import check_memory, check_rtol, choose, describe
 from .parameters import Scaled, Small, leaf_name, trained_leaves
-from .rounds import Rounds, Status
+from .rounds import Rounds
 from .simulate import elapsed_time, save_times, trajectory_of
+from .status import Status
 from .trajectory import Trajectory, log_alpha_of
 
 #: Members that advance together: on a CPU as many as stay in its caches.
@@ -160,7 +161,7 @@ def simulate_batch(
         width=width,
     )
     check_memory(run, flow, solver)
-    still = np.flatnonzero(run.residual == 0.0)
+    still = np.flatnonzero(run.stationary)
     if end is None and still.size:
         raise ValueError(f"Members {still.tolist()[:8]} start at rest. Give t1 or tau1.")
     run.go(max_steps, progress)
@@ -181,7 +182,7 @@ def simulate_batch(
 
     batch = Batch(run, member, statistics)
     if batch.failed:
-        listed = "; ".join(f"member {i}: {run.status[i].value}" for i in batch.failed[:3])
+        listed = "; ".join(f"member {i}: {run.ended(i).value}" for i in batch.failed[:3])
         more = "" if len(batch.failed) <= 3 else f"; and {len(batch.failed) - 3} more"
         warnings.warn(
             f"gflow.simulate_batch: {len(batch.failed)} of {members} members failed: "

@@ -53,9 +53,6 @@ class ChainCoordinates(FixedFrame):
         factors = tuple(record[f"factor_{i}"] for i in range(len(self.initial)))
         return eqx.tree_at(lambda c: c.initial, self, factors)
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return jnp.max(jnp.abs(self.velocity(state, force, decay)))
-
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum(self.velocity(state, force, decay) ** 2)
 

@@ -45,10 +45,6 @@ class Coordinates(eqx.Module):
         """The coordinates best suited to the recorded point, starting there."""
 
     @abc.abstractmethod
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        """How far the weights are from rest; a dormant weight under a force is not."""
-
-    @abc.abstractmethod
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         """|velocity of the factors|², by which loss + (λ/2)‖factors‖² falls."""
 
@@ -80,6 +76,16 @@ class FlowCoordinates(Coordinates):
     def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
         """Longest step worth trying: until something yet unfelt comes to be felt."""
 
+    @abc.abstractmethod
+    def drift(
+        self, state: State, force: Weight, decay: Float[Array, ""], origin: State
+    ) -> tuple[State, State]:
+        """Speed of every weight or column, and the scale on which it is one of its own.
+
+        All speeds are zero at rest and only there: a dormant weight under a force is not at
+        rest, one that shrinks beside others is. `origin` is the state the run began at.
+        """
+
 
 class FixedFrame(FlowCoordinates):
     """Coordinates that stay as they are made, of weights whose growth is felt all along."""
@@ -95,6 +101,12 @@ class FixedFrame(FlowCoordinates):
 
     def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
         return jnp.asarray(jnp.inf, state.dtype)
+
+    def drift(
+        self, state: State, force: Weight, decay: Float[Array, ""], origin: State
+    ) -> tuple[State, State]:
+        scale = jnp.maximum(jnp.abs(state), jnp.abs(origin))
+        return self.velocity(state, force, decay), scale
 
 
 class LogCoordinates(FlowCoordinates):
@@ -184,8 +196,14 @@ class LogCoordinates(FlowCoordinates):
     def at(self, record: dict[str, Array]) -> "LogCoordinates":
         return type(self).from_logs(record["log_s"], record["log_d"], self.decays)
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return product_residual(self.value(state), force, decay)
+    def drift(
+        self, state: State, force: Weight, decay: Float[Array, ""], origin: State
+    ) -> tuple[State, State]:
+        # at rest a weight is either zero with |g| ≤ λ, or not zero with |g| = λ
+        larger, other = self._logs(state)
+        pull = jnp.where(jnp.isfinite(other), jnp.abs(force), self.side * force)
+        excess = jnp.where(jnp.isfinite(larger), pull - decay, 0.0).ravel()
+        return felt(excess, excess, jnp.exp(2.0 * larger).ravel()), jnp.ones_like(excess)
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         larger, other = self._logs(state)
@@ -231,9 +249,6 @@ class RawCoordinates(FixedFrame):
     def at(self, record: dict[str, Array]) -> "RawCoordinates":
         return eqx.tree_at(lambda c: c.initial, self, record["array"])
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return jnp.max(jnp.abs(force - decay * self.value(state)))
-
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum((force - decay * self.value(state)) ** 2)
 
@@ -276,9 +291,6 @@ class FactorCoordinates(FixedFrame):
     def at(self, record: dict[str, Array]) -> "FactorCoordinates":
         return type(self)(record["u"], record["v"])
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return product_residual(self.value(state), force, decay)
-
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum(self.velocity(state, force, decay) ** 2)
 
@@ -311,13 +323,10 @@ def growth_horizon(z: State, speed: State, atol: State) -> Float[Array, ""]:
     return jnp.min(time, initial=jnp.inf)
 
 
-def product_residual(value: Weight, force: Weight, decay: Float[Array, ""]) -> Array:
-    """Growth rate left: |g| − λ of a dormant weight, and |θ|·||g| − λ| of an active one.
-
-    At rest a weight is either zero with |g| ≤ λ, or not zero with |g| = λ.
-    """
-    excess = jnp.abs(force) - decay
-    return jnp.max(jnp.maximum(excess, jnp.abs(value) * jnp.abs(excess)))
+def felt(growth: Array, motion: Array, size: Array) -> Array:
+    """`growth` where it is positive, else `motion` of what is not negligible beside the rest."""
+    negligible = size <= jnp.finfo(size.dtype).eps * jnp.max(size, initial=0.0)
+    return jnp.where(growth > 0.0, growth, jnp.where(negligible, 0.0, motion))
 
 
 def product_descent(

@@ -11,7 +11,6 @@ from .coordinates import (
     State,
     Weight,
     product_descent,
-    product_residual,
 )
 from .flow import Flow
 from .hadamard import Hadamard
@@ -69,9 +68,6 @@ class SignedLogs(Coordinates):
 
     def at(self, record: dict[str, Array]) -> "SignedLogs":
         return SignedLogs(*(record[k] for k in ("log_s", "log_d", "sign_s", "sign_d")))
-
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return product_residual(self.value(state), force, decay)
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         log_s, log_d, *_ = self._parts(state)

@@ -101,18 +101,30 @@ class Flow(Field):
         return eqx.tree_at(lambda f: f.coordinates, self, moved)
 
     def record(self, t: Float[Array, ""], state: Float[Array, " size"]) -> dict[str, Any]:
-        """Loss, descent, residual, and per leaf its record and force."""
+        """Loss, descent, and per leaf its record and force."""
         loss, force = self.forces(self.weights(state))
-        leaves, residuals, descent = {}, [], jnp.zeros_like(loss)
+        leaves, descent = {}, jnp.zeros_like(loss)
         for name, c, rate, part in zip(
             self.names, self.coordinates, self.decay, self.split(state), strict=True
         ):
             decay = decay_rate(rate, t, state.dtype)
             descent = descent + c.descent(part, force[name], decay)
             leaves[name] = {**c.record(part), "force": force[name]}
-            residuals.append(c.residual(part, force[name], decay))
-        residual = jnp.max(jnp.stack(residuals))
-        return {"loss": loss, "descent": descent, "residual": residual, "leaves": leaves}
+        return {"loss": loss, "descent": descent, "leaves": leaves}
+
+    def drift(
+        self, t: Float[Array, ""], state: Float[Array, " size"], origin: Float[Array, " size"]
+    ) -> tuple[Array, Array]:
+        """Speed and scale of every weight or column: what has to stop before the flow rests."""
+        _, force = self.forces(self.weights(state))
+        pairs = [
+            c.drift(part, force[name], decay_rate(rate, t, state.dtype), begin)
+            for name, c, rate, part, begin in zip(
+                self.names, self.coordinates, self.decay, self.split(state), self.split(origin),
+                strict=True,
+            )
+        ]  # fmt: skip
+        return jnp.concatenate([x for x, _ in pairs]), jnp.concatenate([s for _, s in pairs])
 
     def resolved(self, state: Float[Array, " size"]) -> Array:
         parts = zip(self.coordinates, self.split(state), strict=True)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .coordinates import FlowCoordinates, State, Weight, growth_horizon
+from .coordinates import FlowCoordinates, State, Weight, felt, growth_horizon
 
 #: Cosine of two columns beyond which they are made orthogonal at the end of a step.
 OVERLAP = 0.2
@@ -107,15 +107,14 @@ class GaugeCoordinates(FlowCoordinates):
         new = tuple(record[k] for k in ("direction", "log_size", "rotations"))
         return GaugeCoordinates(*new, self.split)
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        """Growth rate left of a dormant column, and e^ℓ|(H − λ)x| of an active one."""
+    def drift(
+        self, state: State, force: Weight, decay: Float[Array, ""], origin: State
+    ) -> tuple[State, State]:
         x, log_size = self._columns(state)
         hx = moved(x, force, self.split)
-        growth = jnp.sum(x * hx, axis=-2) - decay
-        moving = jnp.sqrt(jnp.sum((hx - decay * x) ** 2, axis=-2))
-        active = jnp.exp(log_size) * moving
-        dormant = jnp.where(log_size < 0.0, growth, 0.0)
-        return jnp.max(jnp.maximum(dormant, active))
+        # a dormant column turns until it grows, at a rate of up to |Hx| − λ
+        growth = jnp.sqrt(jnp.sum(hx**2, axis=-2)) - decay
+        return column_drift(growth, hx - decay * x, log_size)
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         x, log_size = self._columns(state)
@@ -188,6 +187,13 @@ def column_velocity(
     v = hx - product(x, c * share)
     rate = jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
     return v - rate[..., None, :] * x, rate
+
+
+def column_drift(growth: Array, motion: Array, log_size: Array) -> tuple[State, State]:
+    """Relative speed of every column, and its scale."""
+    length = jnp.sqrt(jnp.sum(motion**2, axis=-2))
+    speed = felt(growth.ravel(), length.ravel(), jnp.exp(2.0 * log_size).ravel())
+    return speed, jnp.ones_like(speed)
 
 
 def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:

@@ -29,7 +29,10 @@ BLOCK = 32
 
 
 class Round(eqx.Module):
-    """What one round recorded: an entry an attempt, of which only the `kept` are steps."""
+    """What one round recorded: an entry an attempt, of which only the `kept` are steps.
+
+    `moved` is how far the state came, in tolerances.
+    """
 
     t: Float[Array | np.ndarray, "attempts ..."]
     kept: Bool[Array | np.ndarray, "attempts ..."]
@@ -37,6 +40,7 @@ class Round(eqx.Module):
     record: dict[str, Any]
     refined: dict[str, Any] | None
     pace: Pace
+    moved: Float[Array | np.ndarray, "..."]
     counts: dict[str, Int[Array | np.ndarray, "..."]]
 
 
@@ -79,16 +83,20 @@ def first_record(
     clock: Float[Array | np.ndarray, "2 ..."],
     batched: bool = False,
 ) -> tuple[dict[str, Any], Array, tuple[Array, Array]]:
-    """The record of the flow's own starting point, the largest speed there, and tolerances.
+    """The record of the flow's own starting point, a first step, and tolerances.
 
-    `clock` is the flow time and the `rtol` asked for.
+    `clock` is the flow time and the `rtol` asked for. The step is a thousandth of what moves a
+    logarithm by one, and of a raw weight a hundredth of its scale; ∞ where nothing moves.
     """
 
     def first(parts, clock):
         flow = united(parts, fixed)
         (t, rtol), start = clock, flow.start()
-        speed = jnp.max(jnp.abs(flow.velocity(t, start)))
-        return record_state(flow, observables, t, start), speed, flow.tolerance(rtol)
+        speed = jnp.abs(flow.velocity(t, start))
+        atol, relative = flow.tolerance(rtol)
+        scale = (atol + relative * jnp.abs(start)) / rtol
+        step = 1e-2 * jnp.where(speed > 0.0, scale / jnp.where(speed > 0.0, speed, 1.0), jnp.inf)
+        return record_state(flow, observables, t, start), jnp.min(step), (atol, relative)
 
     return jax.vmap(first, in_axes=(0, 1))(parts, clock) if batched else first(parts, clock)
 
@@ -146,7 +154,15 @@ def run_round(
     record = each(recorded, 0, 0, 1, 1, 1, 1)(
         here, offset, steps.t, steps.state, steps.frame, steps.tried
     )
+
+    def travelled(parts, tolerance, state, kept):
+        start, last = build(parts).start(), jnp.max(jnp.where(kept, jnp.arange(attempts), 0))
+        atol, rtol = tolerance
+        allowed = atol + rtol * jnp.maximum(jnp.abs(start), jnp.abs(state[last]))
+        return jnp.where(jnp.any(kept), jnp.max(jnp.abs(state[last] - start) / allowed), 0.0)
+
     after = each(moved, 0, 1, 1, out=0)(here, record, steps.kept)
+    way = each(travelled, 0, 0, 1, 1, out=0)(here, tolerance, steps.state, steps.kept)
     second = None
     if companion is not None:
 
@@ -163,7 +179,7 @@ def run_round(
     if members is not None:
         after, companion = _returned((parts, refined), (after, companion), members)
     counts = getattr(steps.solver_state, "counts", {})
-    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.pace, counts)
+    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.pace, way, counts)
     return after, companion, done
 
 

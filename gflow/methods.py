@@ -91,12 +91,28 @@ def better_method(flow: Flow, solver: Any, rtol: float, reach: list[float]) -> s
     )
 
 
+#: Roundings of a log-size may be so many times rtol: beyond that no step passes.
+_BELOW = 10.0
+
+
 def check_rtol(rtol: float, flow: Flow) -> None:
     eps = float(jnp.finfo(flow.dtype).eps)
     if not 64 * eps <= rtol < 1:
         raise ValueError(
             f"rtol = {rtol}: choose a number from {64 * eps:.1e} (64 roundings) to below 1."
         )
+    for name, c in zip(flow.names, flow.coordinates, strict=True):
+        if not isinstance(c, LogCoordinates):
+            continue
+        log = np.asarray(c.log)
+        farthest = np.max(np.abs(log), where=np.isfinite(log), initial=0.0)
+        rounding = float(np.spacing(farthest.astype(flow.dtype)))
+        if rounding > _BELOW * rtol:
+            raise ValueError(
+                f"Leaf {name!r} starts at log-sizes of {farthest:.4g}, which floats hold to "
+                f"{rounding:.2g}, while rtol = {rtol:g} is asked of log|weight|. Take a larger "
+                "rtol or a larger α (log_alpha = −1e6 is at the limit α → 0 in all but name)."
+            )
 
 
 def check_memory(run: Any, flow: Flow, solver: Any) -> None:

@@ -42,22 +42,25 @@ def modes(record: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return sizes[..., :count], along[..., :count]
 
 
-def keeps_its_branch(record: dict[str, np.ndarray]) -> bool:
-    """Whether sgn det A · sgn det B of square factors of full width is what it was.
+def leaves_its_branch(record: dict[str, np.ndarray]) -> int:
+    """Recorded steps up to which sgn det A · sgn det B of square factors is what it was.
 
     The balance AᵀA − BᵀB stays of the size it starts with, so that once all columns are far
     above that neither determinant changes sign. A flip means that rounding has taken the
     place of the balance in the last column, and with it of its next escape.
     """
+    steps = len(record["value"])
     if "direction" not in record:
-        return True
+        return steps
     x, size = record["direction"], record["log_size"]
     r = x.shape[-1]
     if x.shape[-2] != 2 * r or record["value"].shape[-2] != r:
-        return True
+        return steps
     signs = np.linalg.slogdet(x[..., :r, :])[0] * np.linalg.slogdet(x[..., r:, :])[0]
     clear = np.min(size, axis=-1) > np.max(size[:1], axis=-1) + 5.0
-    return bool(np.all(~(clear & (signs > 0)).any(axis=0) | ~(clear & (signs < 0)).any(axis=0)))
+    up, down = (np.maximum.accumulate(clear & (s * signs > 0), axis=0) for s in (1, -1))
+    flipped = (up & down).reshape(steps, -1).any(axis=1)
+    return int(np.argmax(flipped)) if flipped.any() else steps
 
 
 def above_sqrt_alpha(log_abs: np.ndarray, log_alpha: float) -> np.ndarray:

@@ -67,9 +67,6 @@ class PolarCoordinates(FixedFrame):
         moved = record["direction"], record["log_norm"]
         return eqx.tree_at(lambda c: (c.direction, c.log_norm), self, moved)
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        return jnp.max(jnp.abs(force - decay * self.value(state)))
-
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum((force - decay * self.value(state)) ** 2)
 

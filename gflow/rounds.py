@@ -1,6 +1,5 @@
 """Runs that advance together in rounds: what is recorded, who has ended and why."""
 
-import enum
 import sys
 from typing import Any
 
@@ -9,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .diagnosis import Stop, cause
 from .flow import Flow
 from .integrate import BLOCK, Round, divide, first_record, run_round, stability_reach, united
+from .parameters import Constant
 from .plateaus import thinned
+from .rest import Verdict, escapes_to_infinity, settled_record, verdict
+from .status import Ended, Status
 from .stepping import Pace
 from .trajectory import joined
-
-_FOREVER = 1e30
 
 #: Recorded steps that are kept whatever they need.
 LEAST_ROWS = 512
@@ -23,45 +24,18 @@ LEAST_ROWS = 512
 #: Attempts a round of one run, and of a batch (whose finished members leave in between).
 ATTEMPTS, ATTEMPTS_BATCHED = 512, 32
 
+#: Attempts from which on a run to a given end is looked at: it may rest long before.
+_LONG = 1024
+
+#: Share of the floats that an endless run may use up for its time.
+_LATE = 1e-8
+
 #: Numbers that one run keeps of what it recorded, at most; then it is thinned.
 KEPT = 2**25
 
 #: Numbers in the record of one round, with the data read for it, at most: for large models
 #: and data a round is shorter, so that memory is bounded and the user hears of it.
 _ROOM = 2**24
-
-
-class Status(enum.Enum):
-    """How a run ended; the value is the message."""
-
-    reached = "reached the requested time"
-    converged = "converged: no weight moves or grows any more"
-    max_steps = (
-        "stopped at max_steps. Likely causes: (a) an explicit solver on a long plateau, (b) a "
-        "tolerance near rounding, (c) no t1 and a loss without a minimum. Pass t1, a larger "
-        "rtol or max_steps"
-    )
-    step_underflow = (
-        "the step size shrank to nothing. Likely causes: (a) the loss is not differentiable or "
-        "not finite here, (b) it is unbounded below and the weights blow up, (c) rtol is "
-        "beyond float64"
-    )
-    overflow = (
-        "the loss became NaN or infinite. Likely causes: (a) it is unbounded below and the "
-        "weights blow up, (b) it is undefined where they went. What was recorded before is kept"
-    )
-    unresolved = (
-        "dormant weights have sunk below the rounding of the active ones, or below their own "
-        "tolerance: later stage times would be noise. (a) Raw factors, or plain arrays under "
-        "decay: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
-        "that feel one force and so move one mode in parallel, or square factors of full width "
-        "with a mode that shrinks before it grows: take a larger α, one head, or one column less"
-    )
-    interrupted = "interrupted by the user"
-
-    @property
-    def successful(self) -> bool:
-        return self in (Status.reached, Status.converged)
 
 
 class Rounds:
@@ -85,16 +59,23 @@ class Rounds:
         self.begun, self.companion = self.parts, self.parts if error_bars else None
         self.end = np.full(members or 1, np.inf) if end is None else np.array(end, float)
         self.start = self.time = np.full(members or 1, start, float)
-        first, speed, self.tolerance = first_record(
+        first, step, self.tolerance = first_record(
             self.parts, self.fixed, observables, self._clock(self.start, rtol), self.batched
         )
         self.first = self._rows(first)
-        self.residual = self.first["residual"].copy()
-        speed = np.atleast_1d(np.asarray(speed, float))
-        self.first_step = 1e-3 / np.where(speed > 0, speed, 1.0)
-        self.pace = Pace.at(self.first_step.astype(self.dtype))
+        step = np.atleast_1d(np.asarray(step, float))
+        self.stationary = np.isinf(step)
+        self.pace = Pace.at(np.where(self.stationary, 1.0, step).astype(self.dtype))
+        # what the objective has fallen by, and from when on a member has been found at rest
+        self.autonomous = all(isinstance(rate, Constant | None) for rate in flow.decay)
+        # decay goes on at rest: it lowers the logarithms of what is dormant
+        self.stays = all(rate is None for rate in flow.decay)
+        self.descent, self.fallen = self.first["descent"].astype(float), np.zeros(len(self.time))
+        self.examined, self.rest = np.zeros(len(self.time)), np.full(len(self.time), np.inf)
+        self.due = np.full(len(self.time), _LONG)
         self.status = np.full(len(self.time), None, object)
         self.status[~np.isfinite(self.first["loss"])] = Status.overflow
+        self.cause = np.full(len(self.time), "", object)
         zero = np.zeros(len(self.time), int)
         self.accepted, self.rejected = zero, zero.copy()
         self.counts: dict[str, np.ndarray] = {}
@@ -133,6 +114,27 @@ class Rounds:
                     self._report()
         except KeyboardInterrupt:
             self.status[self.status == None] = Status.interrupted  # noqa: E711
+        for i in np.flatnonzero(self.status == Status.max_steps):
+            self.cause[i] = self._cause(int(i))
+
+    def ended(self, i: int) -> Ended:
+        """How member i ended."""
+        return Ended(self.status[i], self.cause[i])
+
+    def _cause(self, i: int) -> str:
+        """Why member i needs so many steps."""
+        _, record, _ = self.member(i)
+        made = self.accepted[i] + self.rejected[i]
+        if not self.accepted[i]:
+            return f"none of {made} attempts at a first step was kept. Pass a larger max_steps"
+        stop = Stop(
+            t=float(self.time[i]), start=float(self.start[i]), end=float(self.end[i]),
+            step=float(np.atleast_1d(self.pace.kept_step)[i]), attempts=int(made),
+            rejected=float(self.rejected[i] / made), descent=float(record["descent"][-1]),
+            fallen=float(record["loss"][0] - record["loss"][-1]),
+        )  # fmt: skip
+        leaves = jax.tree.map(lambda x: x[-1], record["leaves"])
+        return cause(self.flow(i), leaves, self.solver, self.rtol, stop)
 
     def _slots(self, members: np.ndarray) -> np.ndarray:
         """`members` and filling, up to one of few widths: each width is compiled once."""
@@ -146,7 +148,7 @@ class Rounds:
         slots = self._slots(members) if self.batched else members
         rows = np.minimum(slots, len(self.status) - 1)
         offset = self.time[rows]
-        span = np.where(slots == rows, np.minimum(self.end[rows] - offset, _FOREVER), 0.0)
+        span = np.where(slots == rows, self.end[rows] - offset, 0.0)
         tolerance = self.tolerance
         if self.batched:
             tolerance = jax.tree.map(lambda x: x[rows], tolerance)
@@ -178,14 +180,14 @@ class Rounds:
 
     def _absorb(self, members: np.ndarray, done: Round, span: np.ndarray) -> None:
         """Keep what was recorded up to where each member ends, if it does."""
-        kept, tries, local, loss, resolved, residual = (
+        kept, tries, local, loss, resolved = (
             self._column(x, len(members))
             for x in (
-                done.kept, done.tried, done.t,
-                done.record["loss"], done.record["resolved"], done.record["residual"],
+                done.kept, done.tried, done.t, done.record["loss"], done.record["resolved"],
             )
         )  # fmt: skip
         pace = jax.tree.map(lambda x: np.atleast_1d(x)[: len(members)], done.pace)
+        moved = np.atleast_1d(done.moved)[: len(members)]
         attempt = np.arange(len(kept))[:, None]
         offset, never = self.time[members], len(kept)
         status = np.full(len(members), None, object)
@@ -201,22 +203,34 @@ class Rounds:
         cut(first(kept & ~np.isfinite(loss)), False, Status.overflow)
         lost = first(kept & ~resolved)
         cut(np.maximum(lost, first(kept) + 1), False, Status.unresolved)
-        resting = residual <= 1e-9 * self.residual[members]
-        endless = np.isinf(self.end[members])
-        cut(first(kept & resting & endless), True, Status.converged)
+        t = offset + local
+        resting = np.full(len(members), np.inf)
+        going = self.autonomous & (status == None) & kept.any(axis=0)  # noqa: E711
+        for j in np.flatnonzero(going & self._looked_at(members, tries.sum(axis=0))):
+            rows = np.flatnonzero(kept[:, j])
+            found = self._rest(int(members[j]), int(j), rows, t[:, j], done)
+            if found is not None:
+                row, status[j] = found
+                kept[row + 1 :, j] = False
+                resting[j] = t[row, j] if status[j].successful else np.inf
 
         count, tried = kept.sum(axis=0), tries.sum(axis=0)
         last = np.max(np.where(kept, attempt, 0), axis=0)
         reached = np.where(count > 0, local[last, np.arange(len(members))], 0.0)
         time = offset + reached
+        endless = np.isinf(self.end[members])
         there = ~endless & (count > 0) & ((reached >= span) | (time >= self.end[members]))
         time = np.where(there, self.end[members], time)  # offset + span may be a rounding off
-        t = offset + local
         t[last[there], np.flatnonzero(there)] = time[there]
-        least = 1e-13 * np.maximum(time, self.first_step[members])
-        stuck = np.where(count > 0, reached <= 1e-13 * time, pace.step <= least)
-        for why, which in ((Status.reached, there), (Status.step_underflow, stuck)):
+        # where neither the time nor the state moves any more, or none of the steps was kept
+        still = (reached <= 1e-13 * time) & (moved < 1.0)
+        stuck = np.where(count > 0, still, pace.step <= 1e-13 * pace.kept_step)
+        beyond = endless & (time >= _LATE * np.finfo(self.dtype).max)
+        ends = ((Status.reached, there), (Status.step_underflow, stuck), (Status.max_steps, beyond))
+        for why, which in ends:
             status[which & (status == None)] = why  # noqa: E711
+        # weights that become infinite at one time have had steps down to nothing
+        status[(status == Status.overflow) & (reached < 1e-9 * time)] = Status.step_underflow
 
         def updated(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             old = old.copy()
@@ -242,8 +256,96 @@ class Rounds:
         elif jax.default_backend() != "cpu":  # where it would fill the memory of the device
             record, refined = jax.tree.map(np.asarray, (record, refined))
         self._history.append((members, kept, t, record, refined))
+        for j in np.flatnonzero(np.isfinite(resting)):
+            self._stay(int(members[j]), int(j), int(last[j]), float(resting[j]), done)
         if not self.batched and sum(len(entry[2]) for entry in self._history) > self.most_rows:
             self._thin()
+
+    def _row(self, tree: Any, row: int, column: int) -> Any:
+        """One row of what a round recorded of one member."""
+        pick = (row, column) if self.batched else row
+        return jax.tree.map(lambda x: np.asarray(x[pick]), tree)
+
+    def _looked_at(self, members: np.ndarray, tried: np.ndarray) -> np.ndarray:
+        """Whether a member may be at rest after a round: one that ends there, or takes long."""
+        made = (self.accepted + self.rejected)[members] + tried
+        endless = np.isinf(self.end[members])
+        late = self.stays & ~endless & (made >= self.due[members])
+        self.due[members[late]] *= 2
+        return endless | late
+
+    def _rest(
+        self, i: int, column: int, rows: np.ndarray, t: np.ndarray, done: Round
+    ) -> tuple[int, Status] | None:
+        """The first row at which member i is found to have ended, and how.
+
+        Looked at are the last one, and in an endless run those from which on, at the rate of that
+        moment, as much time again as has passed would lower the loss by no more than rtol of what
+        it has fallen.
+        """
+        time, endless = t[rows], np.isinf(self.end[i])
+        elapsed, looked = time - self.start[i], np.zeros(len(rows), bool)
+        fallen = np.zeros(len(rows))
+        looked[-1] = time[-1] < self.end[i]
+        if endless:
+            descent = self._column(done.record["descent"], column + 1)[rows, column]
+            before = np.append(self.descent[i], descent[:-1])
+            steps = np.diff(time, prepend=self.time[i])
+            fallen = self.fallen[i] + np.cumsum(0.5 * (before + descent) * steps)
+            self.descent[i], self.fallen[i] = descent[-1], fallen[-1]
+            looked |= descent * elapsed <= self.rtol * fallen
+        for k in np.flatnonzero(looked):
+            if elapsed[k] < self.examined[i]:
+                continue
+            self.examined[i] = 1.5 * elapsed[k]
+            leaves = self._row(done.record["leaves"], int(rows[k]), column)
+            found = verdict(
+                self.flow(i), leaves, float(time[k]), float(elapsed[k]), float(self.rtol)
+            )
+            if found is Verdict.resting:
+                return int(rows[k]), Status.converged if endless else Status.reached
+            if endless and found is Verdict.saddle:
+                return int(rows[k]), Status.saddle
+            here = rows[: k + 1], time[: k + 1]
+            if endless and self._escapes(i, column, *here, done, float(fallen[k])):
+                return int(rows[k]), Status.unbounded
+        return None
+
+    def _escapes(
+        self, i: int, column: int, rows: np.ndarray, t: np.ndarray, done: Round, fallen: float
+    ) -> bool:
+        """Whether member i is on its way to infinity at the last of these rows of a round."""
+        times, records, _ = self.member(i)
+        pick = (rows, column) if self.batched else rows
+        here = jax.tree.map(lambda x: np.asarray(x[pick]), done.record)
+        names = ("descent", "leaves")
+        whole = joined([{name: x[name] for name in names} for x in (records, here)])
+        values = [leaf["value"] for leaf in whole["leaves"].values()]
+        values = np.concatenate([x.reshape(len(x), -1) for x in values], axis=1)
+        size = np.linalg.norm(values, axis=1)
+        times = np.concatenate([times, t]) - self.start[i]
+        return escapes_to_infinity(times, whole["descent"], size, fallen, self.rtol)
+
+    def _stay(self, i: int, column: int, row: int, since: float, done: Round) -> None:
+        """Member i rests from `since` on: the last of its rows is where it rests.
+
+        It is what the step before comes to once the modes that the solver has left moving die
+        out; in a run to a given end it is so at that end as well.
+        """
+        flow, clock = self.flow(i), jnp.asarray(since, self.dtype)
+
+        def record(recorded):
+            leaves = jax.tree.map(jnp.asarray, self._row(recorded["leaves"], row, column))
+            found, lapse = settled_record(flow, leaves, clock, self.observables)
+            shape = (1, 1) if self.batched else (1,)
+            return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape), found), lapse
+
+        main, lapse = record(done.record)
+        second = None if done.refined is None else record(done.refined)[0]
+        self.rest[i] = since + float(lapse)
+        self.time[i] = self.rest[i] if np.isinf(self.end[i]) else self.end[i]
+        one = np.ones((1, 1), bool)
+        self._history.append((np.array([i]), one, np.full((1, 1), self.time[i]), main, second))
 
     def _thin(self) -> None:
         """Forget half of the steps of a single run, but none at which something happens."""
@@ -280,7 +382,15 @@ class Rounds:
             if second is not None:
                 refined.append(jax.tree.map(pick, second))
         companion = None if self.companion is None else joined(list(refined))
-        return np.concatenate(times), joined(records), companion
+        t, record = np.concatenate(times), joined(records)
+        # steps below the rounding of the time: where the run went on the last of them counts
+        later = np.diff(t) > 0.0
+        failed = self.status[i] is not None and not self.status[i].successful
+        distinct = np.append(True, later) if failed else np.append(later, True)
+        if not distinct.all():
+            t = t[distinct]
+            record, companion = jax.tree.map(lambda x: x[distinct], (record, companion))
+        return t, record, companion
 
     def _report(self) -> None:
         ended = int(np.sum(self.status != None))  # noqa: E711

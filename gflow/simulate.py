@@ -14,10 +14,11 @@ from jaxtyping import ArrayLike, PyTree
 from .elapsed import agreed
 from .flow import Decay, Objective, build_flow, traced_observables, with_schedule
 from .methods import better_method, check_memory, check_rtol, choose, describe
-from .observables import keeps_its_branch
+from .observables import leaves_its_branch
 from .parameters import Constant, known_times, trained_leaves
-from .rounds import Rounds, Status
+from .rounds import Rounds
 from .sinking import first_lost
+from .status import Ended, Status
 from .trajectory import Resolver, Trajectory, log_alpha_of
 
 
@@ -50,8 +51,9 @@ def simulate(
     - `objective`: model ↦ scalar loss, an `eqx.Module` or any function. Arrays that it reads
       (its own, globals, NumPy's) are those of the moment of the call, and others of equal
       shape compile nothing; other numbers or settings compile anew.
-    - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α). Neither: until nothing
-      moves or grows any more.
+    - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α). Neither: until every weight
+      rests on its own scale (`gflow.rest`). A saddle, and a minimum at infinity, end such a run
+      as what they are, without success.
     - `t0`: flow time that the model stands at, the origin of t, τ and λ(t). A model handed out
       by a trajectory knows it (see `Trajectory.final`), any other stands at 0.
     - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it.
@@ -108,7 +110,7 @@ def simulate(
         watched=given is not None and isinstance(solver, diffrax.AbstractERK),
     )
     check_memory(run, flow, solver)
-    if end is None and run.residual[0] == 0.0:
+    if end is None and run.stationary[0]:
         raise ValueError(
             "The start is stationary (no force on any weight), so the run would end at "
             "once. Give t1 or tau1, or start away from the saddle."
@@ -129,14 +131,14 @@ def trajectory_of(
 ) -> Trajectory:
     """The trajectory of member `i`, which started as `model`."""
     times, records, refined = run.member(i)
-    status = run.status[i]
-    if not all(keeps_its_branch(leaf) for leaf in records["leaves"].values()):
-        status = Status.unresolved
-    flow = run.flow(i)
+    status, flow = run.ended(i), run.flow(i)
+    kept = min(leaves_its_branch(leaf) for leaf in records["leaves"].values())
     lost = first_lost(flow, times, records, run.rtol)
     if lost is not None:
-        status = Status.unresolved
-        times, records, refined = jax.tree.map(lambda x: x[: lost + 1], (times, records, refined))
+        kept = min(kept, lost + 1)
+    if kept < len(times):
+        status, times = Ended(Status.unresolved), times[:kept]
+        records, refined = jax.tree.map(lambda x: x[:kept], (records, refined))
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
     statistics |= {name: int(count[i]) for name, count in run.counts.items()}
@@ -150,7 +152,7 @@ def trajectory_of(
         status=status,
         method=method,
         statistics=statistics,
-        resolver=Resolver(flow, run.solver, run.rtol, run.observables),
+        resolver=Resolver(flow, run.solver, run.rtol, run.observables, float(run.rest[i])),
     )
 
 

@@ -21,6 +21,9 @@ from .plateaus import (
     transitions,
 )
 
+#: Share of its peak that the descent has fallen to on a plateau that a failed run has reached.
+_ARRIVED = 1e-8
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeasuredStage:
@@ -100,6 +103,8 @@ def _history(
     One that only single modes show is one if it switches something.
     """
     passed = transitions(trajectory.descent, found)
+    if not trajectory.successful:
+        passed = [p for p in passed if not _cut(trajectory.descent, p)]
     while True:
         active = _states(trajectory, found, passed)
         idle = [
@@ -110,6 +115,12 @@ def _history(
         if not idle:
             return passed, active
         passed = [p for p in passed if p not in idle]
+
+
+def _cut(descent: np.ndarray, transition: Transition) -> bool:
+    """Whether a transition was under way when the run failed, short of its plateau."""
+    at_end = transition.plateau == len(descent) - 1
+    return bool(at_end and descent[-1] > _ARRIVED * descent[transition.step])
 
 
 def _states(trajectory: Any, found: Courses, passed: list[Transition]):

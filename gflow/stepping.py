@@ -17,6 +17,10 @@ SAFETY, SHRINK, GROW = 0.9, 0.1, 10.0
 #: An error below this share of the tolerance says that something else held the step.
 LEAST = 1e-2
 
+#: A step that is shorter than this share of the time since a solve began starts another solve,
+#: in which time is counted from zero again: what is left to a singular time keeps its digits.
+FINE = 1e-10
+
 
 class Field(eqx.Module):
     """A vector field on a flat state, and what its coordinates know about good steps.
@@ -142,8 +146,9 @@ def march(
 ) -> Steps:
     """At most `attempts` (and at most `most`) adaptive steps from t = 0 towards `span`.
 
-    `build(parts)` is the `Field`. With `batched` the parts, tolerances, offsets, spans and
-    paces have a leading axis, and members move at their own steps in one loop. An attempt
+    `build(parts)` is the `Field`; `span` may be infinite. With `batched` the parts, tolerances,
+    offsets, spans and paces have a leading axis, and members move at their own steps in one
+    loop. Steps below `FINE` of the time end it: another call counts from zero. An attempt
     with a non-finite state or error is rejected like one whose error is too large. The step
     is the smaller of what the last error allows and what the trend of the last two does
     (Gustafsson's predictive controller, ACM TOMS 20:496, 1994; Hairer & Wanner, Solving ODEs
@@ -209,7 +214,8 @@ def _stepper(
         factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
         factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
         frame, state, jumped = field.recentred(state)
-        pace = Pace(h * factor, h, jnp.maximum(error, LEAST))
+        step = jnp.minimum(h * factor, _longest(h.dtype))
+        pace = Pace(step, h, jnp.maximum(error, LEAST))
         after = _Now(end, left, state, frame, pace, jumped, inner)
         step = jnp.where(running, pace.step, now.pace.step)
         stay = eqx.tree_at(lambda n: (n.pace.step, n.left), now, (step, left))
@@ -243,11 +249,17 @@ def arrive(
     pace = Pace.at(jnp.where(span > 0.0, span, 1.0))
     now = begin(parts, offset, span, pace, jnp.full((), most))
 
-    def advance(now):
-        return attempt(parts, tolerance, offset, span, now)[0]
+    def advance(carry):
+        left, now = carry
+        after = attempt(parts, tolerance, offset + (span - left), left, now)[0]
+        # every step starts at t = 0, so that none is below the rounding of the time
+        return left - after.t, eqx.tree_at(lambda n: n.t, after, jnp.zeros_like(after.t))
 
-    now = jax.lax.while_loop(lambda now: _running(now, span), advance, now)
-    return jnp.where(now.t < span, jnp.nan, now.state), now.frame
+    def unfinished(carry):
+        return (carry[0] > 0.0) & (carry[1].left > 0)
+
+    left, now = jax.lax.while_loop(unfinished, advance, (span, now))
+    return jnp.where(left > 0.0, jnp.nan, now.state), now.frame
 
 
 def halved(
@@ -284,7 +296,12 @@ def halved(
 
 
 def _running(now: _Now, span: Array) -> Array:
-    return (now.t < span) & (now.left > 0)
+    return (now.t < span) & (now.left > 0) & (now.pace.step >= FINE * now.t)
+
+
+def _longest(dtype: Any) -> float:
+    """Of a step, so that a million of them do not overflow."""
+    return float(jnp.finfo(dtype).max) * 1e-6
 
 
 def _alone(function: Callable) -> Callable:

@@ -29,12 +29,16 @@ _ROOM = 2**22
 
 @dataclasses.dataclass(frozen=True)
 class Resolver:
-    """Re-solves from a recorded time by the run's own solver and tolerance."""
+    """Re-solves from a recorded time by the run's own solver and tolerance.
+
+    From the time `rest` on nothing moves.
+    """
 
     flow: Flow
     solver: Any
     rtol: float
     observables: dict[str, Callable[[Any], Any]]
+    rest: float = math.inf
 
     def __call__(self, leaves: dict[str, Any], t: Any, span: Any) -> dict[str, Any]:
         """The record at flow time t + span, from the leaves recorded at t.
@@ -42,7 +46,7 @@ class Resolver:
         With a leading axis on all three: at each of the times, in compiled calls of bounded size.
         """
         t = np.asarray(t, self.flow.dtype)
-        span = np.asarray(span, self.flow.dtype)
+        span = np.asarray(np.minimum(span, np.maximum(self.rest - t, 0.0)), self.flow.dtype)
         if not t.ndim:
             return self._solved(leaves, t, span)
         numbers = sum(x[0].size for x in jax.tree.leaves(leaves))

@@ -316,7 +316,9 @@ def test_trial_steps_out_of_the_domain_are_rejected(solver, bad):
 def test_nothing_goes_beyond_where_the_flow_ends(solver, bad):
     steps = go(Edge(*numbers([1.0, 4.0], bad)), solver, 4.0)
     assert np.all(np.isfinite(steps.state))
-    assert int(np.sum(steps.tried)) == 512  # it tries to the last
+    # it tries until steps are lost in the time that has passed, and what is left to another call
+    assert int(np.sum(steps.tried)) < 512
+    assert float(steps.pace.step) < 1e-9
     assert 1.99 < float(np.max(steps.t)) < 2.0 + 1e-3  # √y = 10⁻⁴ where y is known to 10⁻⁸
 
 

@@ -217,7 +217,7 @@ def advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""], s
     zero = jnp.zeros_like(tolerance)
     steps = march(
         lambda x: _Started(fast, x), state, _solver(state.size, stiff), (tolerance, zero), zero,
-        jnp.full_like(zero, 1e30), pace, attempts=STEPS,
+        jnp.full_like(zero, jnp.inf), pace, attempts=STEPS,
     )  # fmt: skip
     return (steps.t, *jax.vmap(lambda y: _motion(fast, y))(steps.state)), steps.kept, steps.pace
 

@@ -8,7 +8,14 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ..coordinates import State, Weight
 from ..factored import Factored
-from ..gauge import GaugeCoordinates, clearing, column_velocity, orthogonal, product
+from ..gauge import (
+    GaugeCoordinates,
+    clearing,
+    column_drift,
+    column_velocity,
+    orthogonal,
+    product,
+)
 
 
 class SymmetricCoordinates(GaugeCoordinates):
@@ -39,13 +46,13 @@ class SymmetricCoordinates(GaugeCoordinates):
         upper = record["direction"][..., : self.split, :]
         return SymmetricCoordinates(upper, record["log_size"], record["rotations"], self.split)
 
-    def residual(self, state: State, force: Weight, decay: Float[Array, ""]) -> Array:
-        """Growth rate left of a dormant column, and e^ℓ|(G − λ)u| of an active one."""
+    def drift(
+        self, state: State, force: Weight, decay: Float[Array, ""], origin: State
+    ) -> tuple[State, State]:
         u, log_size = self._columns(state)
         gu = _pushed(u, force)
         growth = jnp.sum(u * gu, axis=-2) - decay
-        active = jnp.exp(log_size) * jnp.sqrt(jnp.sum((gu - decay * u) ** 2, axis=-2))
-        return jnp.max(jnp.maximum(jnp.where(log_size < 0.0, growth, 0.0), active))
+        return column_drift(growth, gu - decay * u, log_size)
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         u, log_size = self._columns(state)

@@ -1,0 +1,60 @@
+"""How a run ended, in words."""
+
+import dataclasses
+import enum
+
+
+class Status(enum.Enum):
+    """How a run ended; the value is the message."""
+
+    reached = "reached the requested time"
+    converged = "converged: no weight moves or grows any more, and the loss does not curve down"
+    unbounded = (
+        "stopped on the way to a minimum at infinity: for a thousandfold of time the loss has "
+        "fallen towards its infimum like a power of t while the weights grew on, which they do "
+        "for ever. Pass t1, or a decay that makes the minimum finite"
+    )
+    saddle = (
+        "stopped at a saddle: no weight moves by more than its rounding, but the loss curves "
+        "down in a direction that the weights do not have, or have lost to rounding. Start off "
+        "the saddle, from small random weights (gflow.Hadamard or gflow.Factored leaves keep "
+        "them at any size), or pass t1 to stay on it"
+    )
+    max_steps = "stopped at max_steps: "
+    step_underflow = (
+        "the step size shrank to nothing. Likely causes: (a) the loss is not differentiable or "
+        "not finite here, (b) it is unbounded below and the weights blow up, (c) rtol is "
+        "beyond float64"
+    )
+    overflow = (
+        "the loss became NaN or infinite. Likely causes: (a) it is unbounded below and the "
+        "weights blow up, (b) it is undefined where they went. What was recorded before is kept"
+    )
+    unresolved = (
+        "dormant weights have sunk below the rounding of the active ones, or below their own "
+        "tolerance: later stage times would be noise. (a) Raw factors, or plain arrays under "
+        "decay: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
+        "that feel one force and so move one mode in parallel, or square factors of full width "
+        "with a mode that shrinks before it grows: take a larger α, one head, or one column less"
+    )
+    interrupted = "interrupted by the user"
+
+    @property
+    def successful(self) -> bool:
+        return self in (Status.reached, Status.converged)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """The status of one run, with what was found on looking."""
+
+    status: Status
+    cause: str = ""
+
+    @property
+    def value(self) -> str:
+        return self.status.value + self.cause
+
+    @property
+    def successful(self) -> bool:
+        return self.status.successful
