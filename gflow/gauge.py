@@ -51,6 +51,7 @@ class GaugeCoordinates(FlowCoordinates):
         rotations = jnp.zeros(direction.shape[:-2], jnp.int32)
         flat = _flattened(direction, log_size)
         direction, log_size = jax.vmap(orthogonal)(*flat)
+        direction = jax.vmap(completed)(direction, log_size)
         return cls(
             direction.reshape(*rotations.shape, *direction.shape[1:]),
             log_size.reshape(*rotations.shape, log_size.shape[-1]),
@@ -78,7 +79,9 @@ class GaugeCoordinates(FlowCoordinates):
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         x, log_size = self._columns(state)
         turn, growth = column_velocity(x, moved(x, force, self.split), clearing(log_size))
-        return jnp.concatenate([turn.ravel(), (growth - decay).ravel()])
+        there = log_size > 0.5 * EMPTY  # what is zero stays zero, wherever it points
+        turn = jnp.where(there[..., None, :], turn, 0.0)
+        return jnp.concatenate([turn.ravel(), jnp.where(there, growth - decay, 0.0).ravel()])
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         # as in log coordinates: a column is known to a relative error at any size
@@ -114,6 +117,7 @@ class GaugeCoordinates(FlowCoordinates):
         hx = moved(x, force, self.split)
         # a dormant column turns until it grows, at a rate of up to |Hx| − λ
         growth = jnp.sqrt(jnp.sum(hx**2, axis=-2)) - decay
+        growth = jnp.where(log_size > 0.5 * EMPTY, growth, 0.0)
         return column_drift(growth, hx - decay * x, log_size)
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
@@ -204,7 +208,8 @@ def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:
 
 def _parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array, Array]:
     """The pair of columns that overlap most made orthogonal, if they overlap too much."""
-    overlap = jnp.abs(product(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))
+    there = jnp.where((log_size > 0.5 * EMPTY)[None], x, 0.0)
+    overlap = jnp.abs(product(there.T, there)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))
     worst = jnp.argmax(overlap)[None]
     i, j = worst // x.shape[1], worst % x.shape[1]
     turn = jnp.max(overlap) > OVERLAP
@@ -277,6 +282,24 @@ def orthogonal(
 
     # a first sweep in any case: the last one before rounding, and what is parallel, are its work
     return jax.lax.while_loop(unfinished, sweep, sweep((0, now, 1.0)))[1]
+
+
+def completed(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, "rows r"]:
+    """Directions with those of columns that are zero made orthogonal to all others.
+
+    A column that is nowhere has no direction; parallel to one that is there, what the gauge takes
+    from it would be all of it, and its direction rounding.
+    """
+    there = log_size > 0.5 * EMPTY
+
+    def complement():
+        kept = jnp.where(there[None], x, 0.0)
+        projector = jnp.eye(x.shape[0], dtype=x.dtype) - jnp.matmul(kept, kept.T)
+        outside = jnp.linalg.eigh(projector)[1][:, ::-1]
+        place = jnp.clip(jnp.cumsum(~there) - 1, 0, x.shape[0] - 1)
+        return jnp.where(there[None], x, outside[:, place])
+
+    return jax.lax.cond(jnp.all(there), lambda: x, complement)
 
 
 def _overlaps(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, ""]:
