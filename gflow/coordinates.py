@@ -79,7 +79,7 @@ class FlowCoordinates(Coordinates):
     @abc.abstractmethod
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
-    ) -> tuple[State, State]:
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         """Speed of every weight or column, and the scale on which it is one of its own.
 
         All speeds are zero at rest and only there: a dormant weight under a force is not at
@@ -104,7 +104,7 @@ class FixedFrame(FlowCoordinates):
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
-    ) -> tuple[State, State]:
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         scale = jnp.maximum(jnp.abs(state), jnp.abs(origin))
         return self.velocity(state, force, decay), scale
 
@@ -198,7 +198,7 @@ class LogCoordinates(FlowCoordinates):
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
-    ) -> tuple[State, State]:
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         # at rest a weight is either zero with |g| ≤ λ, or not zero with |g| = λ
         larger, other = self._logs(state)
         pull = jnp.where(jnp.isfinite(other), jnp.abs(force), self.side * force)

@@ -112,7 +112,7 @@ class GaugeCoordinates(FlowCoordinates):
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
-    ) -> tuple[State, State]:
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         x, log_size = self._columns(state)
         hx = moved(x, force, self.split)
         # a dormant column turns until it grows, at a rate of up to |Hx| − λ

@@ -48,7 +48,7 @@ class SymmetricCoordinates(GaugeCoordinates):
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
-    ) -> tuple[State, State]:
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         u, log_size = self._columns(state)
         gu = _pushed(u, force)
         growth = jnp.sum(u * gu, axis=-2) - decay
