@@ -22,6 +22,7 @@ from .rounds import Rounds
 from .simulate import elapsed_time, save_times, trajectory_of
 from .status import Status
 from .trajectory import Trajectory, log_alpha_of
+from .underflow import check_felt
 
 #: Members that advance together: on a CPU as many as stay in its caches.
 WIDTH_CPU, WIDTH_ACCELERATOR = 256, 65_536
@@ -161,6 +162,7 @@ def simulate_batch(
         width=width,
     )
     check_memory(run, flow, solver)
+    check_felt(run)
     still = np.flatnonzero(run.stationary)
     if end is None and still.size:
         raise ValueError(f"Members {still.tolist()[:8]} start at rest. Give t1 or tau1.")

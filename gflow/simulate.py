@@ -20,6 +20,7 @@ from .rounds import Rounds
 from .sinking import first_lost
 from .status import Ended, Status
 from .trajectory import Resolver, Trajectory, log_alpha_of
+from .underflow import check_felt
 
 
 def simulate(
@@ -110,6 +111,7 @@ def simulate(
         watched=given is not None and isinstance(solver, diffrax.AbstractERK),
     )
     check_memory(run, flow, solver)
+    check_felt(run)
     if end is None and run.stationary[0]:
         raise ValueError(
             "The start is stationary (no force on any weight), so the run would end at "
