@@ -176,7 +176,7 @@ class Factored(Small):
         scale = jnp.exp(rest)[..., None, :]
         return self.left * scale, self.right * scale, self.exponent
 
-    def factors(self) -> "PlainFactors":
+    def factors(self) -> Trainable:
         """Plain left and right with their scale; refused where they underflow."""
         lowest = float(jnp.min(self.log_scale))
         tiny = math.log(np.finfo(self.left.dtype).tiny)
@@ -186,8 +186,12 @@ class Factored(Small):
                 "Only gflow.simulate reaches there; rescale the model to a larger log_alpha for "
                 "an outside optimiser."
             )
-        scale = jnp.exp(self.log_scale)[..., None, :]
-        return PlainFactors(self.left * scale, self.right * scale)
+        return self._plain(
+            *(x * jnp.exp(self.log_scale)[..., None, :] for x in (self.left, self.right))
+        )
+
+    def _plain(self, left: Array, right: Array) -> Trainable:
+        return PlainFactors(left, right)
 
 
 class PlainFactors(Trainable):

@@ -490,7 +490,7 @@ def test_squares_learn_along_eigenvectors(seed):
     prediction = predict(model, objective)
     assert prediction.ended.startswith("complete")
     force = (kernel @ target.ravel()).reshape(4, 4)
-    largest = np.max(np.linalg.eigvalsh(0.5 * (force + force.T)))
+    largest = np.max(np.linalg.eigvalsh(force + force.T))
     assert prediction.stages[0].tau == pytest.approx(1 / largest, rel=1e-12)
     for stage in prediction.stages:
         value = stage.value["weight"]

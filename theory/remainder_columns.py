@@ -235,7 +235,7 @@ def _growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues of the plateau's H, descending, and eigenvectors, signed as the columns are."""
     m, n = part.weight.shape
     if isinstance(part, SymmetricColumns):
-        values, p = np.linalg.eigh(0.5 * (part.force + part.force.T))
+        values, p = np.linalg.eigh(part.force + part.force.T)
         values, basis = values[::-1], np.concatenate([p, p])[:, ::-1] / np.sqrt(2.0)
     else:
         u, h, vt = np.linalg.svd(part.force)

@@ -1,7 +1,7 @@
 """The limit algorithm for squares W = X Xᵀ.
 
-As for A Bᵀ with both halves of a column alike and the symmetric part G of the force: on the
-complement of the saddle j columns grow together at the sum of the j largest eigenvalues of G,
+As for A Bᵀ with both halves of a column alike and G + Gᵀ in place of the force G: on the
+complement of the saddle j columns grow together at the sum of its j largest eigenvalues,
 which may be negative, and nothing ever grows along a negative one.
 """
 
@@ -15,14 +15,14 @@ from .columns import Columns
 
 
 class SymmetricBlock(Block):
-    """Columns [x; x] under the symmetric part of the force."""
+    """Columns [x; x] under G + Gᵀ."""
 
     def made_of(self, square):
         half = self._half()
         return jnp.matmul(half * square[None], half.T)
 
     def moving(self, force, share):
-        return super().moving(0.5 * (force + force.T), share)
+        return super().moving(force + force.T, share)
 
     def _half(self):
         return 0.5 * (self.direction[: self.split] + self.direction[self.split :])
@@ -49,7 +49,7 @@ class SymmetricColumns(Columns):
     def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
         count = len(self.exponent)
         complement = np.linalg.svd(self.weight)[0][:, self.k :]
-        h, p = np.linalg.eigh(complement.T @ (0.5 * (force + force.T)) @ complement)
+        h, p = np.linalg.eigh(complement.T @ (force + force.T) @ complement)
         self.force = force
         self.left = (complement @ p)[:, ::-1][:, :count]
         self.right = self.left

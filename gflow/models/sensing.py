@@ -45,15 +45,14 @@ class SymmetricFactored(eqx.Module):
     r"""A ↦ ⟨A, X Xᵀ⟩ for one factor X: a positive semidefinite matrix, measured.
 
     `.matrix` is X Xᵀ, exactly symmetric, so that a loss L of it feels −∇L only in its
-    symmetric part G. X follows, with decay λ,
+    symmetric part G. X follows its gradient flow, with decay λ,
 
-        X' = GX − λX,
+        X' = −∇_X (L(X Xᵀ) + (λ/2)‖X‖²) = 2GX − λX.
 
-    the flow of A Bᵀ from A = B = X. Gradient flow of X itself on L(X Xᵀ) has 2G in place of G:
-    **time t here is that of X on ½L**. With the loss of `gflow.tasks.matrix_sensing`,
-    L = (1/2m) Σ_i (⟨A_i, X Xᵀ⟩ − y_i)², it is the flow of the usual (1/4m) Σ_i (…)², in which
-    t = (learning rate) × (steps) of 2301.11500; with ½‖X Xᵀ − M‖² it is that of
-    `theory.exact_linear.symmetric`. The balance is 0, and directions in which G has only
+    With the loss of `gflow.tasks.matrix_sensing`, L = (1/2m) Σ_i (⟨A_i, X Xᵀ⟩ − y_i)², it runs
+    at twice the speed of the flow of (1/4m) Σ_i (…)², whose t is (learning rate) × (steps) of
+    2301.11500; with ½‖X Xᵀ − M‖² at twice that of `theory.exact_linear.symmetric`. The balance
+    is 0, and directions in which G has only
     negative eigenvalues are never learned: X Xᵀ stays positive semidefinite.
 
     X is e^{log_scale}·`factor`, (n, r), from any scale; see `small` for Gaussian columns. The

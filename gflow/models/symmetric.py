@@ -1,11 +1,14 @@
 """The weight X Xᵀ: columns of one factor in a gauge of their own."""
 
+from typing import Any
+
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from ..chain import ChainCoordinates
 from ..coordinates import State, Weight
 from ..factored import Factored
 from ..gauge import (
@@ -16,12 +19,13 @@ from ..gauge import (
     orthogonal,
     product,
 )
+from ..parameters import Trainable
 
 
 class SymmetricCoordinates(GaugeCoordinates):
     r"""Directions u_j and log-sizes ℓ_j of the columns e^{ℓ_j} u_j of X, where W = X Xᵀ.
 
-    X' = GX − λX with the symmetric part G of −∂L/∂W: the gauge of [A; B] with G in place of
+    X' = (G + Gᵀ)X − λX with G = −∂L/∂W: the gauge of [A; B] with G + Gᵀ in place of
     [[0, G], [Gᵀ, 0]]. As two factors that start equal A and B would not stay so: where G has an
     eigenvalue −g rounding grows along [v; −v] at rate g, and in the end W learns −vvᵀ, which
     no X Xᵀ can. With one of them in the state there is no such direction.
@@ -57,7 +61,7 @@ class SymmetricCoordinates(GaugeCoordinates):
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         u, log_size = self._columns(state)
         x = u * jnp.exp(log_size)[..., None, :]
-        return 2.0 * jnp.sum((_pushed(x, force) - decay * x) ** 2)
+        return jnp.sum((_pushed(x, force) - decay * x) ** 2)
 
     def record(self, state: State) -> dict[str, Array]:
         u, log_size = self._columns(state)
@@ -71,21 +75,19 @@ class SymmetricCoordinates(GaugeCoordinates):
 
 
 def _pushed(x: Float[Array, "... n r"], force: Weight) -> Float[Array, "... n r"]:
-    """Gx of every column, G the symmetric part of the force."""
-    return 0.5 * product(force + force.swapaxes(-1, -2), x)
+    """(G + Gᵀ)x of every column."""
+    return product(force + force.swapaxes(-1, -2), x)
 
 
 class Symmetric(Factored):
     r"""W = e^{2 log_scale} X Xᵀ: left and right are one factor X and stay so.
 
-        X' = GX − λX,   G the symmetric part of −∂L/∂W
+        X' = −∇_X (L(X Xᵀ) + (λ/2)‖X‖²) = (G + Gᵀ)X − λX,   G = −∂L/∂W
 
-    This is the flow of A Bᵀ from A = B = X. Gradient flow of X itself, X' = −∇_X L(X Xᵀ) =
-    2GX, is twice as fast: time t here is that of X on ½L. For L = ½‖X Xᵀ − M‖² it is
-    X' = (M − X Xᵀ)X, the flow of X on ¼‖X Xᵀ − M‖². Decay λ is that of both factors,
-    (λ/2)(‖left‖² + ‖right‖²) = λ‖X‖².
+    For L = ½‖X Xᵀ − M‖² it is X' = 2(M − X Xᵀ)X. The two factors of A Bᵀ, started from
+    A = B = X, move at half this speed.
 
-    Plain factors (`gflow.to_factors`) are two arrays that start equal.
+    The plain factor (`gflow.to_factors`) is one array X.
 
     **Raises:** ValueError for factors that differ, or heads: X is one matrix (n, r).
 
@@ -126,3 +128,40 @@ class Symmetric(Factored):
 
     def coordinates(self, decays: bool) -> GaugeCoordinates:
         return SymmetricCoordinates.from_columns(self.left, self.right, self.log_scale)
+
+    def _plain(self, left: Array, right: Array) -> "SquareFactor":
+        return SquareFactor(left)
+
+
+class SquareCoordinates(ChainCoordinates):
+    """X itself: X' = (G + Gᵀ)X − λX."""
+
+    def value(self, state: State) -> Weight:
+        (x,) = self._factors(state)
+        return product(x, x.swapaxes(-1, -2))
+
+    def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
+        (x,) = self._factors(state)
+        return _pushed(x, force).ravel() - decay * state
+
+    def record(self, state: State) -> dict[str, Array]:
+        return {"value": self.value(state), "factor_0": self._factors(state)[0]}
+
+
+class SquareFactor(Trainable):
+    """W = X Xᵀ with a plain array X: what an outside optimiser trains."""
+
+    factor: Float[Array, "n r"]
+
+    @property
+    def value(self) -> Float[Array, "n n"]:
+        return jnp.matmul(self.factor, self.factor.swapaxes(-1, -2))
+
+    def conserved(self) -> Float[Array, "..."]:
+        return jnp.zeros((0,), self.factor.dtype)
+
+    def coordinates(self, decays: bool) -> ChainCoordinates:
+        return SquareCoordinates.at_factors((self.factor,))
+
+    def moved(self, record: dict[str, Any], time: float) -> "SquareFactor":
+        return SquareFactor(jnp.asarray(record["factor_0"]))
