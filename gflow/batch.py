@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from .arguments import count
 from .callables import check_objective
 from .closure import check_untraced
 from .elapsed import agreed
@@ -133,6 +134,7 @@ def simulate_batch(
         shared=shared,
     )
     programs = traced_observables(observables, model, flow, members)
+    max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
     check_rtol(rtol, flow)
     solver = choose(flow, solver, rtol, members)
     if width is None:

@@ -312,6 +312,11 @@ def check_single(leaves: Mapping[str, Any]) -> None:
 
 def check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: bool) -> None:
     arrays = [x for x in jax.tree.leaves(leaf) if eqx.is_inexact_array(x)]
+    if empty := [x.shape for x in arrays if x.size == 0]:
+        raise ValueError(
+            f"Leaf {name!r} has shape {empty[0]}, without any entry. Leave it out of the model, or "
+            "hold it in gflow.Frozen."
+        )
     dtypes = {np.dtype(x.dtype) for x in arrays}
     if any(np.issubdtype(d, np.complexfloating) for d in dtypes):
         raise ValueError(f"Leaf {name!r} is complex; the flow is of real weights.")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .arguments import number
 from .coordinates import LogCoordinates
 from .flow import Flow
 from .gauge import GaugeCoordinates
@@ -97,7 +98,7 @@ _BELOW = 10.0
 
 def check_rtol(rtol: float, flow: Flow) -> None:
     eps = float(jnp.finfo(flow.dtype).eps)
-    if not 64 * eps <= rtol < 1:
+    if not 64 * eps <= number("rtol", rtol, "the relative tolerance") < 1:
         raise ValueError(
             f"rtol = {rtol}: choose a number from {64 * eps:.1e} (64 roundings) to below 1."
         )

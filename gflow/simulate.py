@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from .arguments import count, number
 from .elapsed import agreed
 from .flow import Decay, Objective, build_flow, traced_observables, with_schedule
 from .methods import better_method, check_memory, check_rtol, choose, describe
@@ -86,6 +87,7 @@ def simulate(
         allow_frozen_sign=allow_frozen_sign,
     )
     programs = traced_observables(observables, model, flow)
+    max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
     given, solver = solver, choose(flow, solver, rtol)
     scale, conflict = log_alpha_of(model, log_alpha)
@@ -167,7 +169,7 @@ def elapsed_time(model: PyTree, given: float | None = None) -> float:
 def _start_time(t0: Any) -> float | None:
     if t0 is None:
         return None
-    start = float(t0)
+    start = number("t0", t0, "the flow time that the model stands at")
     if not math.isfinite(start):
         raise ValueError(f"t0 = {t0}: the flow time that the model stands at must be finite.")
     return start
@@ -179,10 +181,10 @@ def _end_time(t1, tau1, start: float, log_alpha: float, conflict: str) -> float 
     if tau1 is not None:
         if not log_alpha < 0:
             raise ValueError(f"tau1 = {tau1} counts time in log(1/α), but {conflict}")
-        t1 = float(tau1) * -log_alpha
+        t1 = number("tau1", tau1, "the end of the run in log(1/α)") * -log_alpha
     if t1 is None:
         return None
-    t1 = float(t1)
+    t1 = number("t1", t1, "the end of the run in flow time")
     if not (math.isfinite(t1) and t1 > start):
         raise ValueError(
             f"The run would end at t1 = {t1}, but the model stands at t = {start}: the end must "
@@ -193,7 +195,10 @@ def _end_time(t1, tau1, start: float, log_alpha: float, conflict: str) -> float 
 
 
 def save_times(save: Any, start: float, end: float | None) -> np.ndarray:
-    times = np.asarray([] if save is None else save, float).ravel()
+    try:
+        times = np.asarray([] if save is None else save, float).ravel()
+    except (TypeError, ValueError):
+        raise ValueError(f"save = {save!r} is no array of flow times t.") from None
     outside = ~((times >= start) & (times <= (np.inf if end is None else end)))
     if outside.any() or not np.all(np.isfinite(times)):
         raise ValueError(

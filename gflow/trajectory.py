@@ -14,6 +14,7 @@ from jaxtyping import ArrayLike, PyTree
 from scipy import ndimage
 
 from . import plot, storage
+from .arguments import number
 from .elapsed import remember
 from .fingerprint import Fingerprint, fingerprint
 from .flow import Flow
@@ -385,7 +386,7 @@ def _leaf_observables(
 def log_alpha_of(model: PyTree, given: float | int | None = None) -> tuple[float, str]:
     """log α of a model and, where it has none below 0, the sentence that says why."""
     if given is not None:
-        value = float(given)
+        value = number("log_alpha", given, "the natural logarithm of α")
         if not math.isfinite(value):
             raise ValueError(f"log_alpha = {given} must be finite: the natural logarithm of α.")
         return value, f"log_alpha = {value:g} was given, so α ≥ 1."
