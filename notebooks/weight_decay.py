@@ -31,7 +31,6 @@ jax.config.update("jax_enable_x64", True)
 plt.rcParams.update(gflow.plot.STYLE)
 COLOURS = gflow.plot.COLOURS
 PREDICTED = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
-FACTORS = {"left": lambda m: m.left, "right": lambda m: m.right}
 
 
 # %% [markdown]
@@ -61,11 +60,7 @@ start = [0.5 * rng.standard_normal((5, 5)) for _ in range(2)]
 def flows(start, objective, decays, t1):
     """One start, many decays, one compiled call."""
     stacked = Pair(*(jnp.stack([jnp.asarray(x)] * len(decays)) for x in start))
-    return list(
-        gflow.simulate_batch(
-            stacked, objective, t1=t1, decay=decays, rtol=1e-10, observables=FACTORS
-        )
-    )
+    return list(gflow.simulate_batch(stacked, objective, t1=t1, decay=decays, rtol=1e-10))
 
 
 def factors(run):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_stages import run as fixture_run
+from test_stages import objective as fixture_loss, run as fixture_run
 
 import gflow
 from gflow.models import DiagonalLinear
@@ -76,7 +76,7 @@ def test_every_weight_has_its_stage_whatever_its_unit_and_its_effect(targets, un
 
 def test_labels_are_those_of_the_prediction():
     trajectory = fixture_run(64)
-    model, objective = trajectory.like, trajectory.resolver.flow.objective
+    model, objective = trajectory.like, fixture_loss()
     labels = [s.label for s in trajectory.stages()]
     assert labels == [s.label for s in predict(model, objective).stages]
     assert labels == ["+weight[0]", "+weight[2] −weight[0]", "+weight[3]"]

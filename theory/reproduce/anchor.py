@@ -82,9 +82,6 @@ class OneLayer(eqx.Module):
         return jnp.tanh(mixed @ self.inner) @ self.outer @ self.projection.value
 
 
-WEIGHTS = {name: (lambda m, name=name: getattr(m, name)) for name in MATRICES}
-
-
 class Course(NamedTuple):
     """One run: steps, and by matrix its records, effective rank, norm and relative change."""
 
@@ -134,7 +131,7 @@ def trained(scale: float, steps: int, seeds: int) -> list[Course]:
         model = OneLayer(task.vocabulary, task.length, scale=scale, key=for_model)
         run = gflow.descend(
             model, task.objective, optimizer=rule, steps=steps, batch=BATCH, key=for_batches,
-            save_every=10, observables=WEIGHTS,
+            save_every=10,
         )  # fmt: skip
         found.append(course(run))
     return found

@@ -41,9 +41,6 @@ class Pair(eqx.Module):
     right: Float[Array, "... n r"]
 
 
-FACTORS = {"left": lambda m: m.left, "right": lambda m: m.right}
-
-
 def singular_values(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.linalg.svd(left @ right.swapaxes(-1, -2), compute_uv=False)
 
@@ -54,7 +51,7 @@ def flows(pair: Pair, objective, decays, t1, save=None) -> list[gflow.Trajectory
     stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, *x.shape)), pair)
     batch = gflow.simulate_batch(
         stacked, objective, t1=t1, decay=np.asarray(decays), rtol=RTOL, save=save,
-        observables=FACTORS, error_bars=False,
+        error_bars=False,
     )  # fmt: skip
     return list(batch)
 

@@ -48,9 +48,6 @@ class TwoLayer(eqx.Module):
         return self.outer @ ((s[0] + z * (s[1] + z * s[2])) * jnp.tanh(z))
 
 
-WEIGHTS = {"inner": lambda m: m.inner, "outer": lambda m: m.outer}
-
-
 class Setting:
     """Data of the three networks and their weights of size O(1)."""
 
@@ -81,16 +78,14 @@ class Setting:
         """The whole network."""
         return gflow.simulate(
             self.start(epsilon, p), self.objective, t1=t1, rtol=RTOL, save=save,
-            observables=WEIGHTS, error_bars=False,
+            error_bars=False,
         )  # fmt: skip
 
     def alone(self, epsilon: float, p: int, t1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Every neuron by itself until its own time: outer (m,), inner (m, 2) there."""
         one, share = self.start(epsilon, p), jnp.broadcast_to(jnp.eye(3)[p - 1], (len(t1), 3))
         stacked = TwoLayer(one.inner[:, None], one.outer[:, None], gflow.Frozen(share))
-        runs = gflow.simulate_batch(
-            stacked, self.objective, t1=t1, rtol=RTOL, observables=WEIGHTS, error_bars=False
-        )
+        runs = gflow.simulate_batch(stacked, self.objective, t1=t1, rtol=RTOL, error_bars=False)
         ends = [[run.observables[n][-1, 0] for n in ("outer", "inner")] for run in runs]
         outer, inner = (np.array(x) for x in zip(*ends, strict=True))
         return outer, inner

@@ -17,7 +17,7 @@ from gflow.plot import COLOURS, STYLE
 
 from .. import weight_decay as theory
 from . import decay_text, decay_transformer
-from .decay_transformer import FACTORS, Pair, factors, flows, singular_values
+from .decay_transformer import Pair, factors, flows, singular_values
 from .linear_runs import EXACT, MARGIN, RTOL, SIMULATED, TIME, new_figure
 from .report import Report
 
@@ -203,7 +203,7 @@ def modes(report: Report, loss: str, objective, axes) -> None:
     start = Pair(*(jnp.asarray(np.sqrt(small) * turn.T) for _ in range(2)))
     t1 = 1000.0
     save = np.geomspace(0.05, t1, 200)
-    run = gflow.simulate(start, objective, t1=t1, decay=decay, rtol=RTOL, observables=FACTORS,
+    run = gflow.simulate(start, objective, t1=t1, decay=decay, rtol=RTOL,
                          save=save)  # fmt: skip
     report.data(run, f"fig1_{loss}_modes")
     a, b = factors(run)
