@@ -77,7 +77,7 @@ def courses(trajectory: Any) -> Courses:
             scale = np.full(start.shape, top if top > -math.inf else largest)
         with np.errstate(invalid="ignore"):
             reach = float(np.nanmax(log - scale, initial=0.0))
-            threshold = scale + max(GREW, 0.5 * reach)
+            threshold = np.asarray(scale + max(GREW, 0.5 * reach))
         found[name] = Course(log, scale, threshold, np.full(start.shape, reach < GREW), False)
     return Courses(trajectory.t, found)
 
@@ -179,7 +179,7 @@ def _judged(t, course: Course, was, grown, step, ends, own: "_Own", name: str) -
     if not course.small:
         below = here <= course.threshold - np.maximum(GREW, course.threshold - course.scale)
     falling = (change <= -1.0) & ~rests & (~course.active | fallen | course.small)
-    return (was | on) & ~(was & (falling | (rests & fallen & below)))
+    return np.asarray((was | on) & ~(was & (falling | (rests & fallen & below))))
 
 
 class _Own:
@@ -194,8 +194,9 @@ class _Own:
         if not self.parts:
             self.parts = {n: self._released(leaf) for n, leaf in self.leaves.items()}
         largest = max(float(np.max(x, initial=0.0)) for x in self.parts.values())
-        return self.parts[name] >= OWN * largest
+        return np.asarray(self.parts[name] >= OWN * largest)
 
     def _released(self, leaf: dict[str, np.ndarray]) -> np.ndarray:
         sizes, forces = modes({k: v[self.rows] for k, v in leaf.items()})
-        return np.sum(0.5 * (forces[1:] + forces[:-1]) * np.diff(sizes, axis=0), axis=0)
+        middle = 0.5 * (forces[1:] + forces[:-1])
+        return np.asarray(np.sum(middle * np.diff(sizes, axis=0), axis=0))

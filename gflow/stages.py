@@ -72,8 +72,8 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
     for (start, plateau), (was, now) in zip(
         itertools.pairwise(plateaus), itertools.pairwise(active), strict=True
     ):
-        on = [c for n in now for c in _coordinates(n, now[n] & ~was[n])]
-        off = [c for n in now for c in _coordinates(n, was[n] & ~now[n])]
+        on = [c for n in now for c in _coordinates(n, np.asarray(now[n] & ~was[n]))]
+        off = [c for n in now for c in _coordinates(n, np.asarray(was[n] & ~now[n]))]
         level, crossing = _time_of(trajectory, on, start, plateau)
         scale = -trajectory.log_alpha
         leaves = plateau.record["leaves"]
