@@ -17,6 +17,7 @@ from .callables import check_objective
 from .closure import check_untraced
 from .elapsed import agreed
 from .flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
+from .kinked import rounded_batch
 from .methods import check_memory, check_rtol, choose, describe
 from .parameters import Scaled, Small, leaf_name, trained_leaves
 from .rounds import Rounds
@@ -107,6 +108,8 @@ def simulate_batch(
     - `save`: flow times for all members; they are recorded where a member reaches them.
     - `width`: how many members advance at once (on a CPU 256).
 
+    Kinks of the loss are rounded off (`kinks="smooth"` of `simulate`).
+
     **Returns:** a `Batch`, a sequence of `Trajectory`.
 
     **Raises:** ValueError for bad input, naming the leaf. A member that fails does not
@@ -136,6 +139,7 @@ def simulate_batch(
     programs = traced_observables(observables, model, flow, members)
     max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
     check_rtol(rtol, flow)
+    flow = rounded_batch(flow, shared, rtol)
     solver = choose(flow, solver, rtol, members)
     if width is None:
         width = WIDTH_CPU if jax.default_backend() == "cpu" else WIDTH_ACCELERATOR

@@ -26,6 +26,7 @@ from .callables import (
 from .closure import Traced, check_untraced, traced
 from .coordinates import RawCoordinates
 from .hadamard import Hadamard
+from .kinks import AsWritten, Kinks
 from .leaves import check_leaves, check_observable_names
 from .parameters import Constant, Small, Trainable, is_parameter, trained_leaves
 from .stepping import Field
@@ -54,9 +55,14 @@ class Flow(Field):
     names: tuple[str, ...] = eqx.field(static=True)
     #: Times that a step of the integration ends at, in order (see `gflow.schedule`).
     edges: Float[Array, " edges"] | None = None
+    kinks: Kinks = AsWritten()
 
-    def loss(self, weights: Mapping[str, Array]) -> Float[Array, ""]:
+    def as_written(self, weights: Mapping[str, Array]) -> Float[Array, ""]:
+        """The loss with its branches as JAX takes them."""
         return self.objective(self.data, self.others, dict(weights))
+
+    def loss(self, weights: Mapping[str, Array]) -> Any:  # `build_flow` checks that it is a scalar
+        return self.kinks.loss(self.as_written, weights)
 
     def forces(self, weights: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         """Loss and g = −∂L/∂weight for every trained leaf."""
@@ -86,6 +92,10 @@ class Flow(Field):
         return {name: c.value(part) for name, c, part in pairs}
 
     def velocity(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
+        return self.kinks.settled(self, t, state).motion(t, state)
+
+    def motion(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
+        """d(state)/dt with the branches of the loss as they stand."""
         _, force = self.forces(self.weights(state))
         parts = []
         for name, c, rate, part in zip(
@@ -102,7 +112,8 @@ class Flow(Field):
 
     def record(self, t: Float[Array, ""], state: Float[Array, " size"]) -> dict[str, Any]:
         """Loss, descent, and per leaf its record and force."""
-        loss, force = self.forces(self.weights(state))
+        settled = self.kinks.settled(self, t, state)
+        loss, force = settled.forces(self.weights(state))
         leaves, descent = {}, jnp.zeros_like(loss)
         for name, c, rate, part in zip(
             self.names, self.coordinates, self.decay, self.split(state), strict=True
@@ -116,7 +127,8 @@ class Flow(Field):
         self, t: Float[Array, ""], state: Float[Array, " size"], origin: Float[Array, " size"]
     ) -> tuple[Array, Array]:
         """Speed and scale of every weight or column: what has to stop before the flow rests."""
-        _, force = self.forces(self.weights(state))
+        settled = self.kinks.settled(self, t, state)
+        _, force = settled.forces(self.weights(state))
         pairs = [
             c.drift(part, force[name], decay_rate(rate, t, state.dtype), begin)
             for name, c, rate, part, begin in zip(
@@ -135,18 +147,25 @@ class Flow(Field):
         return jnp.concatenate([a for a, _ in pairs]), jnp.concatenate([r for _, r in pairs])
 
     def frame(self) -> tuple[PyTree[Array], ...]:
-        return tuple(c.frame() for c in self.coordinates)
+        """One frame a leaf, and that of the kinks."""
+        return *(c.frame() for c in self.coordinates), self.kinks.frame()
 
     def framed(self, frame: tuple[PyTree[Array], ...]) -> "Flow":
-        pairs = zip(self.coordinates, frame, strict=True)
-        return eqx.tree_at(lambda f: f.coordinates, self, tuple(c.framed(x) for c, x in pairs))
+        pairs = zip(self.coordinates, frame[:-1], strict=True)
+        moved = tuple(c.framed(x) for c, x in pairs)
+        return dataclasses.replace(self, coordinates=moved, kinks=self.kinks.framed(frame[-1]))
 
     def recentred(self, state: Float[Array, " size"]) -> tuple[Any, Array, Array]:
         pairs = zip(self.coordinates, self.split(state), strict=True)
         frames, parts = zip(*(c.recentred(part) for c, part in pairs), strict=True)
         state = jnp.concatenate(parts)
-        changed = jax.tree.map(lambda a, b: jnp.any(a != b), frames, self.frame())
-        return frames, state, jax.tree.reduce(jnp.logical_or, changed, jnp.array(False))
+        changed = jax.tree.map(lambda a, b: jnp.any(a != b), frames, self.frame()[:-1])
+        sides, state = self.kinks.recentred(self.framed((*frames, self.kinks.frame())), state)
+        changed = jax.tree.reduce(jnp.logical_or, changed, jnp.array(False))
+        return (*frames, sides), state, changed
+
+    def way(self, t0: Any, y0: Any, after: "Flow", t1: Any, y1: Any) -> Array:
+        return self.kinks.way(self, t0, y0, after, t1, y1)
 
     def horizon(
         self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flow import Flow
+from .kinks import AsWritten
 from .parameters import Constant
 from .solvers.spectral_radius import noise
 from .solvers.switching import spectral_reach
@@ -42,6 +43,7 @@ class Round(eqx.Module):
     pace: Pace
     moved: Float[Array | np.ndarray, "..."]
     counts: dict[str, Int[Array | np.ndarray, "..."]]
+    blocked: Bool[Array | np.ndarray, "..."]
 
 
 def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
@@ -49,13 +51,14 @@ def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
 
     `shared` tells whether the members of a batch have one objective in common.
     """
+    moving = {"coordinates": flow.coordinates, "kinks": flow.kinks}
     if not batched:
-        return {"coordinates": flow.coordinates}, dataclasses.replace(flow, coordinates=())
+        return moving, dataclasses.replace(flow, coordinates=(), kinks=AsWritten())
     # what λ(t) closes over is one for all
     own = tuple(isinstance(rate, Constant) for rate in flow.decay)
     rates, rest = eqx.partition(flow.decay, own)
-    parts = {"coordinates": flow.coordinates, "decay": rates, "others": flow.others}
-    fixed = dataclasses.replace(flow, coordinates=(), decay=rest, others=[])
+    parts = moving | {"decay": rates, "others": flow.others}
+    fixed = dataclasses.replace(flow, coordinates=(), kinks=AsWritten(), decay=rest, others=[])
     if shared:
         return parts, fixed
     return parts | {"data": flow.data}, dataclasses.replace(fixed, data=[])
@@ -140,12 +143,13 @@ def run_round(
 
         return _in_blocks(jax.vmap(at), tried, (t, state, frame))
 
-    def moved(parts, record, kept):
+    def moved(parts, record, frame, kept):
         last = jnp.max(jnp.where(kept, jnp.arange(attempts), 0))
-        leaves = jax.tree.map(lambda x: x[last], record["leaves"])
-        new = build(parts).at(leaves).coordinates
-        new = jax.tree.map(lambda a, b: jnp.where(jnp.any(kept), a, b), new, parts["coordinates"])
-        return parts | {"coordinates": new}
+        leaves, frame = jax.tree.map(lambda x: x[last], (record["leaves"], frame))
+        flow = build(parts)
+        new = {"coordinates": flow.at(leaves).coordinates, "kinks": flow.framed(frame).kinks}
+        old = {name: parts[name] for name in new}
+        return parts | jax.tree.map(lambda a, b: jnp.where(jnp.any(kept), a, b), new, old)
 
     steps = march(
         build, here, solver, tolerance, offset, span, pace,
@@ -161,7 +165,7 @@ def run_round(
         allowed = atol + rtol * jnp.maximum(jnp.abs(start), jnp.abs(state[last]))
         return jnp.where(jnp.any(kept), jnp.max(jnp.abs(state[last] - start) / allowed), 0.0)
 
-    after = each(moved, 0, 1, 1, out=0)(here, record, steps.kept)
+    after = each(moved, 0, 1, 1, 1, out=0)(here, record, steps.frame, steps.kept)
     way = each(travelled, 0, 0, 1, 1, out=0)(here, tolerance, steps.state, steps.kept)
     second = None
     if companion is not None:
@@ -175,11 +179,12 @@ def run_round(
         second = each(recorded, 0, 0, 1, 1, 1, 1)(
             companion, offset, steps.t, states, frames, steps.tried
         )
-        companion = each(moved, 0, 1, 1, out=0)(companion, second, steps.kept)
+        companion = each(moved, 0, 1, 1, 1, out=0)(companion, second, frames, steps.kept)
     if members is not None:
         after, companion = _returned((parts, refined), (after, companion), members)
     counts = getattr(steps.solver_state, "counts", {})
-    done = Round(steps.t, steps.kept, steps.tried, record, second, steps.pace, way, counts)
+    attempted = (steps.t, steps.kept, steps.tried)
+    done = Round(*attempted, record, second, steps.pace, way, counts, steps.blocked)
     return after, companion, done
 
 

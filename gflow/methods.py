@@ -13,6 +13,7 @@ from .arguments import number
 from .coordinates import LogCoordinates
 from .flow import Flow
 from .gauge import GaugeCoordinates
+from .kinks import Sides
 from .solvers import RKC2, ROCK4, Rodas5P, Switching
 
 #: Up to this many state components a Rosenbrock step, with its dense Jacobian, costs little
@@ -41,6 +42,8 @@ def choose(
         rosenbrock = Rodas5P(pivot=columns or not logarithmic)
         if logarithmic and not columns and size <= (DENSE if batched else SMALL):
             return rosenbrock
+        if isinstance(flow.kinks, Sides) and not logarithmic:  # no stiffness of kinks is left
+            return diffrax.Dopri8() if rtol <= TIGHT else diffrax.Tsit5()
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
         double = jnp.finfo(flow.dtype).eps < 1e-12
         stiff = rosenbrock if size <= DENSE else ROCK4() if double else RKC2()

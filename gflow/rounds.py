@@ -11,6 +11,8 @@ import numpy as np
 from .diagnosis import Stop, cause
 from .flow import Flow
 from .integrate import BLOCK, Round, divide, first_record, run_round, stability_reach, united
+from .kinks import Sides
+from .located import Course
 from .parameters import Constant
 from .plateaus import thinned
 from .rest import Verdict, escapes_to_infinity, settled_record, verdict
@@ -56,12 +58,12 @@ class Rounds:
         self.rtol = rtol
         self.batched, self.width = members is not None, width
         self.parts, self.fixed = divide(flow, self.batched, shared)
-        self.begun, self.companion = self.parts, self.parts if error_bars else None
+        self.begun, self.companion = self.parts, None
+        if error_bars:
+            self.companion = self.parts | {"kinks": flow.kinks.companion()}
         self.end = np.full(members or 1, np.inf) if end is None else np.array(end, float)
         self.start = self.time = np.full(members or 1, start, float)
-        first, step, self.tolerance = first_record(
-            self.parts, self.fixed, observables, self._clock(self.start, rtol), self.batched
-        )
+        first, step, self.tolerance = self._first_record(observables, rtol)
         self.first = self._rows(first)
         step = np.atleast_1d(np.asarray(step, float))
         self.stationary = np.isinf(step)
@@ -88,6 +90,16 @@ class Rounds:
         most = ATTEMPTS_BATCHED if self.batched else ATTEMPTS
         attempts = int(np.clip(_ROOM // (numbers * max(width, 1)), 8, most))
         self.attempts = attempts - attempts % BLOCK if attempts > BLOCK else attempts
+        self.course = None
+        if isinstance(flow.kinks, Sides):
+            self.attempts = min(self.attempts, BLOCK)
+            self.course = Course(flow, start)
+            self.course.begin(self)
+            self.first = self._rows(self._first_record(observables, rtol)[0])
+
+    def _first_record(self, observables: dict, rtol: float) -> Any:
+        clock = self._clock(self.start, rtol)
+        return first_record(self.parts, self.fixed, observables, clock, self.batched)
 
     def _clock(self, *numbers: Any) -> np.ndarray:
         """Numbers of each member, as compiled code takes them."""
@@ -159,13 +171,15 @@ class Rounds:
             slots if self.batched else None,
             self.solver,
             tolerance,
-            self._clock(offset, span),
+            self._clock(offset, span if self.course is None else np.minimum(span, self.course.aim)),
             self._paces(rows),
             self.observables,
             self.attempts,
             self._budget(max_steps, rows),
         )
         self._absorb(members, done, span[: len(members)])
+        if self.course is not None and self.status[0] is None:
+            self.course.after(self, done)
         if self.watched and self.status[0] is None:
             clock = self._clock(self.time, self.pace.step)
             self.reach.append(float(stability_reach(self.parts, self.fixed, clock)))
@@ -225,6 +239,8 @@ class Rounds:
         # where neither the time nor the state moves any more, or none of the steps was kept
         still = (reached <= 1e-13 * time) & (moved < 1.0)
         stuck = np.where(count > 0, still, pace.step <= 1e-13 * pace.kept_step)
+        if self.course is not None:
+            stuck &= not (done.blocked or np.isfinite(self.course.aim))
         beyond = endless & (time >= _LATE * np.finfo(self.dtype).max)
         ends = ((Status.reached, there), (Status.step_underflow, stuck), (Status.max_steps, beyond))
         for why, which in ends:
@@ -353,6 +369,9 @@ class Rounds:
         kept, t, record = np.concatenate(kept), np.concatenate(t), joined(list(record))
         refined = None if self.companion is None else joined(list(refined))
         rows = thinned(record["descent"])
+        if self.course is not None:  # a step is re-solved on the branches it was taken on
+            events = [time for time, _ in self.course.segments]
+            rows = np.union1d(rows, np.flatnonzero(np.isin(t, events)))
         record, refined = jax.tree.map(lambda x: x[rows], (record, refined))
         self._history = [(np.zeros(1, int), kept[rows], t[rows], record, refined)]
 

@@ -1,5 +1,6 @@
 """The one call that integrates: convert, check, integrate, return a Trajectory."""
 
+import dataclasses
 import math
 import time
 import warnings
@@ -13,7 +14,10 @@ from jaxtyping import ArrayLike, PyTree
 
 from .arguments import count, number
 from .elapsed import agreed
-from .flow import Decay, Objective, build_flow, traced_observables, with_schedule
+from .flow import Decay, Flow, Objective, build_flow, traced_observables, with_schedule
+from .kinked import with_kinks
+from .kinks import Rounded
+from .located import NotLocated
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import leaves_its_branch
 from .parameters import Constant, known_times, trained_leaves
@@ -42,6 +46,7 @@ def simulate(
     progress: bool = False,
     allow_float32: bool = False,
     allow_frozen_sign: bool = False,
+    kinks: str | None = None,
 ) -> Trajectory:
     r"""Integrate the gradient flow dθ/dt = −∇L(θ) − λθ of a model's factors.
 
@@ -69,6 +74,9 @@ def simulate(
     - `solver`: None (`traj.method` says which was taken) or an adaptive Diffrax solver. One
       that stability holds to small steps is run as asked, with advice in a warning.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
+    - `kinks`: None stops at every kink of the loss (ReLU, |w|, max) that the run meets and
+      decides whether it crosses or slides along it; "smooth" rounds the kinks off, by a width
+      that the error bars contain. A loss without kinks is not touched.
 
     **Returns:** a `Trajectory`; look at `.status`. A failed solve keeps what it has.
 
@@ -89,6 +97,7 @@ def simulate(
     programs = traced_observables(observables, model, flow)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
+    flow, smooth, rounding = with_kinks(flow, trained_leaves(model), kinks, rtol)
     given, solver = solver, choose(flow, solver, rtol)
     scale, conflict = log_alpha_of(model, log_alpha)
     start = elapsed_time(model, _start_time(t0))
@@ -102,25 +111,38 @@ def simulate(
         flow = with_schedule(flow, start, end, rtol)
 
     began = time.perf_counter()
-    run = Rounds(
-        flow,
-        solver=solver,
-        rtol=rtol,
-        observables=programs,
-        start=start,
-        end=None if end is None else [end],
-        error_bars=error_bars,
-        watched=given is not None and isinstance(solver, diffrax.AbstractERK),
-    )
-    check_memory(run, flow, solver)
-    check_felt(run)
-    if end is None and run.stationary[0]:
-        raise ValueError(
-            "The start is stationary (no force on any weight), so the run would end at "
-            "once. Give t1 or tau1, or start away from the saddle."
+
+    def run_of(flow: Flow, solver: Any) -> Rounds:
+        run = Rounds(
+            flow,
+            solver=solver,
+            rtol=rtol,
+            observables=programs,
+            start=start,
+            end=None if end is None else [end],
+            error_bars=error_bars,
+            watched=given is not None and isinstance(solver, diffrax.AbstractERK),
         )
-    run.go(max_steps, progress)
+        check_memory(run, flow, solver)
+        check_felt(run)
+        if end is None and run.stationary[0]:
+            raise ValueError(
+                "The start is stationary (no force on any weight), so the run would end at "
+                "once. Give t1 or tau1, or start away from the saddle."
+            )
+        run.go(max_steps, progress)
+        return run
+
+    try:
+        run = run_of(flow, solver)
+    except NotLocated as reason:
+        assert smooth is not None
+        flow, rounding = dataclasses.replace(smooth, edges=flow.edges), f" ({reason})"
+        solver = choose(flow, given, rtol)
+        run = run_of(flow, solver)
     method = describe(flow, solver, rtol, run.counts)
+    if isinstance(flow.kinks, Rounded):
+        method += f", kinks rounded off over {float(flow.kinks.width):.1e}{rounding}"
     trajectory = trajectory_of(run, 0, model, scale, conflict, method)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
@@ -145,6 +167,8 @@ def trajectory_of(
         records, refined = jax.tree.map(lambda x: x[:kept], (records, refined))
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
+    if run.course is not None:
+        statistics |= {"kinks_met": run.course.events, "kinks_slid_on": run.course.slides}
     statistics |= {name: int(count[i]) for name, count in run.counts.items()}
     return Trajectory.from_records(
         model=model,
@@ -156,7 +180,14 @@ def trajectory_of(
         status=status,
         method=method,
         statistics=statistics,
-        resolver=Resolver(flow, run.solver, run.rtol, run.observables, float(run.rest[i])),
+        resolver=Resolver(
+            flow,
+            run.solver,
+            run.rtol,
+            run.observables,
+            float(run.rest[i]),
+            None if run.course is None else run.course.segments,
+        ),
     )
 
 

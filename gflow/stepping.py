@@ -55,6 +55,14 @@ class Field(eqx.Module):
     def recentred(self, state: Float[Array, " size"]) -> tuple[PyTree[Array], Array, Array]:
         """The best frame for a point, its state there, and whether the frame is another."""
 
+    def way(self, t0: Any, y0: Any, after: Any, t1: Any, y1: Any) -> Array:
+        """Of the step from (t0, y0) to (t1, y1) of the field `after` it: 1 where it may stand.
+
+        0 where it ends beyond a surface at which the field is another: the march stops before
+        it. Between the two: the share of it to be tried next.
+        """
+        return jnp.ones(())
+
 
 class Pace(eqx.Module):
     """What the choice of the next step rests on; it carries one call of `march` into the next.
@@ -76,7 +84,8 @@ class Pace(eqx.Module):
 class Steps(eqx.Module):
     """The attempts of `march`: entry i is what attempt i led to, if `kept`.
 
-    A batch has its axis second. `pace` and `solver_state` continue the solve.
+    A batch has its axis second. `pace` and `solver_state` continue the solve. `blocked`: the
+    last attempt, of length `pace.step`, went beyond a surface at which the field is another.
     """
 
     t: Float[Array, "attempts ..."]
@@ -86,6 +95,7 @@ class Steps(eqx.Module):
     tried: Bool[Array, "attempts ..."]
     pace: Pace
     solver_state: PyTree
+    blocked: Bool[Array, "..."]
 
 
 class _Now(eqx.Module):
@@ -96,6 +106,7 @@ class _Now(eqx.Module):
     pace: Pace
     jumped: Array
     solver_state: PyTree
+    blocked: Array
 
 
 def velocity(t, state, args):
@@ -175,7 +186,7 @@ def march(
     entry = (now.t, now.state, now.frame, nothing, nothing)
     blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
     _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
-    return Steps(*steps, now.pace, now.solver_state)
+    return Steps(*steps, now.pace, now.solver_state, now.blocked)
 
 
 def _stepper(
@@ -189,7 +200,8 @@ def _stepper(
         first = jnp.minimum(pace.step, span)
         inner = solver.init(TERM, zero, first, state, (field, offset))
         inner = jax.tree.map(jnp.asarray, inner)
-        return _Now(zero, most, state, field.frame(), pace, jnp.array(False), inner)
+        no = jnp.array(False)
+        return _Now(zero, most, state, field.frame(), pace, no, inner, no)
 
     def attempt(parts, tolerance, offset, span, now):
         atol, rtol = tolerance
@@ -206,19 +218,25 @@ def _stepper(
         allowed = atol + rtol * jnp.maximum(jnp.abs(now.state), jnp.abs(state))
         error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
+        frame, state, jumped = field.recentred(state)
         kept = running & sound & (error <= 1.0)
+        way = field.way(offset + now.t, now.state, field.framed(frame), offset + end, state)
+        blocked, kept = kept & (way == 0.0), kept & (way == 1.0)
         h, error = end - now.t, jnp.maximum(error, 1e-30)
         order = jnp.asarray(_error_order(solver, inner), error.dtype)
         factor = SAFETY * error ** (-1.0 / order)
         trend = h / now.pace.kept_step * (now.pace.kept_error / error) ** (1.0 / order)
         factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
         factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
-        frame, state, jumped = field.recentred(state)
+        factor = jnp.where(sound & (error <= 1.0) & ~kept, jnp.where(blocked, 1.0, way), factor)
+        left = jnp.where(blocked, 0, left)
         step = jnp.minimum(h * factor, _longest(h.dtype))
         pace = Pace(step, h, jnp.maximum(error, LEAST))
-        after = _Now(end, left, state, frame, pace, jumped, inner)
+        after = _Now(end, left, state, frame, pace, jumped, inner, blocked)
         step = jnp.where(running, pace.step, now.pace.step)
-        stay = eqx.tree_at(lambda n: (n.pace.step, n.left), now, (step, left))
+        stay = eqx.tree_at(
+            lambda n: (n.pace.step, n.left, n.blocked), now, (step, left, now.blocked | blocked)
+        )
         chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
         return chosen, running
 

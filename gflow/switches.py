@@ -69,13 +69,16 @@ class Natural(Rule):
 
 
 class Held(Rule):
-    """Branches held by masks, one array for each site."""
+    """Branches held by masks, one for each switching function, in their order."""
 
-    def __init__(self, masks: Sequence[Array]):
-        self.masks = masks
+    def __init__(self, masks: Float[Array, " k"]):
+        self.masks, self._ends = masks, [0]
 
     def mask(self, k: int, h: Array) -> Array:
-        return self.masks[k].astype(h.dtype)
+        if k + 1 == len(self._ends):
+            self._ends.append(self._ends[k] + h.size)
+        own = self.masks[self._ends[k] : self._ends[k + 1]]
+        return own.reshape(h.shape).astype(h.dtype)
 
     def mix(self, k: int, h: Array, high: Array, low: Array, slope: float) -> Array:
         return _mixed(self.mask(k, h), high, low)

@@ -40,6 +40,8 @@ class Resolver:
     rtol: float
     observables: dict[str, Callable[[Any], Any]]
     rest: float = math.inf
+    #: From which time on a run was on which branches of its loss.
+    segments: list[tuple[float, Any]] | None = None
 
     def __call__(self, leaves: dict[str, Any], t: Any, span: Any) -> dict[str, Any]:
         """The record at flow time t + span, from the leaves recorded at t.
@@ -48,6 +50,27 @@ class Resolver:
         """
         t = np.asarray(t, self.flow.dtype)
         span = np.asarray(np.minimum(span, np.maximum(self.rest - t, 0.0)), self.flow.dtype)
+        if self.segments is None:
+            return self._everywhere(leaves, t, span)
+        starts = [time for time, _ in self.segments]
+        segment = np.maximum(np.searchsorted(starts, t, side="right") - 1, 0)
+        if not t.ndim:
+            return self._on(int(segment))._everywhere(leaves, t, span)
+        parts, rows = [], []
+        for i in np.unique(segment):
+            own = np.flatnonzero(segment == i)
+            here = jax.tree.map(lambda x, own=own: x[own], leaves)
+            parts.append(self._on(int(i))._everywhere(here, t[own], span[own]))
+            rows.append(own)
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        return jax.tree.map(lambda x: x[order], joined(parts))
+
+    def _on(self, segment: int) -> "Resolver":
+        assert self.segments is not None
+        kinks = self.segments[segment][1].unwatched()
+        return dataclasses.replace(self, flow=dataclasses.replace(self.flow, kinks=kinks))
+
+    def _everywhere(self, leaves: dict[str, Any], t: np.ndarray, span: np.ndarray) -> Any:
         if not t.ndim:
             return self._solved(leaves, t, span)
         numbers = sum(x[0].size for x in jax.tree.leaves(leaves))
