@@ -170,11 +170,11 @@ def run_round(
     second = None
     if companion is not None:
 
-        def halves(parts, tolerance, offset, t, kept):
-            return halved(build, parts, solver, tolerance, offset, t, kept)
+        def halves(parts, tolerance, offset, t, kept, choice):
+            return halved(build, parts, solver, tolerance, offset, t, kept, choice)
 
-        states, frames = each(halves, 0, 0, 0, 1, 1)(
-            companion, tolerance, offset, steps.t, steps.kept
+        states, frames = each(halves, 0, 0, 0, 1, 1, 1)(
+            companion, tolerance, offset, steps.t, steps.kept, steps.choice
         )
         second = each(recorded, 0, 0, 1, 1, 1, 1)(
             companion, offset, steps.t, states, frames, steps.tried

@@ -1,6 +1,7 @@
 """Adaptive steps of any Diffrax solver in one bounded loop, for one run or a batch of them."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,8 +85,9 @@ class Pace(eqx.Module):
 class Steps(eqx.Module):
     """The attempts of `march`: entry i is what attempt i led to, if `kept`.
 
-    A batch has its axis second. `pace` and `solver_state` continue the solve. `blocked`: the
-    last attempt, of length `pace.step`, went beyond a surface at which the field is another.
+    A batch has its axis second. `choice` is what `halved` takes over from a solver that chooses
+    between methods. `pace` and `solver_state` continue the solve. `blocked`: the last attempt, of
+    length `pace.step`, went beyond a surface at which the field is another.
     """
 
     t: Float[Array, "attempts ..."]
@@ -93,6 +95,7 @@ class Steps(eqx.Module):
     frame: PyTree[Array]
     kept: Bool[Array, "attempts ..."]
     tried: Bool[Array, "attempts ..."]
+    choice: PyTree[Array]
     pace: Pace
     solver_state: PyTree
     blocked: Bool[Array, "..."]
@@ -173,7 +176,8 @@ def march(
         i, now, steps = carry
         after, tried = each(attempt)(parts, tolerance, offset, span, now)
         kept = tried & (after.t > now.t)
-        entry = (after.t, after.state, after.frame, kept, tried)
+        choice = _choice(solver, after.solver_state)
+        entry = (after.t, after.state, after.frame, kept, tried, choice)
         steps = jax.tree.map(lambda log, x: log.at[i].set(x), steps, entry)
         return i + 1, after, steps
 
@@ -183,7 +187,8 @@ def march(
 
     now = each(begin)(parts, offset, span, pace, most)
     nothing = jnp.zeros_like(span, bool)
-    entry = (now.t, now.state, now.frame, nothing, nothing)
+    choice = _choice(solver, now.solver_state)
+    entry = (now.t, now.state, now.frame, nothing, nothing, choice)
     blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
     _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
     return Steps(*steps, now.pace, now.solver_state, now.blocked)
@@ -249,6 +254,17 @@ def _error_order(solver: diffrax.AbstractAdaptiveSolver, state: PyTree) -> Any:
     return solver.error_order(TERM) if at is None else at(TERM, state)
 
 
+def _choice(solver: diffrax.AbstractAdaptiveSolver, state: PyTree) -> PyTree[Array]:
+    """Which method took the last step, of a solver that chooses; otherwise nothing."""
+    choice = getattr(solver, "choice", None)
+    return () if choice is None else choice(state)
+
+
+def _taking(solver: Any, choice: PyTree[Array]) -> Any:
+    """The solver with that method."""
+    return solver.taking(choice) if jax.tree.leaves(choice) else solver
+
+
 def arrive(
     build: Callable[[PyTree], Any],
     parts: PyTree[Array],
@@ -288,29 +304,35 @@ def halved(
     offset: Float[Array, ""],
     t: Float[Array, " attempts"],
     kept: Bool[Array, " attempts"],
+    choice: PyTree[Array] = (),
 ) -> tuple[Array, PyTree[Array]]:
-    """States and frames at times `t`, each step that was kept taken as two of half its length."""
+    """States and frames at times `t`, each step that was kept taken as two of half its length.
+
+    By the method that took the step: another one has errors of its own, that may cancel those
+    which the difference is to show.
+    """
     field, solver = build(parts), with_tolerance(solver, tolerance)
 
-    def half(now, edges):
+    def half(method, now, edges):
         state, frame, inner, jumped = now
         here, (a, b) = field.framed(frame), edges
-        state, _, _, inner, _ = solver.step(TERM, a, b, state, (here, offset), inner, jumped)
+        state, _, _, inner, _ = method.step(TERM, a, b, state, (here, offset), inner, jumped)
         frame, state, jumped = here.recentred(state)
         return (state, frame, jax.tree.map(jnp.asarray, inner), jumped), None
 
     def body(carry, entry):
         start, now = carry
-        end, kept = entry
+        end, kept, choice = entry
+        step = functools.partial(half, _taking(solver, choice))
         middle = start + 0.5 * (end - start)
         edges = jnp.stack([start, middle]), jnp.stack([middle, end])
-        now = jax.lax.cond(kept, lambda: jax.lax.scan(half, now, edges)[0], lambda: now)
+        now = jax.lax.cond(kept, lambda: jax.lax.scan(step, now, edges)[0], lambda: now)
         return (jnp.where(kept, end, start), now), now[:2]
 
     zero, start = jnp.zeros_like(offset), field.start()
     inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
     now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
-    return jax.lax.scan(body, (zero, now), (t, kept))[1]
+    return jax.lax.scan(body, (zero, now), (t, kept, choice))[1]
 
 
 def _running(now: _Now, span: Array) -> Array:

@@ -20,7 +20,7 @@ from gflow.coordinates import FactorCoordinates, LogCoordinates, RawCoordinates
 from gflow.flow import build_flow
 from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
-from gflow.solvers import Rodas5P
+from gflow.solvers import Rodas5P, Switching
 from gflow.solvers.linear import INVERTED, eliminated, factorised, inverse_without_pivots
 from gflow.stepping import TERM, Field, Pace, halved, march
 
@@ -445,9 +445,9 @@ def test_a_member_that_cannot_go_on_stops_nobody(solver):
 
 
 @eqx.filter_jit
-def companion(field, solver, offset, t, kept):
+def companion(field, solver, offset, t, kept, choice=()):
     open_end = jnp.zeros_like(offset), jnp.zeros_like(offset)
-    return halved(itself, field, solver, open_end, offset, t, kept)
+    return halved(itself, field, solver, open_end, offset, t, kept, choice)
 
 
 @both
@@ -485,6 +485,31 @@ def test_the_companion_is_two_steps_of_the_solver():
     for a, b in [(0.0, 0.25), (0.25, 0.5), (0.5, 1.1), (1.1, 1.7)]:
         expected.append(y := step(jnp.array(a), jnp.array(b), y))
     np.testing.assert_allclose(states, np.stack(expected)[[1, 1, 3]], rtol=1e-13)
+
+
+def test_the_halves_are_taken_by_the_method_of_the_step():
+    # h·ρ of a half is below what makes Rodas5P give way, that of the step is above
+    field = known((0.9, 2.0, 0.3), rate=60.0)
+    solver = Switching(diffrax.Tsit5(), Rodas5P())
+    steps = go(field, solver, 4.0, tol=1e-6)
+    rows = np.flatnonzero(np.asarray(steps.kept))
+    stiff = np.asarray(steps.choice)[rows]
+    assert 0 < np.sum(stiff) < len(stiff)
+    states, _ = companion(field, solver, jnp.array(0.0), steps.t, steps.kept, steps.choice)
+
+    @eqx.filter_jit
+    def step(method, a, b, y):
+        inner = method.init(TERM, a, b, y, (field, jnp.array(0.0)))
+        return method.step(TERM, a, b, y, (field, jnp.array(0.0)), inner, True)[0]
+
+    y, a = field.start(), 0.0
+    for i, choice in zip(rows, stiff, strict=True):
+        method, b = solver.stiff if choice else solver.explicit, float(steps.t[i])
+        middle = a + 0.5 * (b - a)
+        y = step(method, *numbers(a, middle), y)
+        y = step(method, *numbers(middle, b), y)
+        a = b
+        np.testing.assert_allclose(states[i], y, rtol=1e-12)
 
 
 # --- logarithmic coordinates ----------------------------------------------------------

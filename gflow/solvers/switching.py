@@ -1,5 +1,6 @@
 """An explicit method where the flow is not stiff and another where it is, step by step."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -63,6 +64,8 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     explicit: diffrax.AbstractAdaptiveSolver
     stiff: diffrax.AbstractAdaptiveSolver
     interval: float = 3.5
+    #: Whether every step is the stiff method's; None where each step decides.
+    only_stiff: Bool[Array, ""] | None = None
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -75,6 +78,14 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         """The power of h in the error of the method that `state` says was at work."""
         orders: list[Any] = [s.error_order(terms) for s in (self.stiff, self.explicit)]
         return jnp.where(state.stiff, *(jnp.asarray(float(order)) for order in orders))
+
+    def choice(self, state: SwitchingState) -> Bool[Array, "..."]:
+        """Which method the step that led to `state` took."""
+        return state.stiff
+
+    def taking(self, choice: Bool[Array, ""]) -> "Switching":
+        """The same solver with every step by one method: what is compared has one order."""
+        return dataclasses.replace(self, only_stiff=choice)
 
     def init(self, terms, t0, t1, y0, args):
         dtype = jnp.result_type(t0, t1, 0.0)
@@ -98,6 +109,8 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         limited = jnp.where(reach > LIMITED * self.interval, state.limited + 1, 0)
         enter = (reach > UNSTABLE * self.interval) | (limited >= PATIENCE)
         stiff = jnp.where(state.stiff, reach >= FREE * self.interval, enter)
+        if self.only_stiff is not None:
+            stiff = self.only_stiff
         jumped = jnp.asarray(made_jump) | state.stiff  # the slope kept is then not this point's
 
         def by_explicit():
