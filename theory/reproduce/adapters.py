@@ -69,10 +69,7 @@ def run(report: Report) -> None:
     prediction = gradual_rank.predict(student(100), objective, max_stages=stages + 1)
     *shown, following = prediction.stages
     end = 0.5 * (shown[-1].tau + following.tau)
-    runs = {
-        k: gflow.simulate(student(k), objective, tau1=end, error_bars=not report.fast)
-        for k in (100, 1000)
-    }
+    runs = {k: gflow.simulate(student(k), objective, tau1=end) for k in (100, 1000)}
     _compare_runs(report, "adapters", "adapters, 4 heads × 2 layers", runs, prediction)
     for i, (stage, crossing) in enumerate(
         zip(shown, measure(runs[1000], prediction), strict=False)

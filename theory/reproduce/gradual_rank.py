@@ -153,13 +153,7 @@ def digits(report: Report) -> None:
     end = 1.25 * prediction.stages[-1].tau
     rtol = 1e-7 if report.fast else 1e-8
     runs = {
-        k: gflow.simulate(
-            gflow.rescale(model, -k * LOG10),
-            objective,
-            tau1=end,
-            rtol=rtol,
-            error_bars=k == 32 and not report.fast,
-        )
+        k: gflow.simulate(gflow.rescale(model, -k * LOG10), objective, tau1=end, rtol=rtol)
         for k in ((32,) if report.fast else (16, 32, 64))
     }
     _compare_runs(report, "digits-head", "digits head", runs, prediction, second={32: 64})
