@@ -24,13 +24,17 @@ def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, secon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", falsification.FAMILIES)
-@pytest.mark.parametrize("decades", falsification.DECADES)
-def test_every_family_at_every_scale(family, decades):
-    found = falsification.examine(family(), decades)
-    later = [d for d in falsification.DECADES if d > decades]
-    if later:
-        found += falsification.examine(family(), decades, later[0])
+@pytest.mark.parametrize(
+    ("family", "decades", "second"),
+    [
+        (falsification.regression, 100, None),
+        (falsification.diagonal_head, 16, None),
+        (falsification.matrix, 100, 1000),
+    ],
+)
+def test_other_families(family, decades, second):
+    """One α each; `python tests/falsification.py` runs all families at all."""
+    found = falsification.examine(family(), decades, second)
     assert not [f for f in found if f.broken], [f for f in found if f.broken]
 
 
