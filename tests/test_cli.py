@@ -223,8 +223,9 @@ def test_readme_example_runs_and_is_confirmed(capsys):
     assert len(lines) <= 20
     exec(compile(own_model, "README.md", "exec"), {})
     table = capsys.readouterr().out
-    rows = [line for line in table.splitlines() if re.match(r"\d+ ", line)]
+    rows = [line for line in table.splitlines() if re.match(r"\d+ +\+", line)]
     assert len(rows) == 3
+    assert re.search(r"^\d+ confirmed, 0 undecided at this α, 0 refuted$", table, re.MULTILINE)
     assert all(line.endswith("confirmed") for line in rows)
 
 
