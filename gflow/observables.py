@@ -45,9 +45,10 @@ def modes(record: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def leaves_its_branch(record: dict[str, np.ndarray]) -> int:
     """Recorded steps up to which sgn det A · sgn det B of square factors is what it was.
 
-    The balance AᵀA − BᵀB stays of the size it starts with, so that once all columns are far
-    above that neither determinant changes sign. A flip means that rounding has taken the
-    place of the balance in the last column, and with it of its next escape.
+    The balance AᵀA − BᵀB stays of the size it starts with, so that neither determinant changes
+    sign for good while all columns are far above that; a column that has come down to it may
+    escape on the other branch. A flip means that rounding has taken the place of the balance in
+    the last column, and with it of its next escape.
     """
     steps = len(record["value"])
     if "direction" not in record:
@@ -58,9 +59,21 @@ def leaves_its_branch(record: dict[str, np.ndarray]) -> int:
         return steps
     signs = np.linalg.slogdet(x[..., :r, :])[0] * np.linalg.slogdet(x[..., r:, :])[0]
     clear = np.min(size, axis=-1) > np.max(size[:1], axis=-1) + 5.0
-    up, down = (np.maximum.accumulate(clear & (s * signs > 0), axis=0) for s in (1, -1))
-    flipped = (up & down).reshape(steps, -1).any(axis=1)
-    return int(np.argmax(flipped)) if flipped.any() else steps
+    heads = zip(signs.reshape(steps, -1).T, clear.reshape(steps, -1).T, strict=True)
+    return min(_first_flip(*head) for head in heads)
+
+
+def _first_flip(signs: np.ndarray, clear: np.ndarray) -> int:
+    """The step from which a sign differs from that at the start of its clear stretch, to its end.
+
+    While another column passes, directions turn and the sign may flip to and fro.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], clear, [False]]).astype(int)))
+    for first, last in edges.reshape(-1, 2):
+        same = np.flatnonzero(signs[first:last] == signs[first])
+        if same[-1] < last - first - 1:
+            return int(first + same[-1] + 1)
+    return len(signs)
 
 
 def above_sqrt_alpha(log_abs: np.ndarray, log_alpha: float) -> np.ndarray:

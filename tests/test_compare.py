@@ -281,11 +281,13 @@ def test_extrapolation_refuses_what_it_cannot_use(tmp_path):
     for pair, words in [
         ([run(64), other], r"different O\(1\) factors.*gflow.rescale"),
         ([run(64), run(64)], "two values of α"),
-        ([loaded, run(128)], "like=model"),
         ([run(64)], "two trajectories, was given 1"),
     ]:
         with pytest.raises(ValueError, match=words):
             theory.extrapolate(pair)
+    # a file keeps what it was made from
+    one, two = theory.extrapolate([loaded, run(128)]), theory.extrapolate([run(64), run(128)])
+    assert [x.tau for x in one] == [x.tau for x in two]
     for second, words in [(other, "factors"), (run(64), "two values"), (loaded, "two values")]:
         with pytest.raises(ValueError, match=words):
             theory.compare(run(64), prediction(), second=second)
