@@ -1,5 +1,7 @@
 """Forward passes against loops written out, and the stack of residual layers predicted."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +111,14 @@ def test_first_stages_of_a_stack_of_layers_are_predicted(stack):
     prediction = theory.gradual_rank.predict(model, objective, max_stages=4)
     first = prediction.stages[0]
     assert {name for name, _ in first.activated} == {"layers.0.vo", "layers.1.vo"}
-    assert sum(first.shares.values()) == pytest.approx(1.0, abs=1e-12)
+    # under uniform attention the stack multiplies the mean by (1 + a)(1 + b), so that
+    # a' = 2|a|G(1 + b), b' = 2|b|G(1 + a), and log|a/b| + a − b stays: no shares that are kept
+    assert not first.shares
+    (index,) = {index for _, index in first.activated}
+    a, b = (float(first.value[f"layers.{i}.vo"][index]) for i in (0, 1))
+    factor = "log_s" if a > 0 else "log_d"
+    one, two = (float(getattr(layer.vo, factor)[index]) for layer in model.layers)
+    assert math.log(a / b) + a - b == pytest.approx(2.0 * (one - two), abs=1e-8)
     run = gflow.simulate(model, objective, tau1=1.02 * prediction.stages[-1].tau)
     table = theory.compare(run, prediction)
     rows = table.rows
