@@ -39,15 +39,18 @@ def first_lost(flow: Flow, t: np.ndarray, records: dict[str, Any], rtol: float) 
             scale[name] = np.where(sunk, floor / small, 1.0)
     if not scale:
         return None
-    rows = np.flatnonzero(np.any([x[:-1] > 1.0 for x in scale.values()], axis=0))
+    # by one factor for all of them, so that products keep their balance
+    common = np.min([np.where(x > 1.0, x, np.inf) for x in scale.values()], axis=0)
+    rows = np.flatnonzero(np.isfinite(common[:-1]))
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, _ROWS).astype(int))]
     weights = {n: jnp.asarray(x["value"][rows]) for n, x in records["leaves"].items()}
-    scales = {n: jnp.asarray(x[rows]) for n, x in scale.items()}
-    rates = _growth(flow, jnp.asarray(t[rows]), weights, scales)
+    scales = {n: jnp.asarray(np.where(x > 1.0, common, 1.0)[rows]) for n, x in scale.items()}
+    rates, total = _growth(flow, jnp.asarray(t[rows]), weights, scales)
     waited = np.append(t[rows[1:]], t[rows[-1] + 1]) - t[rows]
     found = []
     for name, rate in rates.items():
-        grown = np.cumsum(np.where(scale[name][rows] > 1.0, np.maximum(rate, 0.0), 0.0) * waited)
+        grows = (scale[name][rows] > 1.0) & (np.asarray(total) > 0.0)
+        grown = np.cumsum(np.where(grows, np.maximum(rate, 0.0), 0.0) * waited)
         if grown[-1] > _GROWTH:
             found.append(int(rows[np.argmax(grown > 0.0)]))
     return min(found, default=None)
@@ -56,11 +59,12 @@ def first_lost(flow: Flow, t: np.ndarray, records: dict[str, Any], rtol: float) 
 @eqx.filter_jit
 def _growth(
     flow: Flow, t: Float[Array, " n"], weights: dict[str, Array], scales: dict[str, Array]
-) -> dict[str, Float[Array, " n"]]:
-    """Growth rates of the leaves of `scales`, all at the size at which they would count.
+) -> tuple[dict[str, Float[Array, " n"]], Float[Array, " n"]]:
+    """Growth rates of the leaves of `scales`, and of all together, where they would count.
 
     A force that pulls a weight to zero is then no noise, and products of sunk leaves grow as
-    they would.
+    they would. One of two factors may grow while it takes over from the other; together they do
+    not where decay is faster.
     """
 
     def one(row):
@@ -68,10 +72,12 @@ def _growth(
         raised = weights | {n: x * weights[n] for n, x in scales.items()}
         force = flow.forces(raised)[1]
         rates = dict(zip(flow.names, flow.decay, strict=True))
-        return {
-            n: jnp.sum(raised[n] * force[n]) / jnp.sum(raised[n] ** 2)
-            - decay_rate(rates[n], t, raised[n].dtype)
-            for n in scales
+        square = {n: jnp.sum(raised[n] ** 2) for n in scales}
+        power = {
+            n: jnp.sum(raised[n] * force[n]) - decay_rate(rates[n], t, x.dtype) * x
+            for n, x in square.items()
         }
+        total = sum(power.values()) / sum(square.values())
+        return {n: power[n] / square[n] for n in scales}, total
 
     return jax.lax.map(one, (t, weights, scales))

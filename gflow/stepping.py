@@ -226,6 +226,7 @@ def _stepper(
         frame, state, jumped = field.recentred(state)
         kept = running & sound & (error <= 1.0)
         way = field.way(offset + now.t, now.state, field.framed(frame), offset + end, state)
+        way = jnp.asarray(way, error.dtype)
         blocked, kept = kept & (way == 0.0), kept & (way == 1.0)
         h, error = end - now.t, jnp.maximum(error, 1e-30)
         order = jnp.asarray(_error_order(solver, inner), error.dtype)

@@ -169,7 +169,7 @@ def read(
     return value, jnp.concatenate(rows) if rows else jnp.zeros((0,), value.dtype)
 
 
-def _mixed(a: Array, high: Array, low: Array) -> Array:
+def _mixed(a: Any, high: Any, low: Any) -> Array:
     """low + a·(high − low), exact at a = 0 and 1, also where the other branch is not finite."""
     between = low + a * (high - low)
     return jnp.where(a == 1.0, high, jnp.where(a == 0.0, low, between))

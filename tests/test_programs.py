@@ -51,11 +51,15 @@ print(programs.room.releases, most - start)
 """
 
 
+#: What is compiled is not to be fast.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
 def session(models: int) -> tuple[int, int]:
     """Releases, and the largest growth of the number of maps."""
     done = subprocess.run(
         [sys.executable, "-c", SESSION, str(models)], capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     releases, growth = done.stdout.split()
