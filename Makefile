@@ -7,10 +7,13 @@ export MPLBACKEND := Agg
 # pyright would otherwise ask the network whether a newer one exists.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: test lint notebooks reproduce benchmark clean
+.PHONY: test slow lint notebooks reproduce benchmark clean
 
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not slow"
+
+slow: $(READY)
+	$(BIN)/pytest -n 2 -m slow -x
 
 lint: $(READY)
 	$(BIN)/ruff check .
