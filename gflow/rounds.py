@@ -83,6 +83,7 @@ class Rounds:
         self.counts: dict[str, np.ndarray] = {}
         self.watched, self.reach = watched and not self.batched, []
         self.rounds, self.tried, self.room = 0, 0, 0
+        self.most = 0
         self._history: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
         numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
         self.most_rows = max(KEPT // numbers, LEAST_ROWS)
@@ -117,6 +118,7 @@ class Rounds:
 
     def go(self, max_steps: int, progress: bool = False) -> None:
         """Advance until every member has ended."""
+        self.most = max_steps
         try:
             while (left := np.flatnonzero(self.status == None)).size:  # noqa: E711
                 self._advance(left[: self.width], max_steps)
@@ -283,10 +285,16 @@ class Rounds:
         return jax.tree.map(lambda x: np.asarray(x[pick]), tree)
 
     def _looked_at(self, members: np.ndarray, tried: np.ndarray) -> np.ndarray:
-        """Whether a member may be at rest after a round: one that ends there, or takes long."""
+        """Whether a member may be at rest after a round: one that ends there, or would not arrive.
+
+        To look compiles a program of the whole model: it is worth it where at the present step the
+        end of the run lies beyond max_steps.
+        """
         made = (self.accepted + self.rejected)[members] + tried
         endless = np.isinf(self.end[members])
-        late = self.stays & ~endless & (made >= self.due[members])
+        way = np.maximum(self.end[members] - self.time[members], 0.0)
+        reach = np.asarray(self.pace.step, float)[members] * np.maximum(self.most - made, 1)
+        late = self.stays & ~endless & (made >= self.due[members]) & (way > reach)
         self.due[members[late]] *= 2
         return endless | late
 
