@@ -301,13 +301,13 @@ def test_ends_of_each_member():
 
 
 def test_a_hard_member_does_not_hold_back_the_others():
-    # stiff for 25 units of time: at the edge of stability of Tsit5, until it is found at rest
+    # stiff for 25 units of time: at the edge of stability of Tsit5, thousands of steps
     hard, rate, ends = 2, np.ones(MEMBERS), np.full(MEMBERS, 1.0)
     rate[hard], ends[hard] = 300.0, 25.0
     runs = grown(growth(rate), ends, width=4)
     counts = np.array([run.statistics["accepted"] + run.statistics["rejected"] for run in runs])
     easy = np.delete(counts, hard)
-    assert counts[hard] > 50 * easy.max()
+    assert counts[hard] > 100 * easy.max()
     assert runs.statistics["useful_work"] >= 0.6
     assert runs.statistics["useful_work"] <= 1.0
     # a round is 32 attempts of four members: the others, three at a time, are done long before
