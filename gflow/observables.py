@@ -46,9 +46,9 @@ def leaves_its_branch(record: dict[str, np.ndarray]) -> int:
     """Recorded steps up to which sgn det A · sgn det B of square factors is what it was.
 
     The balance AᵀA − BᵀB stays of the size it starts with, so that neither determinant changes
-    sign for good while all columns are far above that; a column that has come down to it may
-    escape on the other branch. A flip means that rounding has taken the place of the balance in
-    the last column, and with it of its next escape.
+    sign while all columns are far above that; a column that has come down to it may escape on
+    the other branch. A flip means that the error of the steps has taken the place of the balance
+    in the last column, and with it of its next escape.
     """
     steps = len(record["value"])
     if "direction" not in record:
@@ -58,21 +58,26 @@ def leaves_its_branch(record: dict[str, np.ndarray]) -> int:
     if x.shape[-2] != 2 * r or record["value"].shape[-2] != r:
         return steps
     signs = np.linalg.slogdet(x[..., :r, :])[0] * np.linalg.slogdet(x[..., r:, :])[0]
-    clear = np.min(size, axis=-1) > np.max(size[:1], axis=-1) + 5.0
-    heads = zip(signs.reshape(steps, -1).T, clear.reshape(steps, -1).T, strict=True)
-    return min(_first_flip(*head) for head in heads)
+    smallest = np.min(size, axis=-1).reshape(steps, -1)
+    floor = np.max(size[:1], axis=-1).reshape(1, -1) + 5.0
+    heads = zip(signs.reshape(steps, -1).T, smallest.T, (smallest > floor).T, strict=True)
+    return min(_lost_branch(*head) for head in heads)
 
 
-def _first_flip(signs: np.ndarray, clear: np.ndarray) -> int:
-    """The step from which a sign differs from that at the start of its clear stretch, to its end.
+def _lost_branch(signs: np.ndarray, size: np.ndarray, clear: np.ndarray) -> int:
+    """The step from which a clear stretch has another sign than at its start for too much.
 
-    While another column passes, directions turn and the sign may flip to and fro.
+    A column that has sunk by e^−D from its peak flips where the error of the steps, e^−2D of
+    it, has become as large as what is left; if that error then grows by e^G before the column
+    turns, what comes back of it is right to e^−(D − G). G ≤ D/2 is let pass.
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], clear, [False]]).astype(int)))
     for first, last in edges.reshape(-1, 2):
-        same = np.flatnonzero(signs[first:last] == signs[first])
-        if same[-1] < last - first - 1:
-            return int(first + same[-1] + 1)
+        other = np.concatenate([[False], signs[first:last] != signs[first], [False]])
+        for start, end in np.flatnonzero(np.diff(other.astype(int))).reshape(-1, 2) + first:
+            fall = np.max(size[first:start]) - size[start]
+            if end == last or np.max(size[start:end]) - size[start] > 0.5 * fall:
+                return int(start)
     return len(signs)
 
 

@@ -1,5 +1,6 @@
 """Matrix products in the turning gauge: against closed forms, SciPy and symmetries."""
 
+import contextlib
 import itertools
 import math
 from typing import Any
@@ -175,11 +176,24 @@ def test_the_sign_of_the_determinant_is_conserved():
     assert set(signs) == {1.0}
 
 
-def test_a_run_that_has_lost_the_sign_of_the_determinant_says_so():
-    model, objective = quadratic(25, -690.0)
-    with pytest.warns(UserWarning, match="square factors of full width"):
-        run = gflow.simulate(model, objective, tau1=2.9, error_bars=False)
-    assert not run.successful
+@pytest.mark.parametrize(
+    ("log_scale", "resolved"), [(-300.0, True), (-400.0, True), (-690.0, False)]
+)
+def test_a_column_that_has_lost_its_sign_is_within_its_bar_or_the_run_says_so(log_scale, resolved):
+    """The last time is affine in the log-scale; the sinking column flips to and fro at all three.
+
+    The line goes through the runs at -150 and -200 with rtol=1e-10.
+    """
+    model, objective = quadratic(25, log_scale)
+    warns = contextlib.nullcontext() if resolved else pytest.warns(UserWarning, match="square")
+    with warns:
+        run = gflow.simulate(model, objective, tau1=2.9)
+    assert run.successful == resolved
+    stages = run.stages()
+    assert len(stages) == (3 if resolved else 1)  # none after the failure
+    if resolved:
+        exact = 402.1227106969 + (534.1170188630 - 402.1227106969) * (-log_scale - 150.0) / 50.0
+        assert abs(stages[2].t - exact) <= stages[2].error + 3e-5
 
 
 # --- the gauge itself -----------------------------------------------------------------
