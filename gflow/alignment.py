@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from .arguments import instance
 from .labels import switch_label
 from .stages import MeasuredStage
 
@@ -55,7 +56,9 @@ def align_stages(runs: Iterable[Any]) -> AlignedStages:
     dict(zip(aligned.labels, np.nanmean(aligned.tau, axis=0)))
     ```
     """
-    found = [_named(run if isinstance(run, list) else run.stages()) for run in runs]
+    if not isinstance(runs, Iterable) or isinstance(runs, str | dict):
+        raise ValueError(f"align_stages was given {runs!r:.100}: pass trajectories in a list.")
+    found = [_named(_stages(run)) for run in runs]
     if not found:
         raise ValueError("align_stages was given no run: pass trajectories or lists of stages.")
     labels = list(dict.fromkeys(label for stages in found for label in stages))
@@ -70,6 +73,15 @@ def align_stages(runs: Iterable[Any]) -> AlignedStages:
     return AlignedStages(
         [labels[k] for k in order], t[:, order], table("tau")[:, order], table("error")[:, order]
     )
+
+
+def _stages(run: Any) -> list[MeasuredStage]:
+    if isinstance(run, list):
+        what = "lists hold what .stages() finds"
+        return [instance("a stage", stage, MeasuredStage, what) for stage in run]
+    if not hasattr(run, "stages"):
+        raise ValueError(f"{run!r:.100} has no stages: pass trajectories or what .stages() finds.")
+    return run.stages()
 
 
 def _named(stages: list[MeasuredStage]) -> dict[str, MeasuredStage]:

@@ -1,9 +1,14 @@
-"""Numbers among the arguments of the public functions, checked in one place."""
+"""What the public functions are given, checked in one place."""
 
 import operator
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+T = TypeVar("T")
 
 
 def number(name: str, value: Any, what: str) -> float:
@@ -27,4 +32,53 @@ def count(name: str, value: Any, what: str) -> int:
         found = 0
     if isinstance(value, bool) or found < 1:
         raise ValueError(f"{name} = {value!r}: {what}, an integer of at least 1.")
+    return found
+
+
+def numbers(name: str, value: Any, what: str) -> np.ndarray:
+    """`value` as an array of floats. **Raises:** ValueError as `number`."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # a ragged list
+        found = np.asarray(None)
+    if found.dtype.kind not in "iuf" and found.size:
+        raise ValueError(f"{name} = {value!r} is no array of numbers: {what}.")
+    return found.astype(float)
+
+
+def instance(name: str, value: Any, kind: type[T], what: str) -> T:
+    """`value`, if it is a `kind`. **Raises:** ValueError that says `what` makes one."""
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{name} is {value!r:.200}, of {type(value)}; a {kind.__name__} is needed: {what}."
+        )
+    return value
+
+
+def file_path(value: Any) -> Path:
+    """`value` as a path. **Raises:** ValueError for what is no name of a file."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise ValueError(f"path = {value!r} is no name of a file. Give one like run.nc.") from None
+
+
+def random_key(value: Any) -> Any:
+    """`value`, if it is a key of JAX. **Raises:** ValueError that says how to make one."""
+    dtype = getattr(value, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and not (dtype == np.uint32 and np.shape(value)[-1:] == (2,)):
+        raise ValueError(f"key = {value!r} is no random key: pass jax.random.key(seed).")
+    return value
+
+
+def lengths(name: str, value: Any) -> tuple[int, ...]:
+    """A shape, from integers of at least 0 or one of them. **Raises:** ValueError for others."""
+    given = value if isinstance(value, tuple | list) else (value,)
+    try:
+        found = tuple(operator.index(n) for n in given)
+    except TypeError:
+        found = (-1,)
+    if any(n < 0 for n in found):
+        raise ValueError(f"{name} = {value!r} is no shape: give lengths, such as (3, 4).")
     return found

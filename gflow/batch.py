@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from .arguments import count
+from .arguments import count, number, numbers
 from .callables import check_objective
 from .closure import check_untraced
 from .elapsed import agreed
@@ -149,10 +149,7 @@ def simulate_batch(
     start = _starts(t0, model, single, members)
     end = _ends(t1, tau1, start, _scales(model, log_alpha, members))
     wanted = save_times(save, float(np.min(start)), None if end is None else float(np.max(end)))
-    if end is None and any(callable(rate) for rate in flow.decay):
-        raise ValueError("decay depends on time: give t1 or tau1.")
-    if end is not None:
-        flow = with_schedule(flow, float(np.min(start)), float(np.max(end)), rtol)
+    flow = with_schedule(flow, start, end, rtol)
 
     began = time.perf_counter()
     run = Rounds(
@@ -252,7 +249,7 @@ def _small_leaves(model: PyTree) -> dict[str, Small]:
 def _starts(t0: Any, model: PyTree, single: PyTree, members: int) -> np.ndarray:
     """The flow time every member stands at."""
     if t0 is not None:
-        given = np.asarray(t0, float)
+        given = numbers("t0", t0, "the flow times that the models stand at")
         if given.shape not in ((), (members,)) or not np.all(np.isfinite(given)):
             raise ValueError(
                 f"t0 = {t0}: the flow time that a model stands at is a finite number, one for all "
@@ -271,7 +268,8 @@ def _starts(t0: Any, model: PyTree, single: PyTree, members: int) -> np.ndarray:
 def _scales(model: PyTree, log_alpha: float | int | None, members: int) -> np.ndarray:
     """log α of every member; NaN where its leaves do not agree on one."""
     if log_alpha is not None:
-        return np.full(members, float(log_alpha))
+        value = number("log_alpha", log_alpha, "the natural logarithm of α")
+        return np.full(members, value)
     known = [np.asarray(x.log_alpha) for x in _small_leaves(model).values()]
     if not known:
         return np.full(members, math.nan)
@@ -288,10 +286,10 @@ def _ends(t1: Any, tau1: Any, start: np.ndarray, scale: np.ndarray) -> np.ndarra
                 f"tau1 counts time in log(1/α), but members {unknown.tolist()[:8]} have no common "
                 "log_alpha < 0. Pass log_alpha= or t1=."
             )
-        t1 = np.asarray(tau1, float) * -scale
+        t1 = numbers("tau1", tau1, "the ends in log(1/α)") * -scale
     if t1 is None:
         return None
-    given = np.asarray(t1, float)
+    given = numbers("t1", t1, "the ends in flow time")
     if given.shape not in ((), start.shape):
         raise ValueError(
             f"One end for all or one for each of the {len(start)} members is needed; got an "

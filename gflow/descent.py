@@ -15,6 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from .arguments import count
 from .callables import check_objective
 from .closure import check_untraced
 from .coordinates import FactorCoordinates, RawCoordinates
@@ -361,13 +362,10 @@ def _check_rule(learning_rate: Any, optimizer: Any, decay: Decay) -> None:
 
 
 def _check_steps(steps: int, save_every: int | None) -> tuple[int, int]:
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: the number of steps must be at least 1.")
+    steps = count("steps", steps, "the number of steps")
     if save_every is None:
         return steps, math.ceil(steps / 2000)
-    if save_every < 1:
-        raise ValueError(f"save_every = {save_every}: at least one step lies between records.")
-    return steps, save_every
+    return steps, count("save_every", save_every, "the steps from one record to the next")
 
 
 def _describe(rule: Any, flow: Flow, batches: Batches | None) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .arguments import count, lengths, random_key
 from .chain import ChainCoordinates, chained
 from .eager import eager
 from .gauge import GaugeCoordinates
@@ -84,10 +85,12 @@ class Factored(Small):
         The O(1) factors depend on `key` alone, so that runs at several `log_alpha` are the
         same problem.
         """
+        shape = lengths("shape", shape)
+        if len(shape) < 2:
+            raise ValueError(f"shape = {shape}: that of a matrix (m, n), or of heads of them.")
         *heads, m, n = shape
-        if rank < 1:
-            raise ValueError(f"rank = {rank}: a product needs at least one column.")
-        factors = _drawn(key, (*heads, m, rank), (*heads, n, rank))
+        rank = count("rank", rank, "the number of columns of either factor")
+        factors = _drawn(random_key(key), (*heads, m, rank), (*heads, n, rank))
         return cls(*factors, log_scale=log_alpha, exponent=exponent)
 
     def _replaced(self, **values: Any) -> "Factored":

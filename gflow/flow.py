@@ -59,7 +59,8 @@ class Flow(Field):
 
     def as_written(self, weights: Mapping[str, Array]) -> Float[Array, ""]:
         """The loss with its branches as JAX takes them."""
-        return self.objective(self.data, self.others, dict(weights))
+        # what depends on no weight may be a plain number
+        return jnp.asarray(self.objective(self.data, self.others, dict(weights)))
 
     def loss(self, weights: Mapping[str, Array]) -> Any:  # `build_flow` checks that it is a scalar
         return self.kinks.loss(self.as_written, weights)
@@ -396,15 +397,24 @@ def _checked_rate(rate: Any, name: str, members: int | None) -> Constant | Calla
     return Constant(value if members is None else np.broadcast_to(value, (members,)))
 
 
-def with_schedule(flow: Flow, start: float, end: float, rtol: float) -> Flow:
+def with_schedule(flow: Flow, start: Any, end: Any, rtol: float) -> Flow:
     """The flow with the edges of its decays λ(t) from `start` to `end`, known to `rtol`.
 
-    **Raises:** ValueError for a λ(t) that is negative, not finite or no number in the run.
+    `start` and `end` are times, or those of all members of a batch.
+
+    **Raises:** ValueError for a λ(t) without an end, or one that is negative, not finite or no
+    number in the run.
     """
     rates = zip(flow.names, flow.decay, strict=True)
     schedules = {id(rate): (name, rate) for name, rate in rates if isinstance(rate, Traced)}
     if not schedules:
         return flow
+    if end is None:
+        raise ValueError(
+            f"decay of {[name for name, _ in schedules.values()]} depends on time, so that rest at "
+            "one time is not rest for ever. Give t1 or tau1."
+        )
+    start, end = float(np.min(start)), float(np.max(end))
     found = []
     for name, rate in schedules.values():
         at = functools.partial(decay_rate, rate, dtype=flow.dtype)

@@ -2,8 +2,6 @@
 
 import functools
 import math
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int8, PRNGKeyArray
 
+from .arguments import lengths, random_key
 from .coordinates import FactorCoordinates, LogCoordinates
 from .eager import eager
 from .parameters import Constant, Small, Trainable, checked_log_alpha, float_array
@@ -77,9 +76,9 @@ class Hadamard(Small):
         The factors depend on `key` alone, so that runs at several `log_alpha` are the
         same problem. `log_alpha` is the natural logarithm, as low as −1e7.
         """
-        shape = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
         log_alpha = checked_log_alpha(log_alpha, required=True)
-        return cls._build(*_drawn(key, shape), 1.0, 1.0, log_alpha)
+        drawn = _drawn(random_key(key), lengths("shape", shape))
+        return cls._build(*drawn, 1.0, 1.0, log_alpha)
 
     @classmethod
     def from_scales(

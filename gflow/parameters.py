@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from .arguments import numbers
 from .coordinates import (
     Coordinates,
     RawCoordinates,
@@ -262,7 +263,8 @@ def checked_log_alpha(log_alpha: ArrayLike | None, required: bool = False) -> Ar
     if log_alpha is None and not required:
         return jax.device_put(np.asarray(np.nan, jnp.result_type(float)))
     dtype = jnp.result_type(float)
-    if concrete(log_alpha):
+    if concrete(log_alpha) or not isinstance(log_alpha, jax.Array):
+        log_alpha = numbers("log_alpha", log_alpha, "the natural logarithm of the scale α")
         log_alpha = np.asarray(log_alpha, dtype)
     value = jnp.asarray(log_alpha, dtype)
     if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):

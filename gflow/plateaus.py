@@ -26,7 +26,8 @@ _SECTIONS = 34
 
 def _peaks(descent: np.ndarray) -> list[int]:
     """Recorded steps at which the logarithm of the descent has a peak that stands out."""
-    height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
+    with np.errstate(divide="ignore"):  # nothing moves where no weight feels a force
+        height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
     padded = np.concatenate([[height.min() - 1e3], height, [height.min() - 1e3]])
     peaks = signal.find_peaks(padded, prominence=np.log(DIP))[0] - 1
     return [int(p) for p in peaks if p < len(height) - 1]

@@ -20,7 +20,7 @@ from .kinks import Rounded
 from .located import NotLocated
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import leaves_its_branch
-from .parameters import Constant, known_times, trained_leaves
+from .parameters import known_times, trained_leaves
 from .rounds import Rounds
 from .sinking import first_lost
 from .status import Ended, Status
@@ -103,12 +103,7 @@ def simulate(
     start = elapsed_time(model, _start_time(t0))
     end = _end_time(t1, tau1, start, scale, conflict)
     wanted = save_times(save, start, end)
-    if end is None and not all(isinstance(rate, Constant | None) for rate in flow.decay):
-        raise ValueError(
-            "decay depends on time, so that rest at one time is not rest for ever. Give t1 or tau1."
-        )
-    if end is not None:
-        flow = with_schedule(flow, start, end, rtol)
+    flow = with_schedule(flow, start, end, rtol)
 
     began = time.perf_counter()
 

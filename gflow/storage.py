@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .arguments import file_path
 from .elapsed import remember
 from .fingerprint import Fingerprint, start_factors
 from .parameters import Constant, is_parameter, known_times, leaf_name, trained_leaves
@@ -127,7 +128,7 @@ def save(trajectory: Any, path: str | Path) -> None:
     """
     import xarray as xr
 
-    path = Path(path)
+    path = file_path(path)
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"is in {path.parent}, which is no folder"
         raise ValueError(f"A run cannot be saved as {path}: it {what}. Give a path like run.nc.")
@@ -201,7 +202,7 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
 
     **Raises:** ValueError for what is no run in this format, and for another model.
     """
-    data = _opened(Path(path))
+    data = _opened(file_path(path))
     attrs = {k: json.loads(data.attrs[k]) for k in (
         "leaves", "observables", "statistics", "settings", "model", "fingerprint", "stages"
     )}  # fmt: skip

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, PyTree
 from scipy import ndimage
 
 from . import plot, storage
-from .arguments import number
+from .arguments import number, numbers
 from .elapsed import remember
 from .fingerprint import Fingerprint, fingerprint
 from .flow import Flow
@@ -214,7 +214,11 @@ class Trajectory:
         """The model at τ = `at` (or at flow time `t`), re-solved to the run's accuracy."""
         if (at is None) == (t is None):
             raise ValueError("Give either at=τ or t=flow time.")
-        time = float(t) if t is not None else float(at) * self.scale  # type: ignore[arg-type]
+        time = (
+            number("at", at, "a time τ = t/log(1/α)") * self.scale
+            if t is None
+            else number("t", t, "a flow time")
+        )
         recorded = np.flatnonzero(self.t == time)
         if recorded.size:
             return self._model_at(self.leaves, int(recorded[0]), time)
@@ -242,7 +246,7 @@ class Trajectory:
 
     def record_at(self, time: Any, companion: bool = False) -> dict[str, Any]:
         """Everything recorded, at any flow time within the run or at an array of them."""
-        time = np.asarray(time, float)
+        time = numbers("time", time, "flow times within the run")
         outside = ~((self.t[0] <= time) & (time <= self.t[-1]))
         if np.any(outside):
             raise ValueError(
@@ -254,6 +258,9 @@ class Trajectory:
                 "Between recorded times a trajectory needs its flow, which a file does not "
                 "hold. Simulate again, or use the recorded .t and .observables."
             )
+        if not time.size:
+            one = self.record_at(self.t[:1], companion)
+            return jax.tree.map(lambda x: x[:0], one)
         leaves = self.leaves
         if companion:
             assert self.refined is not None

@@ -1,8 +1,17 @@
 """Arguments that are no numbers: the argument, what was given and what it is."""
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from bad_inputs import CASES, model, objective
 
+import gflow
 from gflow.arguments import count, number
 
 
@@ -24,3 +33,28 @@ def test_a_count_is_an_integer_of_at_least_one(value):
     with pytest.raises(ValueError, match=r"max_steps = .*integer of at least 1"):
         count("max_steps", value, "steps")
     assert count("max_steps", np.int64(3), "steps") == 3
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    """What each case raises in a process without the type checks of this suite."""
+    script = Path(__file__).parent / "bad_inputs.py"
+    return json.loads(
+        subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    )
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_the_sentence_says_what_was_given_and_what_is_needed(case, sentences):
+    assert re.match(f"(?s)ValueError: .*{CASES[case][1]}", sentences[case]), sentences[case]
+
+
+def test_no_times_are_no_records():
+    run = gflow.simulate(model(), objective, tau1=1.0, error_bars=False)
+    assert run.record_at([])["loss"].shape == (0,)
+    assert run.record_at([])["leaves"]["w"]["value"].shape == (0, 2)
+
+
+def test_a_loss_without_a_force_has_no_stages():
+    still = gflow.simulate(model(), lambda _: jnp.asarray(3.0), tau1=1.0, error_bars=False)
+    assert still.stages() == []

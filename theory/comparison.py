@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from gflow.arguments import instance
 from gflow.crossings import Crossing, Quantity, first_crossing
 from gflow.trajectory import Trajectory
 
@@ -168,10 +169,14 @@ def compare(
     print(table); table.passed; table.counts
     ```
     """
+    made = "a run by gflow.simulate comes first, then theory.gradual_rank.predict's result"
+    instance("trajectory", trajectory, Trajectory, made)
+    instance("prediction", prediction, Prediction, made)
     _check_leaves(trajectory, prediction)
     first = _timed(trajectory, prediction)
     other = None
     if second is not None:
+        instance("second", second, Trajectory, "a run at another α")
         check_same_problem([trajectory, second])
         other = _timed(second, prediction)
     judge = _Judge(prediction, first, other, Reader.of(trajectory))

@@ -10,6 +10,7 @@ import dataclasses
 
 from jaxtyping import PyTree
 
+from gflow.arguments import count, number
 from gflow.batch import member, stacked
 from gflow.factored import Factored
 from gflow.fingerprint import Origin
@@ -74,13 +75,13 @@ def predict(
     print(pred); pred.at(-74.0).tau
     ```
     """
+    rtol = number("rtol", rtol, "the relative error of weights on connecting orbits")
     if not 1e-14 <= rtol < 1e-2:
         raise ValueError(
             f"rtol = {rtol}: the relative error of weights on connecting orbits, from 1e-14 "
             "(rounding) to below 1e-2."
         )
-    if max_stages < 1:
-        raise ValueError(f"max_stages = {max_stages}: a prediction needs at least one stage.")
+    max_stages = count("max_stages", max_stages, "the most stages to predict")
     leaves = trained_leaves(model)
     check_single(leaves)
     scale, conflict = log_alpha_of(model, log_alpha)
