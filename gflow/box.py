@@ -34,6 +34,10 @@ def fractions(push: Float[np.ndarray, " m"], response: Float[np.ndarray, "m m"])
     ```
     """
     count = len(push)
+    # heights of any size: each in units of its own
+    size = np.maximum(np.abs(push), np.max(np.abs(response), axis=1, initial=0.0))
+    size = np.where(size > 0.0, size, 1.0)
+    push, response = push / size, response / size[:, None]
     own = np.diag(response)
     none = _NONE * np.maximum(np.abs(push), np.max(np.abs(response), initial=0.0))
     convex = own > none

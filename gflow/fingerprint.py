@@ -19,6 +19,7 @@ from jaxtyping import Array, PyTree
 
 from .flow import Flow
 from .hadamard import Hadamard
+from .kinks import AsWritten
 from .parameters import Constant, Frozen, Scaled, Small, is_parameter, leaf_name
 
 #: Largest array kept number by number; of a larger one its norm and two projections are.
@@ -158,11 +159,12 @@ def pattern(shape: tuple[int, ...], number: int = 0) -> np.ndarray:
 
 
 def probed(flow: Flow) -> Table:
-    """Loss and forces of a flow at the probe weights, in one compiled program."""
+    """Loss and forces at the probe weights, as the loss is written, in one compiled program."""
     shapes = jax.eval_shape(lambda: flow.weights(flow.start()))
     probes = probe_weights({n: x.shape for n, x in shapes.items()})
     stacked = {n: jnp.asarray(x, shapes[n].dtype) for n, x in probes.items()}
-    loss, forces = _answers(dataclasses.replace(flow, coordinates=(), decay=()), stacked)
+    bare = dataclasses.replace(flow, coordinates=(), decay=(), kinks=AsWritten())
+    loss, forces = _answers(bare, stacked)
     return summary(np.asarray(loss), {n: np.asarray(x) for n, x in forces.items()})
 
 

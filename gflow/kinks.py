@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .switches import Held, Rule, Smoothed, read
+from .switches import Held, Natural, Rule, Smoothed, read
 
 #: A rounding of a double, as a share.
 _ROUNDING = 1e-15
@@ -103,6 +103,24 @@ class Rounded(AsWritten):
         return Rounded(4.0 * self.width)
 
 
+class Beside(AsWritten):
+    """The branches of a point next to the weights, at a distance `moves` that is not felt.
+
+    At weights that are exactly zero it says which side of a kink there they are on.
+    """
+
+    moves: dict[str, Float[Array, "..."]]
+
+    def loss(self, function, weights):
+        moved = {name: jax.lax.stop_gradient(w) + self.moves[name] for name, w in weights.items()}
+        mask = read(function, moved, Natural())[1] > 0.0
+        return read(function, weights, Held(mask.astype(self.dtype)))[0]
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.result_type(*self.moves.values())
+
+
 class Sides(Kinks):
     """The side of every kink the flow is on, and the surfaces it slides on.
 
@@ -175,15 +193,15 @@ class Sides(Kinks):
             i, b, r, scale = carry
             slope = jax.jacfwd(rates)(b)
             b = b - jnp.linalg.solve(slope, r)
-            scale = jnp.maximum(scale, jnp.max(jnp.abs(slope)))
+            scale = jnp.maximum(scale, jnp.max(jnp.abs(slope), axis=1))
             return i + 1, b, rates(b), scale
 
         def unfinished(carry):
             i, _, r, scale = carry
-            return (i < _NEWTON) & ((i == 0) | (jnp.max(jnp.abs(r)) > 1e-12 * scale))
+            return (i < _NEWTON) & ((i == 0) | jnp.any(jnp.abs(r) > 1e-12 * scale))
 
         first = rates(begin)
-        return jax.lax.while_loop(unfinished, step, (0, begin, first, jnp.max(jnp.abs(first))))[1]
+        return jax.lax.while_loop(unfinished, step, (0, begin, first, jnp.abs(first)))[1]
 
     def settled(self, flow, t, state):
         if not self.lead.size:
@@ -236,8 +254,11 @@ class Sides(Kinks):
 
         for _ in range(2):
             h, normals = heights(state), jax.jacrev(heights)(state)
-            length = jnp.where(used, jnp.linalg.norm(normals, axis=1), 1.0)
-            unit = normals / length[:, None]
+            # squares of the normals at weights of 1e-200 would be zero
+            largest = jnp.where(used, jnp.max(jnp.abs(normals), axis=1), 1.0)
+            scaled = normals / largest[:, None]
+            long = jnp.where(used, jnp.linalg.norm(scaled, axis=1), 1.0)
+            length, unit = largest * long, scaled / long[:, None]
             gram = unit @ unit.T + jnp.diag(jnp.where(used, 0.0, 1.0))
             state = state - jnp.linalg.solve(gram, jnp.where(used, h / length, 0.0)) @ unit
         return state

@@ -128,11 +128,12 @@ class Course:
                 for x in _normals(run.parts, run.fixed, jnp.asarray(padded, jnp.int32))
             )
             floor[hit] = np.maximum(2.0 * np.abs(values), rounding)
-            length = np.linalg.norm(normals, axis=1)
-            moving = length > 0
+            largest = np.max(np.abs(normals), axis=1)
+            moving = largest > 0
             if not start:
                 side[hit[~moving]] ^= True
-            met, normals = hit[moving], normals[moving] / length[moving, None]
+            met, normals = hit[moving], normals[moving] / largest[moving, None]
+            normals = normals / np.linalg.norm(normals, axis=1)[:, None]
             for one in _together(normals):
                 # at the start a function and its negative are both zero
                 side[met[one]] ^= normals[one] @ normals[one[0]] < 0

@@ -84,6 +84,10 @@ class Piece(eqx.Module):
     def recentred(self) -> "Piece":
         return self
 
+    def loose(self) -> "Piece":
+        """With no weight held at a kink of the loss."""
+        return self
+
     def alongside(self, other: Any) -> "Piece":
         """With the direction of another head that learns the same mode at the same time."""
         return self
@@ -250,6 +254,16 @@ def velocity_and_loss(fast: Fast, state: Array) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
+def _velocities(fast: Fast, states: Float[Array, "n size"]) -> Float[Array, "n size"]:
+    return jax.lax.map(fast.velocity, states, batch_size=64)
+
+
+def velocities(fast: Fast, states: np.ndarray) -> np.ndarray:
+    """At many points, compiled once for all numbers up to a power of two."""
+    return np.asarray(_velocities(fast, _padded(states)))[: len(states)]
+
+
+@eqx.filter_jit
 def velocity_jacobian(fast: Fast, state: Array) -> Float[Array, "size size"]:
     return jax.jacfwd(fast.velocity)(state)
 
@@ -266,6 +280,10 @@ def _evaluated(fast: Fast, states: Float[Array, "n size"]) -> tuple[Array, dict[
 def evaluated(fast: Fast, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Loss and weights at many points, compiled once for all numbers up to a power of two."""
     count = len(states)
-    padded = np.resize(states, (max(1 << (count - 1).bit_length(), 256), states.shape[1]))
-    loss, weights = _evaluated(fast, jnp.asarray(padded))
+    loss, weights = _evaluated(fast, _padded(states))
     return np.asarray(loss)[:count], {n: np.asarray(w)[:count] for n, w in weights.items()}
+
+
+def _padded(states: np.ndarray) -> Array:
+    room = max(1 << (len(states) - 1).bit_length(), 256)
+    return jnp.asarray(np.resize(states, (room, states.shape[1])))

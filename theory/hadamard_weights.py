@@ -16,24 +16,32 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from gflow.hadamard import Hadamard
 
+from .course import Course, distance, of_order_one, side
 from .fast import Piece
+from .orbits import Degenerate
 from .part import Due, Part, Passage, log_abs
 from .prediction import Coordinate, coordinate_label
 from .scales import DOUBT
 
 #: A weight of a continued run this far below where it is going has not begun to switch.
 _ON_ITS_WAY = 1e-8
+#: Times that agree to this relative accuracy are tied.
+_TIE = 1e-9
 #: Rows of the tables: factor s, factor d.
 _SIDE = np.array([1.0, -1.0])[:, None]
 
 
 class Factors(Piece):
-    """x = log of the living factor of weights on the orbit, and ∫g of the others."""
+    """x = log of the living factor of weights on the orbit, and ∫g of the others.
+
+    `held`: the sign of weights that a kink holds at zero until the force has that sign, else 0.
+    """
 
     x: Float[Array, " p"]
     support: Bool[Array, " p"]
     side: Float[Array, " p"]
     decay: Float[Array, ""]
+    held: Float[Array, " p"]
     shape: tuple[int, ...] = eqx.field(static=True)
 
     def flat(self):
@@ -48,6 +56,7 @@ class Factors(Piece):
 
     def velocity(self, force):
         g = force.ravel()
+        g = jnp.where(self.held == 0.0, g, self.held * jnp.maximum(self.held * g, 0.0))
         return jnp.where(self.support, self.side * g - self.decay, g)
 
     @property
@@ -59,6 +68,9 @@ class Factors(Piece):
 
     def pushed(self, force, amount):
         return self.velocity(force)
+
+    def loose(self):
+        return eqx.tree_at(lambda p: p.held, self, jnp.zeros_like(self.held))
 
     @property
     def active(self):
@@ -86,7 +98,8 @@ class HadamardWeights(Part):
         self.decay = decay
         self.exponent, self.size = _scales(leaf, log_alpha)
         self.count = self.exponent.shape[1]
-        self.force, self.floor = np.zeros(self.count), np.zeros(())
+        self.force = self.beyond = np.zeros(self.count)
+        self.floor = np.zeros(self.count)
         growing = np.any(self.exponent < -1e-12, axis=0)
         if growing.any():
             raise ValueError(
@@ -102,6 +115,8 @@ class HadamardWeights(Part):
                 "weight."
             )
         self.alive = np.where(active[0], 1, np.where(active[1], -1, 0))
+        self.sign = np.where(self.alive != 0, self.alive, side(self.exponent, self.size))
+        self.lean = np.ones(self.count, int)
         start = self.alive * 0.25 * np.exp(2.0 * self._living(self.size))
         self.weight = np.where(self.alive != 0, start, 0.0).reshape(self.shape)
 
@@ -131,34 +146,109 @@ class HadamardWeights(Part):
         return "weight", item // self.count, self.coordinate(item)[1][-1:]
 
     def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
-        self.force, self.floor = np.ravel(force), np.ravel(floor)
+        self.force = self.beyond = np.ravel(force)
+        self.floor = np.broadcast_to(np.ravel(floor), self.force.shape)
+
+    @property
+    def held(self) -> np.ndarray:
+        """Weights that a kink keeps at exactly zero."""
+        return (self.alive == 0) & (self.sign == 0)
+
+    @property
+    def at_kink(self) -> np.ndarray:
+        return self.held.reshape(self.shape)
+
+    def leaned(self, over: np.ndarray) -> None:
+        self.lean = np.where(np.ravel(over), -self.lean, self.lean)
+
+    @property
+    def turning(self) -> np.ndarray:
+        toward = (self.sign * self._felt(self.force) < 0.0) & (self.alive == 0)
+        return (toward | self.held | self._at_zero).reshape(self.shape)
+
+    @property
+    def _at_zero(self) -> np.ndarray:
+        same = np.all((self.exponent[0] == self.exponent[1], self.size[0] == self.size[1]), axis=0)
+        return same & (self.alive == 0) & ~self.held
+
+    def meet(self, beyond: np.ndarray) -> None:
+        away = self._at_zero & (self.sign * self._felt(self.force) > 0.0)
+        torn = away & (self.sign * self._felt(np.ravel(beyond)) < 0.0)
+        if torn.any():
+            raise Degenerate(
+                f"{self._label(torn)} starts exactly at a kink of the loss that both sides lead "
+                "away from, so that the flow is not unique. Start off zero"
+            )
+        self.beyond = np.where(self.turning.ravel(), np.ravel(beyond), self.force)
+
+    def _felt(self, force: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(force) > self.floor, force, 0.0)
+
+    @property
+    def course(self) -> Course:
+        """Of the dormant weights on this plateau."""
+        dormant = np.where(self.alive == 0, self.sign, 0)
+        force = np.where(self.held, 0.0, self._felt(self.force))
+        far = distance(dormant, self.exponent, self.size)
+        return Course.of(dormant, far, force, self._felt(self.beyond))
 
     @property
     def rates(self) -> np.ndarray:
         """Growth rate of both factors of every weight; 0 for those at rest."""
-        rates = _SIDE * np.where(np.abs(self.force) > self.floor, self.force, 0.0) - self.decay
-        return np.where(np.stack([self.alive > 0, self.alive < 0]), 0.0, rates)
+        return self._grown(np.where(self.held, 0.0, self._felt(self.force)))
+
+    def _grown(self, force: np.ndarray, span: np.ndarray | float = 1.0) -> np.ndarray:
+        """Gains of both factors from ∫g over a span; 0 for those at rest."""
+        gains = _SIDE * force[..., None, :] - self.decay * np.asarray(span)
+        return np.where(np.stack([self.alive > 0, self.alive < 0]), 0.0, gains)
 
     def due(self, faint: bool = False) -> Due:
-        rates = _SIDE * self.force - self.decay if faint else self.rates
-        growing = rates > (DOUBT * self.floor if faint else self.floor)
-        growing = growing & (self.alive == 0)[None] & ~(faint & (self.rates > self.floor))
+        course, first = self.course, self.rates
+        last = _SIDE * self.force - self.decay if faint else self._grown(course.after)
+        growing = last > (DOUBT * self.floor if faint else self.floor)
+        growing = growing & ((self.alive == 0) & ~(faint & self.held))[None]
+        growing = growing & ~(faint & (first > self.floor))
+        at, late = (np.where(course.turns & (not faint), x, 0.0) for x in (course.at, course.late))
         with np.errstate(divide="ignore", invalid="ignore"):
-            wait = np.where(growing, self.exponent / rates, np.inf)
-        return Due(wait.ravel(), rates.ravel(), self.size.ravel())
+            wait = np.where(growing, (self.exponent + (last - first) * at) / last, np.inf)
+        size = self.size + (first - last) * late
+        return Due(wait.ravel(), last.ravel(), size.ravel())
 
     @property
     def held_back(self) -> int:
-        drawn = (np.abs(self.force) > self.floor) & (self.alive == 0)
+        drawn = (np.abs(self.force) > self.floor) & (self.alive == 0) & ~self.held
         return int(np.sum(drawn & (np.abs(self.force) - self.decay <= self.floor)))
 
     def stands(self, item: int) -> tuple[float, float]:
         return float(self.exponent.ravel()[item]), float(self.size.ravel()[item])
 
     def wait(self, tau: float, offset: float) -> None:
-        rates = self.rates
-        self.exponent = self.exponent - rates * tau
-        self.size = self.size + rates * offset
+        course = self.course
+        tied = (course.after != course.force) & (np.abs(course.at - tau) <= _TIE * tau)
+        if tau > 0.0 and tied.any():
+            raise Degenerate(
+                f"An accidental tie: {self._label(tied)} would change its sign, at a kink of the "
+                "loss, just when the next weight switches. Perturb the data"
+            )
+        far, near = course.gained(tau, offset)
+        turned = course.turned(tau, offset)
+        self.sign = np.where(turned, course.sign_after(tau, offset), self.sign)
+        self.force = np.where(turned, np.where(self.held, 0.0, self.beyond), self.force)
+        self.exponent = self.exponent - self._grown(far, tau)
+        self.size = self.size + self._grown(near, offset)
+        self.exponent, self.size = (
+            np.where(turned & self.held, np.mean(x, axis=0), x) for x in (self.exponent, self.size)
+        )
+
+    def after(self, tau: float) -> np.ndarray:
+        """e of all factors `tau` after the transition."""
+        return self.exponent - self._grown(self.course.gained(tau, 0.0)[0], tau)
+
+    def log_sizes(self, scale: float, waited: np.ndarray | float) -> np.ndarray:
+        """log|s| and log|d| at Λ = scale, `waited` flow time after the transition."""
+        waited = np.asarray(waited, float)[..., None]
+        gain = self.course.gained_by(scale, waited)
+        return self.size - self.exponent * scale + self._grown(gain, waited[..., None])
 
     def _sides(self, entries: Mapping[int, float]) -> np.ndarray:
         sides = self.alive.copy()
@@ -176,6 +266,7 @@ class HadamardWeights(Part):
             jnp.asarray(sides != 0),
             jnp.asarray(np.where(sides < 0, -1.0, 1.0)),
             jnp.asarray(self.decay),
+            jnp.asarray(np.where(self.held & (sides == 0), self.lean, 0).astype(float)),
             self.shape,
         )
 
@@ -184,16 +275,19 @@ class HadamardWeights(Part):
         assert isinstance(before, Factors)
         assert isinstance(after, Factors)
         sides, rest = self._sides(entries), np.asarray(after.support)
-        was = np.where(self.alive != 0, 0.0, self.force)
+        was = np.where((self.alive != 0) | self.held, 0.0, self.force)
         for item in entries:
             was[item % self.count] = self.rates.ravel()[item]
         self.feel(force, floor)
         now = np.where(sides != 0, sides * self.force - self.decay, self.force)
         now = np.where(rest, 0.0, now)
+        released = self.lean * self._felt(now) > 0.0
+        still = self.held & ~released & (sides == 0)
+        now = np.where(still, 0.0, now)
         # ∫(x' − was) over s < 0 and ∫(x' − now) over s > 0
         gain = np.asarray(after.x) - np.asarray(before.x) + was * passage.start - now * passage.end
         # on the orbit it is side·∫g − ∫λ, elsewhere ∫g
-        force_gain = np.where(sides < 0, -gain, gain)
+        force_gain = np.where(still, 0.0, np.where(sides < 0, -gain, gain))
         self.size = self.size + _SIDE * force_gain
         own = np.stack([sides > 0, sides < 0])
         self.exponent = np.where(own, 0.0, self.exponent)
@@ -201,6 +295,14 @@ class HadamardWeights(Part):
         self.alive = np.where(rest, sides, 0)
         resting = np.stack([self.alive > 0, self.alive < 0])
         self.size = np.where(resting, 0.5 * log_abs(self.theta, 4.0), self.size)
+        at_end = side(self.exponent, self.size + _SIDE * now * passage.end)
+        at_end = np.where(self.held & released, self.lean, at_end)
+        self.sign = np.where(still, 0, np.where(sides != 0, sides, at_end))
+
+    def crossed(self, states: np.ndarray, s: np.ndarray) -> np.ndarray:
+        near = of_order_one(self.exponent) & ~self.held & (self.alive == 0)
+        x = 0.5 * (self.size[0] - self.size[1]) + states - states[:1] + self.force * s[0]
+        return (near & np.any(self.sign * x < 0.0, axis=0)).reshape(self.shape)
 
     def threshold(self, item: int, weight: np.ndarray) -> tuple[int, float, float] | None:
         index = item % self.count
@@ -223,16 +325,14 @@ class HadamardWeights(Part):
         self.weight = np.where(away, 0.0, self.theta).reshape(self.shape)
         return bool(away.any())
 
-    def signs(self, scale: float) -> np.ndarray:
-        logs = self.size - self.exponent * scale
-        return np.where(logs[0] >= logs[1], 1.0, -1.0).reshape(self.shape)
+    def signs(self) -> np.ndarray:
+        return np.where(self.sign != 0, self.sign, self.lean).reshape(self.shape)
 
     def flat_directions(self) -> np.ndarray:
         return np.eye(self.count)[self.alive != 0]
 
     def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
-        waited = np.asarray(waited, float)[..., None, None]
-        logs = 2.0 * (self.size - self.exponent * scale + self.rates * waited)
+        logs = 2.0 * self.log_sizes(scale, waited)
         dormant = np.max(logs, axis=-2) - math.log(4.0)
         out = np.where(self.theta != 0, log_abs(self.theta), dormant)
         return out.reshape(*out.shape[:-1], *self.shape)

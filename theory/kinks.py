@@ -3,8 +3,9 @@ r"""Kinks of the loss at zero weights: which force a dormant weight feels.
 It is that of the direction of the dormant vector, F(ê) = lim −∇L(θ* + ε ê) for ε → 0. Where L
 is differentiable at the saddle this is −∇L(θ*). With |w|, ReLU or a maximum of dormant weights
 it depends on the signs of these weights, or on which of them is larger, and JAX's derivative at
-exactly zero (relu'(0) = 0, |·|'(0) = 1) is one arbitrary choice. Sixty-four displacements with
-sizes spread over e^6 tell which, whatever the program of the loss is.
+exactly zero (relu'(0) = 0, |·|'(0) = 1) is one arbitrary choice. The limit algorithm takes the
+branches of the signs that the weights have; sixty-four displacements with sizes spread over e^6
+tell whether anything else matters, whatever the program of the loss is.
 """
 
 import dataclasses
@@ -17,13 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gflow.flow import Flow
+from gflow.kinks import Beside
 from gflow.switches import find_switches
 
 from .fast import Layout, assembled
 from .part import Part
 from .prediction import coordinate_label
 
-#: Displacements, half with the signs of the weights and half with any.
+#: Displacements, each with some of the weights that change their sign on the other side.
 DRAWS = 64
 #: Sizes of the displacement, as shares of the largest weight (or of 1).
 _FAR, _NEAR = 1e-9, 1e-10
@@ -33,10 +35,10 @@ _SAME = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Kink:
-    """A force on a dormant weight that depends on more than where the saddle is.
+    """A force on a dormant weight that depends on more than the saddle and its own sign.
 
-    `forces` are two of its values. `by_size`: which of the dormant weights is larger decides,
-    otherwise their signs do. `share` of the largest force is how much it varies.
+    `forces` are two of its values, `share` of the largest force is how much it varies.
+    `by_size`: which of the dormant weights is larger decides, otherwise it is not known what.
     """
 
     label: str
@@ -49,14 +51,15 @@ class Kink:
         if self.by_size:
             return (
                 "the force on dormant weights depends on which of them is larger (ReLU, leaky "
-                f"ReLU, max: on {self.label} it varies by {100 * self.share:.2g} % of the largest "
-                "over displacements of one sign pattern), so exponents and factors alone do not "
-                "fix the path. Simulate from these factors"
+                f"ReLU, max: on {self.label} it varies by {100 * self.share:.2g} % of the largest, "
+                f"from {low:+.4g} to {high:+.4g}, over displacements of one sign pattern), so "
+                "exponents and factors alone do not fix the path. Simulate from these factors"
             )
         return (
-            f"the loss has a kink at zero of {self.label} (force {low:+.4g} or {high:+.4g} by the "
-            "signs of the dormant weights), which the limit algorithm does not handle. Simulate "
-            "from these factors"
+            f"the loss has a kink at zero of {self.label} (force {low:+.4g} or {high:+.4g}) "
+            "inside an operation that is not taken apart (sort, a loop, a pooling window), or "
+            "with a derivative of its own. Write it with max, abs or where, or simulate from "
+            "these factors"
         )
 
 
@@ -68,49 +71,82 @@ def has_kinks(flow: Flow, parts: Sequence[Part]) -> bool:
     return bool(found.sites or found.opaque)
 
 
-def find_kink(flow: Flow, parts: Sequence[Part], log_alpha: float, largest: float) -> Kink | None:
-    """The dormant weight whose force varies most with the dormant weights around it.
+def on_sides(flow: Flow, parts: Sequence[Part], across: Sequence[np.ndarray], draw: int) -> Flow:
+    """The flow on the branches of the signs of the weights; of those `across`, of the other.
 
-    None where every force is that of the saddle; `largest` is the force that counts as one.
+    `draw`: a number for their sizes.
     """
     layout = tuple((p.name, p.head) for p in parts)
-    scale = max((float(np.max(np.abs(p.weight), initial=0.0)) for p in parts), default=0.0) or 1.0
-    moves = _moves(parts, log_alpha)
-    weights = [jnp.asarray(p.weight) for p in parts]
-    sizes = jnp.asarray([scale * _FAR, scale * _NEAR])
-    at_rest, around = _forces_around(flow, weights, [jnp.asarray(m) for m in moves], sizes, layout)
-    limit = [np.asarray(x) for x in around]
-    unit = max(largest, max(float(np.max(np.abs(x), initial=0.0)) for x in limit))
-    half = DRAWS // 2
-    for by_size in (True, False):
-        worst = None
-        for part, move, force, still in zip(parts, moves, limit, at_rest, strict=True):
-            seen = force[:half] if by_size else np.concatenate([force, np.asarray(still)[None]])
-            seen = np.where(np.any(move != 0, axis=0), seen, 0.0)
-            spread = np.ptp(seen, axis=0) / unit
-            if spread.size and (worst is None or np.max(spread) > worst[0]):
-                index = np.unravel_index(int(np.argmax(spread)), spread.shape)
-                label = coordinate_label((part.name, (*part.head, *map(int, index))))
-                ends = float(np.min(seen[:, *index])), float(np.max(seen[:, *index]))
-                worst = float(np.max(spread)), label, ends
-        if worst is not None and worst[0] > _SAME:
-            return Kink(worst[1], worst[2], worst[0], by_size)
-    return None
-
-
-def _moves(parts: Sequence[Part], log_alpha: float) -> list[np.ndarray]:
-    """Displacements of the dormant weights: sizes e^{−6U}; the first half has their signs."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1 + draw)
     moves = []
+    for part, over in zip(parts, across, strict=True):
+        size = _FAR * _scale(parts) * np.exp(-6.0 * rng.random(part.weight.shape))
+        sign = rng.choice([-1.0, 1.0], part.weight.shape) if part.directed else part.signs()
+        moves.append(jnp.asarray(np.where(over, -sign, sign) * size))
+    return dataclasses.replace(flow, kinks=Beside(assembled(moves, layout, flow.names)))
+
+
+def find_kink(
+    flow: Flow,
+    parts: Sequence[Part],
+    force: Sequence[np.ndarray],
+    beyond: Sequence[np.ndarray],
+    largest: float,
+) -> Kink | None:
+    """The dormant weight whose force varies most with the dormant weights around it.
+
+    None where every force is `force`, and of weights that are `turning` `beyond` on their other
+    side, whichever of these are there. `largest` is the force that counts as one.
+    """
+    layout = tuple((p.name, p.head) for p in parts)
+    weights = [jnp.asarray(p.weight) for p in parts]
+    moves, over = _moves(parts)
+    sizes = jnp.asarray([_scale(parts) * _FAR, _scale(parts) * _NEAR])
+    around = _forces_around(flow, weights, [jnp.asarray(m) for m in moves], sizes, layout)
+    unit = max(largest, max(float(np.max(np.abs(x), initial=0.0)) for x in around))
+    worst = None
+    rows = zip(parts, moves, over, map(np.asarray, around), force, beyond, strict=True)
+    for part, move, flipped, seen, near, far in rows:
+        expected = np.where(flipped, far, near)
+        miss = np.where(np.any(move != 0.0, axis=0), seen - expected, 0.0)
+        share = np.max(np.abs(miss), axis=0) / unit
+        if not share.size or (worst is not None and np.max(share) <= worst.share):
+            continue
+        index = np.unravel_index(int(np.argmax(share)), share.shape)
+        label = coordinate_label((part.name, (*part.head, *map(int, index))))
+        own, off = seen[:, *index], miss[:, *index]
+        # of the draws in which the weight has one sign
+        same = flipped[:, *index] == flipped[int(np.argmax(np.abs(off))), *index]
+        ends = float(np.min(own[same])), float(np.max(own[same]))
+        by_size = ends[1] - ends[0] > _SAME * unit
+        if not by_size:
+            at = int(np.argmax(np.abs(off)))
+            ends = float(expected[at, *index]), float(own[at])
+        worst = Kink(label, ends, float(np.max(share)), by_size)
+    return worst if worst is not None and worst.share > _SAME else None
+
+
+def _scale(parts: Sequence[Part]) -> float:
+    return max((float(np.max(np.abs(p.weight), initial=0.0)) for p in parts), default=0.0) or 1.0
+
+
+def _moves(parts: Sequence[Part]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Displacements of the dormant weights, of sizes e^{−6U}, and which are on the other side."""
+    rng = np.random.default_rng(0)
+    moves, over = [], []
     for part in parts:
         shape = (DRAWS, *part.weight.shape)
-        size = np.exp(-6.0 * rng.random(shape))
-        sign = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
-        if not part.directed:
-            sign[: DRAWS // 2] = part.signs(-log_alpha)
+        size, other = np.exp(-6.0 * rng.random(shape)), rng.random(shape) < 0.5
+        other[0], other[1] = False, True
+        other &= part.turning
+        sign = np.where(other, -part.signs(), part.signs())
+        if part.directed:
+            sign = rng.choice([-1.0, 1.0], shape)
+        else:
             size = np.where(part.weight == 0.0, size, 0.0)
         moves.append(sign * size)
-    return moves
+        over.append(other)
+    return moves, over
 
 
 @eqx.filter_jit
@@ -120,8 +156,8 @@ def _forces_around(
     moves: list[Float[Array, "..."]],
     sizes: Float[Array, "2"],
     layout: Layout,
-) -> tuple[list[Array], list[Array]]:
-    """The forces on all parts, and their limits along each displacement."""
+) -> list[Array]:
+    """The limits of the forces on all parts along each displacement."""
 
     def forces(weights):
         _, force = flow.forces(assembled(weights, layout, flow.names))
@@ -134,4 +170,4 @@ def _forces_around(
         ratio = _FAR / _NEAR  # what is linear in the size drops out
         return [(ratio * b - a) / (ratio - 1.0) for a, b in zip(far, near, strict=True)]
 
-    return forces(weights), jax.vmap(limit)(moves)
+    return jax.vmap(limit)(moves)

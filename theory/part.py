@@ -126,9 +126,31 @@ class Part(abc.ABC):
         """Make modes dormant that are still on their way to another saddle; whether any was."""
         return False
 
-    def signs(self, scale: float) -> np.ndarray:
-        """Signs of the dormant weights at Λ = scale, of a part whose modes are weights."""
+    def signs(self) -> np.ndarray:
+        """Signs of the weights, of a part whose modes are weights; at a kink a side of it."""
         return np.ones(self.weight.shape)
+
+    @property
+    def turning(self) -> np.ndarray:
+        """Dormant weights that come to zero on this plateau or are held there."""
+        return np.zeros(self.weight.shape, bool)
+
+    def meet(self, beyond: np.ndarray) -> None:
+        """The force on the other side of the kinks at zero, of weights that are `turning`."""
+        assert not np.any(self.turning)
+
+    @property
+    def at_kink(self) -> np.ndarray:
+        """Weights that a kink of the loss keeps at zero."""
+        return np.zeros(self.weight.shape, bool)
+
+    def leaned(self, over: np.ndarray) -> None:
+        """Take the other side of these weights at a kink."""
+        assert not np.any(over)
+
+    def crossed(self, states: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """Dormant weights whose sign an orbit changes, from the states of the piece at times s."""
+        return np.zeros(self.weight.shape, bool)
 
     def flat_directions(self) -> np.ndarray | None:
         """Unit weights along which the active part may move, or None where it is curved."""

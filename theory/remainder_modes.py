@@ -43,6 +43,15 @@ class Modes(abc.ABC):
     def exponents(self, tau: float) -> np.ndarray:
         """e of every mode `tau` after the transition before; NaN where it does not matter."""
 
+    def bends(self, scale: float, after: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """When ℓ' changes on the plateau before the orbit or `after` it, and by how much.
+
+        In flow time since the transition, infinite for never; and by which share the speed of
+        each component of the state then changes.
+        """
+        count = len(self.living)
+        return np.full(count, np.inf), np.zeros(count), np.zeros(len(self.leading))
+
     @abc.abstractmethod
     def left(
         self, states: np.ndarray, lag: np.ndarray, end: np.ndarray, slope: np.ndarray
@@ -95,7 +104,8 @@ class WeightModes(Modes):
         assert isinstance(piece, Factors)
         assert isinstance(saddle, Factors)
         assert isinstance(part, HadamardWeights)
-        self.part = part
+        assert isinstance(after, HadamardWeights)
+        self.part, self.after = part, after
         self.support, self.side = np.asarray(piece.support), np.asarray(piece.side)
         self.rest = np.asarray(saddle.support)
         self.living = np.concatenate(
@@ -112,8 +122,7 @@ class WeightModes(Modes):
         return np.concatenate([force, -force], axis=-1) - self.decay * span
 
     def log_sizes(self, scale, waited):
-        part = self.part
-        return (part.size - part.exponent * scale + part.rates * waited).ravel()
+        return self.part.log_sizes(scale, waited).ravel()
 
     def gained(self, state, s):
         lost = np.where(self.support, self.decay, 0.0)
@@ -125,8 +134,16 @@ class WeightModes(Modes):
         return self._both(self.turn * (velocity + lost), 1.0)
 
     def exponents(self, tau):
-        left = (self.part.exponent - self.part.rates * tau).ravel()
+        left = self.part.after(tau).ravel()
         return np.where(self.living, np.nan, left)
+
+    def bends(self, scale, after):
+        course = (self.after if after else self.part).course
+        change = course.after - course.force
+        with np.errstate(invalid="ignore"):
+            when = np.where(change != 0.0, course.at * scale + course.late, np.inf)
+        share = np.abs(change) / np.where(change != 0.0, np.abs(course.force), 1.0)
+        return np.tile(when, 2), np.concatenate([change, -change]), share
 
     def left(self, states, lag, end, slope):
         return states - end - np.where(self.rest, 0.0, slope) * lag[:, None]

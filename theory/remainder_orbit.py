@@ -88,6 +88,21 @@ class Path:
         sizes = [p.flat().size for p in self.orbit.fast.pieces]
         return np.split(state, np.cumsum(sizes)[:-1], axis=-1)
 
+    def bends(self, scale: float, after: bool) -> tuple[np.ndarray, np.ndarray]:
+        """When ℓ' changes on the plateau before or `after` it, and by how much."""
+        found = [m.bends(scale, after) for m in self.modes]
+        when, change, _ = (np.concatenate(x) for x in zip(*found, strict=True))
+        return when, change
+
+    def turns(self, scale: float, after: bool) -> list[tuple[int, float, float]]:
+        """Components of the state whose speed changes there, when, and by which share."""
+        out, offset = [], 0
+        for m in self.modes:
+            when, _, share = m.bends(scale, after)
+            out += [(offset + int(i), float(when[i]), share[i]) for i in np.flatnonzero(share)]
+            offset += len(share)
+        return out
+
     @property
     def rest(self) -> np.ndarray:
         """The state at the saddle."""

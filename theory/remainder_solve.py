@@ -87,6 +87,8 @@ def passages(
             from_s = first.lag - wait
             causes.add(_aligning(path, np.array([first.lag])).T)
             causes.add(_second_order(path, first), second=True)
+        if k == 0:
+            causes.add(_late_turns(None, path, scale, wait), second=True)
         match = _match(path, following, waits[k + 1] if following is not None else math.inf)
         crossing = _followed(causes, place, path, scale, wait, from_s, match.lag)
         joined = causes.add(_unfinished(path, np.array([match.lag])).T)
@@ -100,6 +102,21 @@ def passages(
         causes.columns = _carried(path, following) @ causes.columns
         causes.columns[:, taken] -= _begun(following, since - waits[k + 1])[0]
         causes.add(_second_order(following, match), second=True)
+        causes.add(_late_turns(path, following, scale, waits[k + 1]), second=True)
+    return out
+
+
+def _late_turns(before: Path | None, following: Path, scale: float, wait: float) -> np.ndarray:
+    """What log-sizes gain where a speed changes while an orbit is not over, or has begun.
+
+    A bound, by what is left or begun when the composite says that it changes.
+    """
+    found = [turn for turn in following.turns(scale, False) if turn[1] < wait]
+    out = np.zeros((following.state.shape[1], len(found)))
+    for j, (i, when, share) in enumerate(found):
+        out[i, j] = share * abs(float(_begun(following, np.array([when - wait]))[0, i]))
+        if before is not None:
+            out[i, j] += share * abs(float(_unfinished(before, np.array([when]))[0, i]))
     return out
 
 
@@ -120,8 +137,10 @@ def _followed(
     if a < s[0]:
         rates = path.rates(path.begin.velocity)
         logs = path.log_sizes(scale, wait + a)
-        over, into = _at_rest(path.begin, rates, logs, float(s[0]) - a)
-        columns = over @ columns + into @ target
+        when, change = path.bends(scale, False)
+        bends = when - (wait + a), np.where((when > wait + a) & (when < wait), change, 0.0)
+        rates = rates - bends[1]
+        columns = _rested(columns, target, path.begin, rates, logs, float(s[0]) - a, bends)
         a = float(s[0])
     entry = path.log_sizes(scale, wait + float(s[0]))
     sizes = _sizes(entry[None] + path.gained)
@@ -144,8 +163,9 @@ def _followed(
         columns = path.landed(stop) @ columns
     if b > s[-1]:
         rates = path.rates(path.end.velocity)
-        over, into = _at_rest(path.end, rates, entry + path.gained[-1], b - float(s[-1]))
-        columns = over @ columns + into @ target
+        when, change = path.bends(scale, True)
+        bends, logs = (when - float(s[-1]), change), entry + path.gained[-1]
+        columns = _rested(columns, target, path.end, rates, logs, b - float(s[-1]), bends)
     causes.columns = columns
     return late
 
@@ -153,6 +173,27 @@ def _followed(
 def _late(path: Path, columns: np.ndarray, sizes: np.ndarray, target: np.ndarray) -> np.ndarray:
     count = len(columns)
     return -(path.level[:count] @ columns + (path.level[count:] * sizes) @ target)
+
+
+def _rested(
+    columns: np.ndarray,
+    target: np.ndarray,
+    here: Linear,
+    rates: np.ndarray,
+    logs: np.ndarray,
+    span: float,
+    bends: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Columns after a plateau, from bend to bend of the log-sizes."""
+    (when, change), t = bends, 0.0
+    past = np.where(when <= 0.0, change, 0.0)
+    logs, rates = logs - past * np.where(past != 0.0, when, 0.0), rates + past
+    for end in [*np.unique(when[(when > 0.0) & (when < span)]), span]:
+        over, into = _at_rest(here, rates, logs, float(end) - t)
+        columns = over @ columns + into @ target
+        logs, t = logs + rates * (float(end) - t), float(end)
+        rates = rates + np.where(when == end, change, 0.0)
+    return columns
 
 
 def _at_rest(

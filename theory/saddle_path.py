@@ -26,11 +26,12 @@ from gflow.flow import Flow
 
 from .curves import Curves
 from .fast import Fast, Layout, assembled
-from .kinks import Kink, find_kink, has_kinks
+from .kinks import Kink, find_kink, has_kinks, on_sides
 from .orbits import Degenerate, Limits, Orbit, Unbounded, connect
 from .part import Part, Passage
 from .prediction import Coordinate, Prediction, Stage, Start, coordinate_label
 from .scales import Scale, felt
+from .sides import check_forces, choose_sides
 
 #: Candidates whose times agree to this relative accuracy are tied.
 _TIE = 1e-9
@@ -63,18 +64,19 @@ class SaddlePath:
         self.copies: list[set[Coordinate]] = []
         self.scales = [Scale(p.roundings, p.decay) for p in parts]
         self.drop = 0.0
+        self.kinked = has_kinks(flow, parts)
+        self.kink: Kink | None = None
         # a start at rest has no force to compare with: that at zero weights sets the unit
         at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts], "at zero weights")[1]
         self.loss, forces = self._evaluate([p.weight for p in parts], "at the start")
-        self.kinked = has_kinks(flow, parts)
-        if self.kinked and not any(p.active for p in parts):
+        self._feel(forces)
+        if not any(p.active for p in parts):
             self._refuse_kinks()
         if not self._pulls(at_zero) and not self._pulls(forces):
             raise ValueError(
                 "No weight feels a force at the start, so nothing ever escapes from it. In an "
                 "attention model make sure that value–output weights see a gradient at zero."
             )
-        self._feel(forces)
 
     def _pulls(self, forces: Sequence[np.ndarray]) -> bool:
         pairs = zip(self.parts, forces, self._floors(), strict=True)
@@ -83,6 +85,31 @@ class SaddlePath:
     def _feel(self, forces: Sequence[np.ndarray]) -> None:
         for part, force, floor in zip(self.parts, forces, self._floors(), strict=True):
             part.feel(force, floor)
+        if self.kinked:
+            self._look_across(forces)
+
+    def _sided(self, across: Sequence[np.ndarray] | None = None, draw: int = 0) -> Flow:
+        """The flow on the sides of the kinks at zero that the weights are on, or `across`.
+
+        `draw`: which sizes the dormant weights are given, should these matter.
+        """
+        if not self.kinked:
+            return self.flow
+        none = [np.zeros(p.weight.shape, bool) for p in self.parts]
+        return on_sides(self.flow, self.parts, none if across is None else across, draw)
+
+    def _look_across(self, forces: Sequence[np.ndarray]) -> None:
+        """The forces that dormant weights will feel once their sign has changed."""
+        turning = [p.turning for p in self.parts]
+        beyond = forces
+        if any(np.any(over) for over in turning):
+            weights = [p.weight for p in self.parts]
+            beyond = self._evaluate(weights, "on the other side of zero", turning)[1]
+        largest = max(float(np.max(scale.force)) for scale in self.scales)
+        self.kink = find_kink(self.flow, self.parts, forces, beyond, largest)
+        if self.kink is None:
+            for part, force in zip(self.parts, beyond, strict=True):
+                part.meet(force)
 
     def follow(self, max_stages: int, source: str, validity: str) -> Prediction:
         found: list[tuple[Stage, Orbit]] = []
@@ -110,16 +137,9 @@ class SaddlePath:
         curves = Curves(start, orbits, plateaus, self.layout, self.flow.names)
         return Prediction(start, stages, source, validity, ended, curves)
 
-    def _kink(self) -> Kink | None:
-        """What the force on a dormant weight depends on besides the saddle, if anything."""
-        if not self.kinked:
-            return None
-        largest = max(float(np.max(scale.force)) for scale in self.scales)
-        return find_kink(self.flow, self.parts, self.log_alpha, largest)
-
     def _refuse_kinks(self) -> None:
-        if kink := self._kink():
-            raise ValueError(f"At the start {kink}.")
+        if self.kink is not None:
+            raise ValueError(f"At the start {self.kink}.")
 
     def _begin(self, found: list[tuple[Stage, Orbit]]) -> tuple[Start, list[list[Part]]]:
         """Where the path starts, with a stage that is under way there if there is one."""
@@ -150,6 +170,8 @@ class SaddlePath:
         ended = "complete: nothing that is dormant feels a force that makes it grow"
         if held_back := sum(p.held_back for p in self.parts):
             ended += f"; decay holds {held_back} back that would"
+        if held := sum(int(np.sum(p.at_kink)) for p in self.parts):
+            ended += f"; a kink of the loss holds {held} at zero"
         due = [p.due(faint=True) for p in self.parts]
         faint = [
             (float(d.wait[j]), float(d.rate[j]), i, int(j))
@@ -166,11 +188,16 @@ class SaddlePath:
             f"T ≈ {self.tau + wait:.3g}"
         )
 
-    def _evaluate(self, weights: Sequence[np.ndarray], where: str):
+    def _evaluate(
+        self,
+        weights: Sequence[np.ndarray],
+        where: str,
+        across: Sequence[np.ndarray] | None = None,
+    ) -> tuple[float, list[np.ndarray]]:
         """Loss and the force on every part, remembered as scales of what counts as zero."""
         single = tuple(p.single for p in self.parts)
         at = [jnp.asarray(w) for w in weights]
-        loss, forces, curvatures = felt(self.flow, at, self.layout, single)
+        loss, forces, curvatures = felt(self._sided(across), at, self.layout, single)
         forces = [np.asarray(g) for g in forces]
         pairs = zip(self.layout, forces, strict=True)
         broken = {name for (name, _), g in pairs if not np.all(np.isfinite(g))}
@@ -243,8 +270,8 @@ class SaddlePath:
         due = [p.due() for p in self.parts]
         wait = np.concatenate([d.wait for d in due])
         best = float(np.min(wait, initial=math.inf))
-        if number > 1 and (kink := self._kink()):
-            raise Degenerate(f"At stage {number} {kink}")
+        if self.kink is not None:
+            raise Degenerate(f"At stage {number} {self.kink}")
         if not math.isfinite(best):
             return None
         tied = np.flatnonzero(wait <= best * (1 + _TIE) + 1e-300)
@@ -372,18 +399,24 @@ class SaddlePath:
         return tuple(w.part for w in directed)
 
     def _connect(self, entries: Sequence[dict[int, float]], twins, where: str) -> Orbit:
-        pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
-        fast = Fast(self.flow, pieces, self.layout, twins)
-        sizes = [p.flat().size for p in pieces]
+        fast = self._fast(entries, twins)
+        sizes = [p.flat().size for p in fast.pieces]
         limits = Limits(
             _spread([s.noise(self.drop) for s in self.scales], sizes),
             _spread(self._floors(), sizes),
             _spread([s.reach for s in self.scales], sizes),
         )
         try:
-            return connect(fast, limits, self.tolerance)
+            orbit = connect(fast, limits, self.tolerance)
+            if choose_sides(self.parts, orbit, lambda: self._fast(entries, twins), self._floors()):
+                orbit = connect(self._fast(entries, twins), limits, self.tolerance)
+            return orbit
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
+
+    def _fast(self, entries: Sequence[dict[int, float]], twins) -> Fast:
+        pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
+        return Fast(self._sided(), pieces, self.layout, twins)
 
     def _level(self, orbit: Orbit, leader: _Winner) -> tuple[tuple[Any, float], float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""
@@ -403,6 +436,8 @@ class SaddlePath:
         return [Passage(before, after, *ends) for before, after in pieces]
 
     def _land(self, entries: Sequence[dict[int, float]], orbit: Orbit) -> None:
+        if self.kinked:
+            check_forces(self.parts, orbit, self._sided)
         weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
         self.loss, forces = self._evaluate(weights, "at a saddle")
         passages = self._passages(orbit)
@@ -410,6 +445,8 @@ class SaddlePath:
         rows = zip(self.parts, entries, passages, forces, floors, strict=True)
         for p, e, passage, g, floor in rows:
             p.land(e, passage, g, floor)
+        if self.kinked:
+            self._look_across(forces)
 
     def _curvature(self) -> float:
         """Smallest eigenvalue of ∇²L on the active part, exchange of copies taken out."""
@@ -419,7 +456,7 @@ class SaddlePath:
         if len(directions) < len(rows) or not coordinates:
             return math.nan
         weights = [jnp.asarray(p.weight) for p in self.parts]
-        jacobian = np.asarray(force_jacobian(self.flow, weights, self.layout))
+        jacobian = np.asarray(force_jacobian(self._sided(), weights, self.layout))
         cuts = np.cumsum([d.shape[1] for d in directions])[:-1]
         sides = np.split(jacobian, cuts, axis=0)
         half = np.concatenate([d @ side for d, side in zip(directions, sides, strict=True)])
