@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import interpolate, optimize
 
+from .bars import spread
 from .labels import Index as Index
 from .observables import log_abs_weight
 
@@ -98,7 +99,7 @@ def _interpolated_root(t, values, level, i) -> tuple[float, float]:
 
 
 def _bar(trajectory, quantity, stacked, i) -> float:
-    """Twice the halved run's distance over the speed, at the two ends of the bracket.
+    """The error bar over the speed, at the two ends of the bracket.
 
     And the rounding of the logarithm of a weight that has come from far below: an ulp a step,
     which add up like a random walk.
@@ -107,8 +108,9 @@ def _bar(trajectory, quantity, stacked, i) -> float:
         return float("nan")
     at = slice(i, i + 2)
     read = quantity.of if quantity.leaf is None else quantity.log_abs
-    main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))[at]
+    main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))
+    bar = np.max(spread(trajectory.t, main, companion)[at])
     speed = abs(main[i + 1] - main[i]) / (trajectory.t[i + 1] - trajectory.t[i])
     farthest = np.max(np.abs(main[: i + 1]), where=np.isfinite(main[: i + 1]), initial=0.0)
     rounding = math.sqrt(i + 1) * np.spacing(farthest)
-    return float((2.0 * np.max(np.abs(main[at] - companion)) + rounding) / speed)
+    return float((bar + rounding) / speed)

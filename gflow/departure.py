@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .bars import error_bar
 from .passages import Path, advance, first_row
 from .stepping import Pace
 
@@ -103,5 +104,5 @@ class Departure:
             "t": main["t"],
             "loss": main["loss"],
             "log_norm": {name: main[f"{name}.log_norm"] for name in self.path.field.polar},
-            "error": {k: 2.0 * np.abs(x[:, 0] - x[:, 1]) for k, x in both.items()},
+            "error": {k: error_bar(np.array(self.path.r), *x.T) for k, x in both.items()},
         }

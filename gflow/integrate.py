@@ -32,7 +32,8 @@ BLOCK = 32
 class Round(eqx.Module):
     """What one round recorded: an entry an attempt, of which only the `kept` are steps.
 
-    `moved` is how far the state came, in tolerances.
+    `moved` is how far the state came, in tolerances; `missed` whether half a step was too long for
+    the companion somewhere.
     """
 
     t: Float[Array | np.ndarray, "attempts ..."]
@@ -44,6 +45,7 @@ class Round(eqx.Module):
     moved: Float[Array | np.ndarray, "..."]
     counts: dict[str, Int[Array | np.ndarray, "..."]]
     blocked: Bool[Array | np.ndarray, "..."]
+    missed: Bool[Array | np.ndarray, "..."]
 
 
 def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
@@ -117,13 +119,14 @@ def run_round(
     observables: dict,
     attempts: int,
     most: Int[Array | np.ndarray, "..."],
+    patient: bool = False,
 ) -> tuple[Parts, Parts | None, Round]:
     """Advance by at most `attempts` or `most` steps; repeat each step kept as two halves.
 
     `refined` is the companion that takes the halves: its distance from the main run is the
-    error bar. `clock` is the flow time at the start and how far to go. `members` are the
-    rows of a batch to advance (`clock`, `pace` and `tolerance` are theirs already); a row
-    past the end is filling. Returns the parts at the last step kept.
+    error bar (see `halved` for one that is `patient`). `clock` is the flow time at the start and
+    how far to go. `members` are the rows of a batch to advance (`clock`, `pace` and `tolerance`
+    are theirs already); a row past the end is filling. Returns the parts at the last step kept.
     """
     batched = members is not None
     here, companion = (parts, refined) if members is None else _taken((parts, refined), members)
@@ -167,15 +170,20 @@ def run_round(
 
     after = each(moved, 0, 1, 1, 1, out=0)(here, record, steps.frame, steps.kept)
     way = each(travelled, 0, 0, 1, 1, out=0)(here, tolerance, steps.state, steps.kept)
-    second = None
+    second, missed = None, jnp.zeros_like(steps.blocked)
     if companion is not None:
 
         def halves(parts, tolerance, offset, t, kept, choice):
-            return halved(build, parts, solver, tolerance, offset, t, kept, choice)
+            *points, missed = halved(
+                build, parts, solver, tolerance, offset, t, kept, choice, patient
+            )
+            # members along the second axis, as everything recorded
+            return *points, jnp.broadcast_to(missed, kept.shape)
 
-        states, frames = each(halves, 0, 0, 0, 1, 1, 1)(
+        states, frames, missed = each(halves, 0, 0, 0, 1, 1, 1)(
             companion, tolerance, offset, steps.t, steps.kept, steps.choice
         )
+        missed = missed[-1]
         second = each(recorded, 0, 0, 1, 1, 1, 1)(
             companion, offset, steps.t, states, frames, steps.tried
         )
@@ -184,7 +192,7 @@ def run_round(
         after, companion = _returned((parts, refined), (after, companion), members)
     counts = getattr(steps.solver_state, "counts", {})
     attempted = (steps.t, steps.kept, steps.tried)
-    done = Round(*attempted, record, second, steps.pace, way, counts, steps.blocked)
+    done = Round(*attempted, record, second, steps.pace, way, counts, steps.blocked, missed)
     return after, companion, done
 
 

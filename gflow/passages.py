@@ -71,7 +71,10 @@ def advance(
 
     zero = jnp.zeros_like(span)
     steps = march(build, point, solver, tolerance, zero, span, pace, attempts=ATTEMPTS)
-    halves = halved(build, companion, solver, tolerance, zero, steps.t, steps.kept, steps.choice)
+    *halves, _ = halved(
+        build, companion, solver, tolerance, zero, steps.t, steps.kept, steps.choice
+    )
+    halves = tuple(halves)
     rows = jax.lax.map(row, (steps.state, steps.frame)), jax.lax.map(row, halves)
     return Attempts(steps, jax.tree.map(lambda x: x[-1], halves), rows)
 

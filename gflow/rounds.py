@@ -82,7 +82,8 @@ class Rounds:
         self.accepted, self.rejected = zero, zero.copy()
         self.counts: dict[str, np.ndarray] = {}
         self.watched, self.reach = watched and not self.batched, []
-        self.rounds, self.tried, self.room = 0, 0, 0
+        # members of a batch take their steps in one loop, which need not be of two halves
+        self.rounds, self.tried, self.room, self.patient = 0, 0, 0, self.batched
         self.most = 0
         self._history: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
         numbers = sum(x[0].size for x in jax.tree.leaves(self.first)) * (1 + error_bars)
@@ -166,19 +167,25 @@ class Rounds:
         tolerance = self.tolerance
         if self.batched:
             tolerance = jax.tree.map(lambda x: x[rows], tolerance)
-        self.parts, self.companion, done = run_round(
+        ahead = span if self.course is None else np.minimum(span, self.course.aim)
+        given = (
             self.parts,
             self.companion,
             self.fixed,
             slots if self.batched else None,
             self.solver,
             tolerance,
-            self._clock(offset, span if self.course is None else np.minimum(span, self.course.aim)),
+            self._clock(offset, ahead),
             self._paces(rows),
             self.observables,
             self.attempts,
             self._budget(max_steps, rows),
         )
+        after = run_round(*given, self.patient)
+        if not self.patient and np.any(after[2].missed):
+            self.patient = True
+            after = run_round(*given, self.patient)
+        self.parts, self.companion, done = after
         self._absorb(members, done, span[: len(members)])
         if self.course is not None and self.status[0] is None:
             self.course.after(self, done)

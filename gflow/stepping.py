@@ -1,7 +1,6 @@
 """Adaptive steps of any Diffrax solver in one bounded loop, for one run or a batch of them."""
 
 import abc
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,12 @@ LEAST = 1e-2
 #: A step that is shorter than this share of the time since a solve began starts another solve,
 #: in which time is counted from zero again: what is left to a singular time keeps its digits.
 FINE = 1e-10
+
+#: Error, in tolerances, that half a step does not have unless its start is elsewhere.
+ASTRAY = 1e6
+
+#: Attempts that the companion of a run makes at one step of it.
+MOST_PARTS = 1000
 
 
 class Field(eqx.Module):
@@ -261,9 +266,9 @@ def _choice(solver: diffrax.AbstractAdaptiveSolver, state: PyTree) -> PyTree[Arr
     return () if choice is None else choice(state)
 
 
-def _taking(solver: Any, choice: PyTree[Array]) -> Any:
-    """The solver with that method."""
-    return solver.taking(choice) if jax.tree.leaves(choice) else solver
+def _taking(solver: Any, choice: PyTree[Array], free: Bool[Array, ""]) -> Any:
+    """The solver with that method, unless it is `free` to choose."""
+    return solver.taking(choice, free) if jax.tree.leaves(choice) else solver
 
 
 def arrive(
@@ -306,34 +311,78 @@ def halved(
     t: Float[Array, " attempts"],
     kept: Bool[Array, " attempts"],
     choice: PyTree[Array] = (),
-) -> tuple[Array, PyTree[Array]]:
+    patient: bool = False,
+) -> tuple[Array, PyTree[Array], Bool[Array, ""]]:
     """States and frames at times `t`, each step that was kept taken as two of half its length.
 
     By the method that took the step: another one has errors of its own, that may cancel those
-    which the difference is to show.
+    which the difference is to show. A companion that is ahead of the run may be in a transition
+    that the run has before it, where half a step is too long: the last of the results tells
+    whether it was anywhere. A `patient` companion then takes as many as its own error asks for, by
+    any method. If it has not arrived after `MOST_PARTS` attempts it is late from there on, and if
+    none of them was kept it is lost (NaN).
     """
     field, solver = build(parts), with_tolerance(solver, tolerance)
+    atol, rtol = tolerance
 
-    def half(method, now, edges):
+    def step(method, now, at, h):  # counted from zero: h may be below the rounding of the time
         state, frame, inner, jumped = now
-        here, (a, b) = field.framed(frame), edges
-        state, _, _, inner, _ = method.step(TERM, a, b, state, (here, offset), inner, jumped)
-        frame, state, jumped = here.recentred(state)
-        return (state, frame, jax.tree.map(jnp.asarray, inner), jumped), None
+        here = field.framed(frame)
+        args, zero = (here, offset + at), jnp.zeros_like(h)
+        new, error, _, inner, _ = method.step(TERM, zero, h, state, args, inner, jumped)
+        error = jnp.max(jnp.abs(jnp.asarray(error)) / (atol + rtol * jnp.abs(state)))
+        error = jnp.where(jnp.all(jnp.isfinite(new)), error, jnp.nan)
+        frame, new, jumped = here.recentred(new)
+        return (new, frame, jax.tree.map(jnp.asarray, inner), jumped), error
+
+    def two(start, end, kept, choice, now):
+        half, free = 0.5 * (end - start), jnp.array(False)
+        method = _taking(solver, choice, free)
+
+        def one(now, at):
+            return step(method, now, at, half)
+
+        def both():
+            after, error = jax.lax.scan(one, now, jnp.stack([start, start + half]))
+            return after, ~jnp.all(error < ASTRAY)
+
+        return jax.lax.cond(kept, both, lambda: (now, jnp.array(False)))
+
+    def many(start, end, kept, choice, now):
+        half, no = 0.5 * (end - start), jnp.array(False)
+
+        def attempt(carry):
+            count, left, h, failed, moved, now = carry
+            last = h >= left
+            h = jnp.where(last, left, h)
+            after, error = step(_taking(solver, choice, failed), now, end - left, h)
+            good = error <= 1.0
+            now = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, now)
+            left = jnp.where(good, jnp.where(last, 0.0, left - h), left)
+            h = jnp.where(good, jnp.minimum(2.0 * h, half), 0.2 * h)
+            return count + 1, left, h, failed | ~good, moved | good, now
+
+        def unfinished(carry):
+            return (carry[1] > 0.0) & (carry[0] < MOST_PARTS)
+
+        span = jnp.where(kept & jnp.all(jnp.isfinite(now[0])), end - start, 0.0)
+        begun = (0, span, half, no, no, now)
+        *_, moved, now = jax.lax.while_loop(unfinished, attempt, begun)
+        state = jnp.where((span > 0.0) & ~moved, jnp.nan, now[0])
+        return (state, *now[1:]), no
 
     def body(carry, entry):
-        start, now = carry
+        start, now, failed = carry
         end, kept, choice = entry
-        step = functools.partial(half, _taking(solver, choice))
-        middle = start + 0.5 * (end - start)
-        edges = jnp.stack([start, middle]), jnp.stack([middle, end])
-        now = jax.lax.cond(kept, lambda: jax.lax.scan(step, now, edges)[0], lambda: now)
-        return (jnp.where(kept, end, start), now), now[:2]
+        now, missed = (many if patient else two)(start, end, kept, choice, now)
+        return (jnp.where(kept, end, start), now, failed | missed), now[:2]
 
     zero, start = jnp.zeros_like(offset), field.start()
     inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
     now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
-    return jax.lax.scan(body, (zero, now), (t, kept, choice))[1]
+    begun = (zero, now, jnp.array(False))
+    (_, _, failed), (states, frames) = jax.lax.scan(body, begun, (t, kept, choice))
+    return states, frames, failed
 
 
 def _running(now: _Now, span: Array) -> Array:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
-from scipy import ndimage
 
 from . import plot, storage
 from .arguments import number, numbers
+from .bars import error_bar
 from .elapsed import remember
 from .fingerprint import Fingerprint, fingerprint
 from .flow import Flow
@@ -105,7 +105,7 @@ class Trajectory:
       `name.above_sqrt_alpha` the number of those above √α along the last axis, whether they rest
       there or not (the ranks of plateaus are those of `stages`); and the user's own.
     - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
-    - `error[name]`: error bar of `loss` and of each observable, by step halving.
+    - `error[name]`: error bar of `loss` and of each observable, by step halving (`gflow.bars`).
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
       `model` and `stages` integrate between two of them to the run's tolerance.
     - `status`, `successful`, `method`, `statistics`: how it was computed. `counts_steps`: whether
@@ -151,7 +151,7 @@ class Trajectory:
             like=model,
             status=status.value,
             successful=status.successful,
-            **_fields(model, log_alpha, records, refined),
+            **_fields(model, log_alpha, t, records, refined),
             **provenance,
         )
 
@@ -297,8 +297,9 @@ class Trajectory:
         companion = None
         if self.refined is not None:
             companion = merge(self.refined, self.record_at(wanted, companion=True))
-        merged = _fields(self.like, self.log_alpha, merge(before, main), companion)
-        return dataclasses.replace(self, t=t[order], **merged)
+        t = t[order]
+        merged = _fields(self.like, self.log_alpha, t, merge(before, main), companion)
+        return dataclasses.replace(self, t=t, **merged)
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.
@@ -351,7 +352,11 @@ class Trajectory:
 
 
 def _fields(
-    model: PyTree, log_alpha: float, main: dict[str, Any], companion: dict[str, Any] | None
+    model: PyTree,
+    log_alpha: float,
+    t: np.ndarray,
+    main: dict[str, Any],
+    companion: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Observables, error bars and states from stacked records."""
     kinds = trained_leaves(model)
@@ -374,22 +379,11 @@ def _fields(
         observables, other = fields["observables"], Lazy(second)
 
         def bar(name: str) -> np.ndarray:
-            return _bar(observables[name], other[name])
+            return error_bar(t, observables[name], other[name])
 
-        bars = {"loss": lambda: _bar(main["loss"], companion["loss"])}
+        bars = {"loss": lambda: error_bar(t, main["loss"], companion["loss"])}
         fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in observables})
     return fields
-
-
-def _bar(main: np.ndarray, companion: np.ndarray) -> np.ndarray:
-    """Twice the change under step halving: an error bar for any order ≥ 1.
-
-    The larger of a step's and its neighbours': where the two runs cross, their difference
-    vanishes at single steps while their error does not.
-    """
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(np.where(main == companion, 0.0, main - companion))
-    return 2.0 * ndimage.maximum_filter1d(difference, 3, axis=0, mode="nearest")
 
 
 def joined(records: list[dict[str, Any]]) -> dict[str, Any]:

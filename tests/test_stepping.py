@@ -447,7 +447,7 @@ def test_a_member_that_cannot_go_on_stops_nobody(solver):
 @eqx.filter_jit
 def companion(field, solver, offset, t, kept, choice=()):
     open_end = jnp.zeros_like(offset), jnp.zeros_like(offset)
-    return halved(itself, field, solver, open_end, offset, t, kept, choice)
+    return halved(itself, field, solver, open_end, offset, t, kept, choice)[:2]
 
 
 @both

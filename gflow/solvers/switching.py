@@ -64,8 +64,9 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     explicit: diffrax.AbstractAdaptiveSolver
     stiff: diffrax.AbstractAdaptiveSolver
     interval: float = 3.5
-    #: Whether every step is the stiff method's; None where each step decides.
+    #: Whether the stiff method takes a step, unless `free`; None where each step decides.
     only_stiff: Bool[Array, ""] | None = None
+    free: Bool[Array, ""] | bool = False
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -83,9 +84,12 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         """Which method the step that led to `state` took."""
         return state.stiff
 
-    def taking(self, choice: Bool[Array, ""]) -> "Switching":
-        """The same solver with every step by one method: what is compared has one order."""
-        return dataclasses.replace(self, only_stiff=choice)
+    def taking(self, choice: Bool[Array, ""], free: Bool[Array, ""]) -> "Switching":
+        """The same solver with every step by one method: what is compared has one order.
+
+        Where it is `free` it decides itself after all.
+        """
+        return dataclasses.replace(self, only_stiff=choice, free=free)
 
     def init(self, terms, t0, t1, y0, args):
         dtype = jnp.result_type(t0, t1, 0.0)
@@ -110,7 +114,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         enter = (reach > UNSTABLE * self.interval) | (limited >= PATIENCE)
         stiff = jnp.where(state.stiff, reach >= FREE * self.interval, enter)
         if self.only_stiff is not None:
-            stiff = self.only_stiff
+            stiff = jnp.where(self.free, stiff, self.only_stiff)
         jumped = jnp.asarray(made_jump) | state.stiff  # the slope kept is then not this point's
 
         def by_explicit():

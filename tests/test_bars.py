@@ -1,0 +1,53 @@
+"""Error bars against errors that are known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow.bars import error_bar
+
+
+@pytest.mark.parametrize("steps", [40, 1000])
+def test_a_bar_holds_where_the_run_and_its_companion_cross(steps):
+    t = np.linspace(0.0, 10.0, steps)
+    error, other = np.cos(t) * np.exp(-0.3 * t), 0.05 * np.exp(-0.3 * t)
+    difference = np.abs(error - other)
+    if steps > 100:
+        assert np.min(difference / np.abs(error)) < 0.2  # they cross between two steps
+    bar = error_bar(t, 1.0 + error, 1.0 + other)
+    assert np.all(bar >= np.abs(error))
+    assert np.median(bar / np.abs(error)) < 4.0
+
+
+def test_a_bar_is_that_of_the_step_where_errors_only_die_out():
+    t = np.linspace(0.0, 10.0, 101)
+    error = np.exp(-3.0 * t)
+    bar = error_bar(t, error, error / 32.0)
+    assert np.all(bar >= error)
+    assert np.all(bar[t < 7.0] <= 4.0 * error[t < 7.0])
+
+
+def test_what_is_unknown_at_some_steps_is_unknown_there_alone():
+    t, error = np.arange(9.0), np.full(9, 1e-3)
+    error[4] = np.nan
+    known = np.isfinite(error_bar(t, error, 0.0 * t))
+    np.testing.assert_array_equal(known, np.abs(t - 4.0) > 1.0)
+
+
+def test_a_settled_state_has_the_bar_of_a_settled_state():
+    """The time of a transition is known to rtol/ε, by far more than it lasts: there the bar is all
+    of the change, and behind it what it would be without.
+    """
+
+    epsilon = 1e-40
+
+    def loss(a):
+        return 0.5 * (jnp.prod(a) - 1.0) ** 2
+
+    run = gflow.simulate(epsilon * jnp.ones(3), loss, t1=2.0 / epsilon)
+    (name,) = run.leaves
+    assert np.all(np.abs(run.observables[name][-1] - 1.0) < 1e-12)
+    for bar in (run.error["loss"][-1], np.max(run.error[name][-1])):
+        assert bar < 1e-8
+    assert np.max(run.error["loss"]) > 0.5  # companion and run are apart for rtol/ε
