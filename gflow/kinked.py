@@ -18,7 +18,7 @@ from .located import MOST_KINKS, with_sides
 from .parameters import Small, is_parameter
 from .switches import Natural, Switches, find_switches, read
 
-#: Width of a kink that is rounded off, as a share of the median of its switching functions.
+#: Width of a kink that is rounded off, as a share of the size of its switching function.
 WIDTH = 4e-6
 #: Below this a weight is lost in float64, with the sign that a kink at zero would need.
 _LOST = 1e-290
@@ -83,15 +83,23 @@ def located(flow: Flow, found: Switches) -> Flow | None:
 def rounded(flow: Flow, found: Switches, rtol: float) -> Flow:
     """The flow with its kinks rounded off over `WIDTH` of the size of their functions."""
     width = max(WIDTH, 100.0 * rtol)
-    return dataclasses.replace(flow, kinks=Rounded(0.5 * width * _size(flow)))
+    return dataclasses.replace(flow, kinks=Rounded(0.5 * width * _sizes(flow, found)))
 
 
 @eqx.filter_jit
-def _size(flow: Flow) -> Float[Array, "..."]:
-    """The median of the switching functions at the start (of each member of a batch)."""
-    h = read(flow.as_written, flow.weights(flow.start()), Natural())[1]
-    size = jnp.median(jnp.abs(h))
-    return jnp.where(size > 0.0, size, 1.0)
+def _sizes(flow: Flow, found: Switches) -> Float[Array, " k"]:
+    """Of each switching function: its own at the start, but no more than is usual at its site.
+
+    A weight of 1e-30 with a kink at zero is felt by its sign, beside others of order one.
+    """
+    h = jnp.abs(read(flow.as_written, flow.weights(flow.start()), Natural())[1])
+    cuts = np.cumsum([site.size for site in found.sites])[:-1].tolist()
+    sizes = []
+    for own in jnp.split(h, cuts):
+        usual = jnp.median(own)
+        usual = jnp.where(usual > 0.0, usual, 1.0)
+        sizes.append(jnp.where(own > 0.0, jnp.minimum(own, usual), usual))
+    return jnp.concatenate(sizes)
 
 
 def rounded_batch(flow: Flow, shared: bool, rtol: float) -> Flow:
@@ -106,12 +114,12 @@ def rounded_batch(flow: Flow, shared: bool, rtol: float) -> Flow:
     if not found.count:
         return flow
     width = 0.5 * max(WIDTH, 100.0 * rtol)
-    return dataclasses.replace(flow, kinks=Rounded(width * _sizes(parts, fixed)))
+    return dataclasses.replace(flow, kinks=Rounded(width * _batched(parts, fixed, found)))
 
 
 @eqx.filter_jit
-def _sizes(parts: Any, fixed: Flow) -> Float[Array, " members"]:
-    return jax.vmap(lambda own: _size(united(own, fixed)))(parts)
+def _batched(parts: Any, fixed: Flow, found: Switches) -> Float[Array, "members k"]:
+    return jax.vmap(lambda own: _sizes(united(own, fixed), found))(parts)
 
 
 def refuse_lost_signs(flow: Flow, leaves: dict[str, Any], found: Switches) -> None:

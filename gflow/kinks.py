@@ -88,7 +88,7 @@ class AsWritten(Kinks):
 
 
 class Rounded(AsWritten):
-    """Every kink rounded off over a width δ of its switching function.
+    """Every kink rounded off over a width δ of its own switching function.
 
     What that changes is proportional to δ, so that a companion with 4δ is three times as far
     from the run as the run is from the flow with the kinks (near a corner at least as far).

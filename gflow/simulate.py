@@ -75,8 +75,9 @@ def simulate(
       that stability holds to small steps is run as asked, with advice in a warning.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
     - `kinks`: None stops at every kink of the loss (ReLU, |w|, max) that the run meets and
-      decides whether it crosses or slides along it; "smooth" rounds the kinks off, by a width
-      that the error bars contain. A loss without kinks is not touched.
+      decides whether it crosses or slides along it; "smooth" rounds the kinks off, and a bar may
+      then be too small where what the width and what the steps do cancel. A loss without kinks
+      is not touched.
 
     **Returns:** a `Trajectory`; look at `.status`. A failed solve keeps what it has.
 
@@ -137,7 +138,8 @@ def simulate(
         run = run_of(flow, solver)
     method = describe(flow, solver, rtol, run.counts)
     if isinstance(flow.kinks, Rounded):
-        method += f", kinks rounded off over {float(flow.kinks.width):.1e}{rounding}"
+        width = np.max(np.asarray(flow.kinks.width))
+        method += f", kinks rounded off over {width:.1e}{rounding}"
     trajectory = trajectory_of(run, 0, model, scale, conflict, method)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:

@@ -68,36 +68,45 @@ class Natural(Rule):
         return jnp.where(h > 0, high, low)
 
 
-class Held(Rule):
-    """Branches held by masks, one for each switching function, in their order."""
+class _InOrder(Rule):
+    """A rule with a number for each switching function, in their order."""
 
-    def __init__(self, masks: Float[Array, " k"]):
-        self.masks, self._ends = masks, [0]
+    def __init__(self, numbers: Float[Array, " k"]):
+        self._numbers, self._ends = numbers, [0]
 
-    def mask(self, k: int, h: Array) -> Array:
+    def own(self, k: int, h: Array) -> Array:
+        """The numbers of site k."""
         if k + 1 == len(self._ends):
             self._ends.append(self._ends[k] + h.size)
-        own = self.masks[self._ends[k] : self._ends[k + 1]]
+        own = self._numbers[self._ends[k] : self._ends[k + 1]]
         return own.reshape(h.shape).astype(h.dtype)
+
+
+class Held(_InOrder):
+    """Branches held by masks."""
+
+    def mask(self, k: int, h: Array) -> Array:
+        return self.own(k, h)
 
     def mix(self, k: int, h: Array, high: Array, low: Array, slope: float) -> Array:
         return _mixed(self.mask(k, h), high, low)
 
 
-class Smoothed(Rule):
-    """max(x, y) → y + (h + √(h² + δ²))/2, and a → (1 + h/√(h² + δ²))/2, with δ = `width`."""
+class Smoothed(_InOrder):
+    """max(x, y) → y + (h + √(h² + δ²))/2, and a → (1 + h/√(h² + δ²))/2, with widths δ."""
 
-    def __init__(self, width: Array):
-        self.width = width
-
-    def _root(self, h: Array) -> Array:
-        return jnp.sqrt(h * h + jnp.square(self.width.astype(h.dtype)))
+    def _parted(self, k: int, h: Array) -> tuple[Array, Array]:
+        """δ, and h in units of it: squares of 1e-200 would be zero."""
+        width = self.own(k, h)
+        return width, h / width
 
     def mask(self, k: int, h: Array) -> Array:
-        return 0.5 * (1.0 + h / self._root(h))
+        x = self._parted(k, h)[1]
+        return 0.5 * (1.0 + x / jnp.hypot(x, 1.0))
 
     def mix(self, k: int, h: Array, high: Array, low: Array, slope: float) -> Array:
-        return low + 0.5 * slope * (h + self._root(h))
+        width, x = self._parted(k, h)
+        return low + 0.5 * slope * (h + width * jnp.hypot(x, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)

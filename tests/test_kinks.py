@@ -206,3 +206,28 @@ def test_signs_that_float64_has_lost_are_refused():
 def test_another_word_for_kinks_is_refused():
     with pytest.raises(ValueError, match="kinks = 'soft'"):
         gflow.simulate(jnp.ones(1), lambda w: jnp.sum(jnp.abs(w)), t1=1.0, kinks="soft")
+
+
+@pytest.mark.slow
+def test_a_batch_feels_kinks_at_zero_of_dormant_weights_beside_larger_ones():
+    # |w| at 1e-30 beside |residual| of order one, of which the width once was a share
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(30, 3))
+    targets = inputs @ np.array([1.0, -0.7, 0.05])
+
+    def loss(m):
+        residual = inputs @ m["w"].value - targets
+        square, linear = 0.5 * residual**2, 5.0 * (jnp.abs(residual) - 2.5)
+        huber = jnp.mean(jnp.where(jnp.abs(residual) < 5.0, square, linear))
+        return huber + 0.1 * jnp.sum(jnp.abs(m["w"].value))
+
+    def model(key):
+        return {"w": gflow.Hadamard.small(3, log_alpha=-70.0, key=key)}
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    batch = gflow.simulate_batch(eqx.filter_vmap(model)(keys), loss, t1=150.0)
+    for key, member in zip(keys, batch, strict=True):
+        located = gflow.simulate(model(key), loss, t1=150.0).stages()
+        assert [s.label for s in member.stages()] == [s.label for s in located]
+        for one, other in zip(member.stages(), located, strict=True):
+            assert abs(one.t - other.t) < 3e-8

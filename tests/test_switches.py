@@ -98,7 +98,7 @@ def test_smoothing_rounds_a_corner_by_half_its_width():
     def loss(w):
         return jnp.sum(jax.nn.relu(w) + jnp.abs(w))
 
-    width = jnp.asarray(1e-3)
+    width = jnp.full(2, 1e-3)
     value, slope = jax.value_and_grad(lambda w: read(loss, w, Smoothed(width))[0])(jnp.zeros(1))
     np.testing.assert_allclose(value, 1.5e-3, rtol=1e-14)
     np.testing.assert_allclose(slope, [0.5], rtol=1e-14)
