@@ -7,6 +7,8 @@ it is its log-size log|θ|.
   An entry of a plain leaf has when it is a factor of 30 above the largest entry that its leaf
   starts from, and half-way in the logarithm to the farthest that an entry of this leaf ever gets;
   a plain leaf that never gets so far away is active from the start, and nothing in it switches.
+  A plain leaf that starts from zero has the scale of the other plain leaves, or where they all do
+  that of the largest it gets.
 - Or it *makes its own transition*: of what the loss falls by between the plateaus a hundredth
   or more of the largest part is its own, ∫ g dθ. So a weight whose rest is below √α is active
   there, as it would be in other units.
@@ -62,7 +64,6 @@ def courses(trajectory: Any) -> Courses:
     """The log-sizes of all modes of a run and the scale each is judged by."""
     logs = {n: _logs(trajectory, n) for n in trajectory.leaves}
     plain = [n for n, leaf in trajectory.leaves.items() if not _is_product(leaf)]
-    # entries that start from zero have the scale of the other plain weights
     largest = max((float(np.max(logs[n][0], initial=-math.inf)) for n in plain), default=-math.inf)
     found = {}
     for name, log in logs.items():
@@ -73,8 +74,9 @@ def courses(trajectory: Any) -> Courses:
             continue
         scale = start
         if name in plain:
-            top = float(np.max(start, initial=-math.inf))
-            scale = np.full(start.shape, top if top > -math.inf else largest)
+            # of its start, or of the other plain weights, or where all start from zero what it gets
+            tops = (float(np.max(x, initial=-math.inf)) for x in (start, largest, log))
+            scale = np.full(start.shape, next((top for top in tops if top > -math.inf), 0.0))
         with np.errstate(invalid="ignore"):
             reach = float(np.nanmax(log - scale, initial=0.0))
             threshold = np.asarray(scale + max(GREW, 0.5 * reach))

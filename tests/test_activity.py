@@ -11,6 +11,7 @@ import pytest
 from test_stages import objective as fixture_loss, run as fixture_run
 
 import gflow
+from gflow.activity import courses
 from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
 from theory.gradual_rank import predict
@@ -165,3 +166,21 @@ def test_stages_of_many_runs_are_matched_by_what_switches():
     assert twice.labels == ["+weight[0]", "+weight[0] (2)", "+weight[1]"]
     with pytest.raises(ValueError, match="no run"):
         gflow.align_stages([])
+
+
+def test_a_plain_weight_that_starts_from_zero_alone_has_a_scale():
+    """A bias at zero beside a small product: it is there from the start, the product switches."""
+    x = np.random.default_rng(0).normal(size=50)
+    x = (x - x.mean()) / x.std()
+    y = x + 3.0
+
+    def loss(model):
+        weight, bias = model
+        return 0.5 * jnp.mean((weight.value * x + bias - y) ** 2)
+
+    weight = gflow.Hadamard.small((1,), log_alpha=-20.0, key=jax.random.key(0))
+    run = gflow.simulate((weight, jnp.zeros(())), loss, tau1=2.0)
+    found = courses(run).leaves["1"]
+    assert np.all(np.isfinite(found.threshold))
+    assert np.all(found.active)
+    assert [mode for stage in run.stages() for mode in stage.activated] == [("0", (0,))]
