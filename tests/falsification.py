@@ -22,6 +22,7 @@ import gflow
 import theory
 from gflow.models import DiagonalAttention, DiagonalLinear, SoftmaxAttention
 from gflow.objectives import SquaredLoss
+from theory.curves import Curves
 from theory.prediction import Prediction, coordinate_label
 
 LOG10 = math.log(10.0)
@@ -106,12 +107,21 @@ def falsified(family: Family) -> Iterator[tuple[str, str, Prediction]]:
                     level=other.level,
                 )
             yield "order swapped", "", dataclasses.replace(true, stages=swapped)
-        dropped = [s for i, s in enumerate(true.stages) if i != k]
-        yield "stage dropped", "", dataclasses.replace(true, stages=dropped)
+        yield "stage dropped", "", _without(true, k)
     last = true.stages[-1]
     added = dataclasses.replace(last, tau=1.1 * last.tau, loss=last.loss - 0.1 * losses[0])
     yield "stage added", "", dataclasses.replace(true, stages=[*true.stages, added])
     yield from family.others
+
+
+def _without(true: Prediction, k: int) -> Prediction:
+    """Without stage k; a path that ends before its last stage still has its orbits."""
+    stages, curves = [s for i, s in enumerate(true.stages) if i != k], true.orbits
+    if isinstance(curves, Curves):
+        last = k == len(stages)
+        orbits, plateaus = curves.orbits[:k], curves.plateaus[: k + 1]
+        curves = dataclasses.replace(curves, orbits=orbits, plateaus=plateaus) if last else None
+    return dataclasses.replace(true, stages=stages, orbits=curves)
 
 
 def _largest_changed(value: Any) -> Any:
@@ -315,6 +325,26 @@ def mixed() -> Family:
 
 
 @functools.cache
+def copies() -> Family:
+    """Three features, the first in two equal columns: both weights learn it, in kept shares."""
+    features = np.random.default_rng(4).standard_normal((30, 3)) @ np.diag([1.0, 0.8, 1.1])
+    X = jnp.asarray(features[:, [0, 0, 1, 2]])
+
+    def objective(a):
+        return SquaredLoss(X, X[:, 1:] @ jnp.array([a, -0.9, 0.5]))
+
+    def model(seed):
+        leaf = gflow.Hadamard.small(4, log_alpha=-30 * LOG10, key=jax.random.key(seed))
+        return DiagonalLinear(leaf)
+
+    elsewhere = (
+        ("other factors", "start.factors", model(1), objective(1.6)),
+        ("other data", "start.data", model(0), objective(1.64)),
+    )
+    return Family("copies", model(0), objective(1.6), limit, elsewhere)
+
+
+@functools.cache
 def full_head() -> Family:
     """One softmax head with full matrices."""
     rng = np.random.default_rng(1)
@@ -329,8 +359,8 @@ def full_head() -> Family:
 
     def model(seed):
         keys = jax.random.split(jax.random.key(seed))
-        leaves = (gflow.Factored.small((3, 3), 2, log_alpha=-30 * LOG10, key=k) for k in keys)
-        return SoftmaxAttention(*leaves)
+        leaves = [gflow.Factored.small((3, 3), 2, log_alpha=-30 * LOG10, key=k) for k in keys]
+        return SoftmaxAttention(leaves[0], leaves[1])
 
     elsewhere = (
         ("other factors", "start.factors", model(1), objective(1.0)),
@@ -339,7 +369,7 @@ def full_head() -> Family:
     return Family("full head", model(0), objective(1.0), limit, elsewhere)
 
 
-FAMILIES = (fixture, path, regression, diagonal_head, matrix, mixed, full_head)
+FAMILIES = (fixture, path, regression, diagonal_head, matrix, mixed, full_head, copies)
 
 
 def confusion(findings: list[Finding]) -> str:

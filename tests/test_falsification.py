@@ -7,6 +7,7 @@ comparison under test) and falsifies one claim at a time.
 import falsification
 import pytest
 
+import theory
 from theory.claims import Allowed, judged
 
 
@@ -29,6 +30,8 @@ def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, secon
     [
         (falsification.regression, 100, None),
         (falsification.diagonal_head, 16, None),
+        (falsification.matrix, 8, None),
+        (falsification.copies, 16, None),
     ],
 )
 def test_other_families(family, decades, second):
@@ -53,8 +56,37 @@ def test_other_families(family, decades, second):
         (0.0, float("nan"), 0.0, True, "undecided"),  # without error bars
         (5.0, float("nan"), 0.0, True, "refuted"),
         (5.0, 1e-9, float("inf"), False, "undecided"),
+        (0.0, 1e-9, float("nan"), True, "undecided"),
+        (float("nan"), 1e-9, 1e-2, True, "undecided"),
     ],
 )
 def test_the_rule(miss, bar, allowance, trusted, verdict):
     allowed = Allowed(allowance, "a bound", "a smaller α", trusted)
     assert judged("x", 3.0, 3.0 + miss, bar, allowed, 0.05, "").verdict == verdict
+
+
+def test_a_number_that_is_not_predicted_is_not_confirmed():
+    allowed = Allowed(1e-2, "a bound", "a smaller α")
+    assert judged("x", float("nan"), 3.0, 1e-9, allowed, 0.05, "").verdict == "undecided"
+
+
+def test_a_wrong_time_does_not_widen_its_own_allowance():
+    """Its orbits are placed where the run has them as well, and the smaller bound counts."""
+    family = falsification.fixture()
+    found = {w: p for w, key, p in falsification.falsified(family) if key == "stage2.time"}
+    for what in ("T × 1.05", "T × 1.3"):
+        table = theory.compare(family.run(16), found[what])
+        (claim,) = (c for c in table.claims if c.key == "stage2.time")
+        assert claim.verdict == "refuted"
+        assert claim.allowance < 1e-3
+
+
+@pytest.mark.slow
+def test_transitions_too_near_to_be_told_apart_are_confirmed_together():
+    family = falsification.matrix()
+    table = theory.compare(family.run(8), family.prediction)
+    assert [r.stage for r in table.rows] == ["1", "2–3"]
+    verdicts = {c.key: c.verdict for c in table.rows[1].claims}
+    assert verdicts.pop("stage2–3.time") == "undecided"
+    assert set(verdicts.values()) == {"confirmed"}
+    assert not table.passed

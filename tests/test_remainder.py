@@ -2,7 +2,10 @@
 
 import functools
 import math
+import warnings
 
+import falsification
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -190,3 +193,52 @@ def test_powers_of_alpha_of_columns():
     power = slowest * (pred.stages[1].tau - pred.stages[0].tau)
     assert r.exponent[1] == pytest.approx(power, rel=1e-5)
     assert power == pytest.approx(0.0919, abs=1e-4)
+
+
+@functools.cache
+def late_turn():
+    """A 3 × 3 matrix whose dormant columns are still turning when the first orbit has ended."""
+    return falsification.matrix()
+
+
+def test_columns_that_turn_late_leave_a_power_of_alpha():
+    """Their rates differ by 0.143, the first orbit takes 8.9: they are still 1 apart after it."""
+    found = [remainder(late_turn().prediction, -d * LOG10) for d in (60, 120)]
+    for k in (1, 2):
+        power = math.log(found[0].time[k] / found[1].time[k]) / (60 * LOG10)
+        # a match half-way between two orbits costs a part of it
+        assert 0.75 <= power / found[0].exponent[k] <= 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decades", [30, 60])
+def test_a_late_turn_is_within_its_bounds(decades):
+    family = late_turn()
+    run = family.run(decades)
+    r = remainder(family.prediction, run.log_alpha)
+    crossings = measure(run, family.prediction)
+    for k, stage in enumerate(family.prediction.stages):
+        found = crossings[k]
+        assert found is not None
+        miss = found.t - stage.tau * run.scale - stage.offset
+        assert abs(miss) <= r.time[k] + 2.0 * found.error + FLOOR
+        here = run.record_at(r.match[k] + miss)["leaves"]["matrix"]["value"]
+        off = np.abs(np.asarray(here) - stage.value["matrix"])
+        assert np.all(off <= 1.5 * r.weights[k]["matrix"] + 1e-8)
+        # and the bounds are of use
+        assert np.max(off) >= 0.2 * np.max(r.weights[k]["matrix"]) or np.max(off) < 1e-6
+
+
+def test_scales_beyond_the_range_of_numbers_are_named():
+    """Inputs of size 1 and 10⁻⁶, the second weight 10⁵: the rates differ by 10⁷."""
+    rng = np.random.default_rng(0)
+    X = np.linalg.qr(rng.standard_normal((12, 2)))[0] * math.sqrt(12) * np.array([1.0, 1e-6])
+    leaf = gflow.Hadamard.small(2, log_alpha=-230.0, key=jax.random.key(1))
+    loss = gflow.objectives.SquaredLoss(jnp.asarray(X), jnp.asarray(X @ np.array([1.0, 1e5])))
+    pred = predict(gflow.models.DiagonalLinear(leaf), loss)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        r = remainder(pred, -230.0)
+    assert r.time[0] < 1e-100
+    assert r.time[1] == math.inf
+    assert "range of numbers" in r.reason[1]

@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from .prediction import Prediction, Stage
 from .remainder import TRUSTED, Remainder, remainder
@@ -34,7 +35,7 @@ class Allowance:
     `efolds`: the largest of this stage and those before, in e-folds. `decided_at`: log α at which
     it is small. Of the plateau after it: `loss`, `weights` (by leaf) bound the distance from the
     saddle at `match` after the transition (None: where it rests); `exists`.
-    `guess`: no bound stands behind these sizes.
+    `guess`: no bound stands behind these sizes; `why`: why there is none.
     """
 
     log_alpha: float
@@ -50,6 +51,7 @@ class Allowance:
     weights: dict[str, np.ndarray]
     match: float | None = None
     guess: bool = False
+    why: str = ""
 
     @property
     def trusted(self) -> bool:
@@ -58,29 +60,47 @@ class Allowance:
     @property
     def remedy(self) -> str:
         """What would decide: a smaller α where that is known to help."""
+        if self.why:
+            return self.why
         if not self.decided_at < self.log_alpha:
             return "a smaller α would decide"
         return f"α ≤ 1e{math.floor(self.decided_at / math.log(10.0))} would decide"
 
 
-def allowances(prediction: Prediction, log_alpha: float) -> list[Allowance]:
-    """One a stage, at α = e^log_alpha."""
-    exists = prediction.at(log_alpha).exists
+def allowances(
+    prediction: Prediction, log_alpha: float, measured: Float[np.ndarray, " stages"] | None = None
+) -> list[Allowance]:
+    """One a stage, at α = e^log_alpha.
+
+    `measured`: flow times of the stages in a run, NaN where it does not show them. A bound is
+    worked out for plateaus as long as predicted, and as long as measured; to second order either
+    is one, so that a wrong time does not widen its own allowance: the smaller one counts.
+    """
+    predicted = prediction.at(log_alpha).t
+    found = _allowed(prediction, log_alpha, predicted)
+    if measured is None:
+        return found
+    placed = np.where(np.isnan(measured), predicted, measured)
+    other = _allowed(prediction, log_alpha, placed)
+    return [two if two.time < one.time else one for one, two in zip(found, other, strict=True)]
+
+
+def _allowed(prediction: Prediction, log_alpha: float, times: np.ndarray) -> list[Allowance]:
     orbits = prediction.orbits
     if orbits is not None and len(orbits.orbits) == len(prediction.stages):
-        found = remainder(prediction, log_alpha)
+        found = remainder(prediction, log_alpha, times)
         if np.any(np.isfinite(found.time)):
-            return _derived(prediction, found, log_alpha, exists)
-    return _estimated(prediction, log_alpha, exists)
+            return _derived(prediction, found, log_alpha, times)
+        return _estimated(prediction, log_alpha, times, found.reason[0])
+    return _estimated(prediction, log_alpha, times)
 
 
 def _derived(
-    prediction: Prediction, found: Remainder, log_alpha: float, exists: np.ndarray
+    prediction: Prediction, found: Remainder, log_alpha: float, times: np.ndarray
 ) -> list[Allowance]:
     out = []
     for k, stage in enumerate(prediction.stages):
         size, time = float(found.time[k]), found.match[k]
-        when = prediction.stages[k].tau * -log_alpha + prediction.stages[k].offset
         signed = float(found.signed[k])
         share = 0.3 + stage.rate * size
         out.append(
@@ -92,18 +112,25 @@ def _derived(
                 efolds=float(found.efolds[k]),
                 exponent=float(found.exponent[k]),
                 decided_at=float(found.decided_at[k]),
-                exists=bool(found.exists[k] and exists[k]),
-                origin=f"the orbits, α^{float(found.exponent[k]):.3g}",
+                exists=bool(found.exists[k]),
+                origin=f"the orbits, α^{float(found.exponent[k]):.3g}"
+                if math.isfinite(size)
+                else "no bound",
                 loss=float(found.loss[k]),
                 weights=dict(found.weights[k]),
-                match=float(time) - when if math.isfinite(time) else None,
+                match=float(time - times[k]) if math.isfinite(time) else None,
+                why=found.reason[k],
             )
         )
     return out
 
 
-def _estimated(prediction: Prediction, log_alpha: float, exists: np.ndarray) -> list[Allowance]:
+def _estimated(
+    prediction: Prediction, log_alpha: float, times: np.ndarray, why: str = ""
+) -> list[Allowance]:
     out: list[Allowance] = []
+    # a time that is not predicted (NaN) overtakes nothing
+    exists = np.append(~(np.diff(times) <= 0), True)
     exponent, time, certain = math.inf, 0.0, True
     before = prediction.start
     saddles = [by_leaf(x.value) for x in (before, *prediction.stages)]
@@ -112,7 +139,8 @@ def _estimated(prediction: Prediction, log_alpha: float, exists: np.ndarray) -> 
         rate = rate_of(prediction, k)
         own = stage.exponent
         if math.isnan(own):
-            own = _guessed(stage, rate, stage.tau - before.tau if k else math.inf) / _DOUBT
+            length = (times[k] - times[k - 1]) / -log_alpha if k else math.nan
+            own = _guessed(stage, rate, length) / _DOUBT
         exponent, certain = min(exponent, max(own, 0.0)), certain and bool(exists[k - 1] or k == 0)
         efolds = _AMPLITUDE * math.exp(max(exponent * log_alpha, -1e4)) if certain else math.inf
         time = max(time, efolds / rate)
@@ -128,7 +156,7 @@ def _estimated(prediction: Prediction, log_alpha: float, exists: np.ndarray) -> 
                 exponent=exponent,
                 decided_at=math.log(0.05 / _AMPLITUDE) / exponent if helps else math.nan,
                 exists=bool(exists[k]) and efolds <= TRUSTED,
-                origin=f"an estimate, α^{exponent:.3g}",
+                origin=f"an estimate, α^{exponent:.3g}" + (f"; {why}" if why else ""),
                 loss=efolds * abs(stage.loss - before.loss),
                 weights={
                     n: np.asarray(efolds * x) if x else np.zeros(()) for n, x in largest.items()

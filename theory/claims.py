@@ -5,6 +5,8 @@ import math
 
 #: A claim about a time is confirmed when it is known to this, in e-folds and in flow time.
 SHARP = 0.05
+#: A loss or a weight is confirmed when it is known to this share of the step beside it.
+SHARE = 0.02
 
 CONFIRMED, UNDECIDED, REFUTED = "confirmed", "undecided", "refuted"
 
@@ -111,6 +113,10 @@ def judged(
 
     if not math.isfinite(measured):
         return claim(UNDECIDED, "the run does not give it")
+    if not math.isfinite(predicted):
+        return claim(UNDECIDED, "the prediction does not give it")
+    if math.isnan(allowed.size):
+        return claim(UNDECIDED, f"what finite α adds is not known; {allowed.remedy}")
     if math.isnan(bar):
         certain = math.isfinite(allowed.size) and miss > 10.0 * (allowed.size + sharp)
         if certain:

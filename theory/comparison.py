@@ -9,13 +9,15 @@ from gflow.arguments import instance
 from gflow.crossings import Crossing, Quantity, first_crossing
 from gflow.trajectory import Trajectory
 
-from . import verdicts
 from .allowance import allowances, by_leaf
 from .claims import CONFIRMED, REFUTED, UNDECIDED, Claim, worst
 from .extrapolation import check_same_problem
+from .path_claims import path_claims
+from .plateau_claims import Resting, rank_label
 from .prediction import Prediction
 from .readings import Plateau, Reader, measure
-from .verdicts import Resting, Timed, rank_label
+from .start_claims import start_claims
+from .time_claims import Timed, limit_claims, merged_claim, time_claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,9 @@ def compare(
 
 
 def _timed(run: Trajectory, prediction: Prediction) -> Timed:
-    return Timed(run, measure(run, prediction), allowances(prediction, run.log_alpha))
+    crossings = measure(run, prediction)
+    measured = np.array([math.nan if c is None else c.t for c in crossings])
+    return Timed(run, crossings, allowances(prediction, run.log_alpha, measured))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,10 +204,10 @@ class _Judge:
         start = float(run.t[0])
         known = [c.t for c in self.first.crossings if c is not None]
         before = self.reader.plateau(start, min(known, default=self.reader.end))
-        general = verdicts.start_claims(prediction, self.reader, before)
-        rows, times, reached = [], [], True
+        general = start_claims(prediction, self.reader, before)
+        rows, times, count, reached = [], [], 0, True
         doubtful: dict[str, np.ndarray] = {}
-        for group in finite.merged:
+        for group in self._groups(finite.exists):
             found = self._crossing(group)
             claims = self._time_claims(group, found)
             if not claims:
@@ -211,7 +215,9 @@ class _Judge:
                 continue
             plateau = None
             if found is not None:
-                times.append(found.t)
+                members = [self.first.crossings[k] for k in group]
+                times += [found.t, *(c.t for c in members if c is not None)]
+                count += len(group)
                 resting = self._resting(group, found, before, doubtful)
                 claims += resting.claims()
                 plateau = before = resting.plateau
@@ -219,8 +225,21 @@ class _Judge:
             else:
                 reached = False
             rows.append(self._row(group, found, plateau, claims))
-        general += verdicts.path_claims(prediction, self.reader, times, reached)
+        general += path_claims(prediction, self.reader, times, count, reached)
         return Comparison(rows, run, prediction, tuple(general))
+
+    def _groups(self, exists: np.ndarray) -> list[list[int]]:
+        """Stages that happen one by one, and together those with no plateau between them.
+
+        One is there if the prediction's times leave it, or those of the run do and it is formed.
+        """
+        groups: list[list[int]] = []
+        for k in range(len(exists)):
+            if groups and not (exists[k - 1] or self.first.allowances[k - 1].exists):
+                groups[-1].append(k)
+            else:
+                groups.append([k])
+        return groups
 
     def _crossing(self, group: list[int]) -> Crossing | None:
         """Of a merged group: the loss midway between the plateaus around it."""
@@ -233,14 +252,14 @@ class _Judge:
 
     def _time_claims(self, group: list[int], found: Crossing | None) -> list[Claim]:
         if len(group) > 1:
-            merged = verdicts.merged_claim(self.prediction, group, self.first, found)
+            merged = merged_claim(self.prediction, group, self.first, found)
             return [] if merged is None else [merged]
-        own = verdicts.time_claim(self.prediction, group[0], self.first)
+        own = time_claim(self.prediction, group[0], self.first)
         if own is None:
             return []
         if self.second is None:
             return [own]
-        limits = verdicts.limit_claims(self.prediction, group[0], self.first, self.second)
+        limits = limit_claims(self.prediction, group[0], self.first, self.second)
         unknown = math.isnan(self.prediction.stages[group[0]].offset)
         return limits if unknown and limits and own.verdict != REFUTED else [own, *limits]
 
@@ -252,7 +271,7 @@ class _Judge:
         right = min(later, default=self.reader.next_transition(found.t))
         allowance = self.first.allowances[k]
         at = None
-        if len(group) == 1 and allowance.match is not None:
+        if len(group) == 1 and allowance.exists and allowance.match is not None:
             at = found.t + allowance.match
         matched = at is not None and found.t < at < right and run.resolver is not None
         plateau = self.reader.plateau(found.t, right, at if matched else None)

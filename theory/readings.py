@@ -1,6 +1,7 @@
 """What a run shows of a prediction: when levels are crossed, and its plateaus."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -12,6 +13,11 @@ from gflow.stages import active_weights
 from gflow.trajectory import Trajectory
 
 from .prediction import Prediction
+
+#: What a plateau may still move, over what it moves half-way to its edges.
+BEYOND = 3.0
+#: A plateau of so many e-folds is not the inside of one orbit.
+_RESTS = 12.0
 
 
 def measure(trajectory: Trajectory, prediction: Prediction) -> list[Crossing | None]:
@@ -80,6 +86,32 @@ class Reader:
             if times[valley] >= t:
                 return peak
         return self.end
+
+    def besides(self, known: list[float]) -> list[float]:
+        """Peaks of the transitions in which none of these times lies."""
+        run, edges = self.trajectory, [float(self.trajectory.t[v]) for v in self.valleys]
+        out = []
+        for i, peak in enumerate(self.peaks):
+            falls = run.loss[self.valleys[i]] - run.loss[self.valleys[i + 1]]
+            inside = any(edges[i] < t <= edges[i + 1] for t in known)
+            if not inside and falls > 1e-13 * abs(run.loss[0]):
+                out.append(peak)
+        return out
+
+    def apart(self, peak: float) -> bool:
+        """Whether the run rests before and after a transition as on no part of one orbit.
+
+        A plateau of e e-folds falls to e⁻ᵉ of the descent beside it, midway between approaching
+        and leaving its saddle; an orbit may pass other saddles, but by no such accident.
+        """
+        i, descent = self.peaks.index(peak), self.trajectory.descent
+        highest = [np.max(descent[a : b + 1]) for a, b in itertools.pairwise(self.valleys)]
+        sides = [(self.valleys[i], i - 1), (self.valleys[i + 1], i + 1)]
+        return all(
+            descent[valley] < math.exp(-_RESTS) * min(highest[i], highest[beside])
+            for valley, beside in sides
+            if 0 <= beside < len(highest)
+        )
 
     def plateau(self, left: float, right: float, at: float | None = None) -> Plateau:
         """The plateau in (left, right), read at flow time `at` or where it is flattest."""

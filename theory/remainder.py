@@ -75,7 +75,9 @@ class _Linearised:
 _known: "weakref.WeakKeyDictionary[Curves, _Linearised]" = weakref.WeakKeyDictionary()
 
 
-def remainder(prediction: Prediction, log_alpha: float) -> Remainder:
+def remainder(
+    prediction: Prediction, log_alpha: float, times: Float[np.ndarray, " stages"] | None = None
+) -> Remainder:
     r"""Bounds on t_k − (T_k·Λ + C_k) and on the plateaus, at α = e^log_alpha.
 
     With y the state along the orbits, y' = v(y, ε), and ε the sizes of what they leave out,
@@ -86,6 +88,8 @@ def remainder(prediction: Prediction, log_alpha: float) -> Remainder:
     begun. With R the sum over causes of |r| and q = rate·R, the bound is R·(1.5 + 2q).
 
     **Arguments:** `prediction`: from `theory.gradual_rank.predict`. `log_alpha` < 0, any size.
+    `times`: flow times of the stages, those predicted unless given. To second order it does not
+    matter where the orbits are placed; measured times do not depend on what is claimed of them.
 
     **Returns:** a `Remainder`; times are flow times.
 
@@ -106,18 +110,20 @@ def remainder(prediction: Prediction, log_alpha: float) -> Remainder:
             "what finite α adds is not known; theory.gradual_rank.predict gives both."
         )
     n = len(prediction.stages)
-    times = np.concatenate([[prediction.start.tau * finite.scale], finite.t])
+    placed = finite.t if times is None else times
+    placed = np.concatenate([[prediction.start.tau * finite.scale], placed])
     passed: list[Passed] = []
     exponent = np.full(n, math.nan)
     reason = _unknown(curves)
     if n and not reason:
         known = _known.get(curves)
-        if known is None:
-            known = _known[curves] = _linearise(prediction, curves)
-        passed = passages(known.paths, known.plateaus, times, finite.scale)
-        exponent = _exponents(prediction, known.paths)
-        reason = _stopped(times, len(passed))
-    return _assemble(prediction, curves, passed, times, exponent, float(log_alpha), reason)
+        # where numbers overflow nothing is known, and it is said
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if known is None:
+                known = _known[curves] = _linearise(prediction, curves)
+            passed, reason = passages(known.paths, known.plateaus, placed, finite.scale)
+            exponent = _exponents(prediction, known.paths)
+    return _assemble(prediction, curves, passed, placed, exponent, float(log_alpha), reason)
 
 
 def _unknown(curves: Curves) -> str:
@@ -187,17 +193,6 @@ def _assemble(
         time, signed, efolds, exponent, decided, loss, weights, exists, match,
         [""] * done + [reason] * (n - done),
     )  # fmt: skip
-
-
-def _stopped(times: np.ndarray, done: int) -> str:
-    """Why there is no remainder beyond the first stages."""
-    if done + 1 == len(times):
-        return ""
-    if math.isnan(times[done + 1] - times[done]):
-        return f"the time of stage {done + 1} is not predicted"
-    if times[done + 1] > times[done]:
-        return "the size of a column that has turned to its other branch is not known"
-    return f"at this α stage {done + 1} is predicted no later than the one before it"
 
 
 def _by_leaf(curves: Curves, flat: np.ndarray) -> dict[str, Any]:

@@ -9,37 +9,28 @@ down, L lower trapezoidal, column j of e^{Ht}F is in the graded gauge
     q_j + Σ_{i>j} (L_ij/L_jj) e^{−(h_j − h_i)t} q_i − Σ_{i<j} (L_ji/L_ii) e^{−(h_i − h_j)t} q_i.
 """
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from .column_piece import Block
 from .columns import Columns
-from .fast import Piece
-from .part import Part, log_abs
+from .remainder_flag import flag, graded, sign_of
 from .remainder_modes import Modes
 from .symmetric_columns import SymmetricColumns
 
-#: Directions whose growth rates differ by less than this, of the largest, never part.
-_ALIKE = 1e-9
 
-
-class ColumnModes(Modes):
+class ColumnModes(Modes[Block, Columns]):
     """Columns of one head: dormant ones are sources of the matrices that they make alone."""
 
     share = 1.0
 
-    def __init__(self, piece: Piece, saddle: Piece, part: Part, after: Part):
-        assert isinstance(piece, Block)
-        assert isinstance(saddle, Block)
-        assert isinstance(part, Columns)
-        assert isinstance(after, Columns)
-        self.piece, self.part, self.after = piece, part, after
+    def __init__(self, piece: Block, saddle: Block, part: Columns, after: Columns):
+        super().__init__(piece, saddle, part, after)
         self.direction = np.asarray(piece.direction)
         self.rows, self.count = self.direction.shape
         self.cut = self.rows * self.count
+        self.width = self.cut + self.count
         self.living, self.rest = np.asarray(piece.living), np.asarray(saddle.living)
         self.column, self.sign = np.arange(self.count), np.ones(self.count)
         # the last columns are the dormant ones of the part, entering ones the first of these
@@ -107,10 +98,9 @@ class ColumnModes(Modes):
         tail[self.cut + asleep] = self.after.rates
         if self.after.free is None and not self._aligns:
             x = end[: self.cut].reshape(self.rows, self.count)
-            along = self.after.directions.T @ x[:, asleep]
-            minors = [np.linalg.slogdet(along[:j, :j])[1] for j in range(len(asleep) + 1)]
-            end[self.cut + asleep] += np.diff(minors)
-            x[:, asleep] = self.after.directions * _sign(np.diag(along))[None]
+            signs, volumes = self._seen(x[:, asleep])
+            end[self.cut + asleep] += volumes
+            x[:, asleep] = self.after.directions * signs[None]
         out = states - end - tail * lag[:, None]
         if self._aligns:
             sizes = self._aligned(end)[1] + self.after.rates * lag[:, None]
@@ -124,13 +114,36 @@ class ColumnModes(Modes):
             return out
         return out @ self.landed(end).T
 
+    def turning(self, end, span):
+        out = np.zeros_like(end)
+        if self.after.free is not None or self.rest.all():
+            return out
+        x, logs = end[: self.cut].reshape(self.rows, self.count), end[self.cut :]
+        shown, asleep = np.zeros_like(x), np.flatnonzero(~self.rest)
+        if self._aligns:
+            basis, left, _ = flag(self.after, x[:, asleep], logs[asleep])
+            shown[:, asleep] = basis @ left(span)
+        else:
+            signs, volumes = self._seen(x[:, asleep])
+            turned, gained = graded(self.after, x[:, asleep], span)
+            shown[:, asleep] = turned * signs[None] - self.after.directions
+            out[self.cut + asleep] = gained - volumes - self.after.rates * span
+        out[: self.cut] = shown.ravel()
+        return out
+
+    def _seen(self, dormant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of dormant columns: signs, and log-sizes of what grows on, as volumes."""
+        along = self.after.directions.T @ dormant
+        minors = [np.linalg.slogdet(along[:j, :j])[1] for j in range(len(along) + 1)]
+        return sign_of(np.diag(along)), np.diff(minors)
+
     def _aligned(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of columns without a direction so far: how far they are from those of the plateau.
 
         And the logarithms of their sizes by volumes.
         """
         x, logs = state[: self.cut].reshape(self.rows, self.count), state[self.cut :]
-        basis, left, sizes = _flag(self.after, x[:, ~self.rest], logs[~self.rest])
+        basis, left, sizes = flag(self.after, x[:, ~self.rest], logs[~self.rest])
         return basis @ left(0.0), sizes
 
     def landed(self, state):
@@ -153,7 +166,7 @@ class ColumnModes(Modes):
                 out[self.cut + to], last = row - last, row
                 out[places[:, to]] = 0.0
         elif self.after.free is None:
-            signs = _sign(np.sum(self.after.directions * x[:, asleep], axis=0))
+            signs = sign_of(np.sum(self.after.directions * x[:, asleep], axis=0))
             for i, sign in zip(asleep, signs, strict=True):
                 out[places[:, i], places[:, i]] = sign
         return out
@@ -192,6 +205,21 @@ class ColumnModes(Modes):
         shown = np.broadcast_to(self.living[None], self.direction.shape).ravel()
         return np.concatenate([shown, np.ones(self.count, bool)])
 
+    def beyond(self, moved, sizes):
+        split, x = self.piece.split, np.abs(self.direction)
+        x[:, ~self.rest] = 0.0 if self.after.free is not None else np.abs(self.after.directions)
+        turn, growth = moved[: self.cut].reshape(x.shape), moved[self.cut :]
+        living = np.where(self.rest, np.exp(2.0 * np.asarray(self.piece.log_size)), 0.0)
+
+        def made(a, b, size):
+            return (a[:split] * size[None]) @ b[split:].T
+
+        # all of it, less what is linear in `moved` and what is linear in `sizes`
+        whole = made(x + turn, x + turn, (living + sizes) * np.exp(2.0 * growth))
+        linear = made(x, x, living * (1.0 + 2.0 * growth) + sizes)
+        linear += made(x, turn, living) + made(turn, x, living)
+        return np.maximum(whole - linear, 0.0).ravel()
+
     def squared(self, deviation):
         turned = np.abs(deviation[: self.cut].reshape(self.rows, self.count))
         return np.concatenate([np.zeros(self.cut), np.max(turned, axis=0)])
@@ -200,58 +228,9 @@ class ColumnModes(Modes):
         out = np.zeros((len(waited), self.cut + self.count))
         if self.part.origin is None:
             return out
-        basis, left, _ = _flag(self.part, *self.part.origin)
+        basis, left, _ = flag(self.part, *self.part.origin)
         for n, t in enumerate(waited):
             x = np.zeros((self.rows, self.count))
             x[:, self.items] = basis @ left(float(t))
             out[n, : self.cut] = x.ravel()
         return out
-
-
-def _flag(
-    part: Columns, free: np.ndarray, logs: np.ndarray
-) -> tuple[np.ndarray, Callable[[float], np.ndarray], np.ndarray]:
-    """Eigenvectors of a plateau, what of the others is in every column a time later, log-sizes."""
-    values, basis = _growth(part)
-    # the largest first: a triangle then keeps the relative accuracy of every one
-    order, most = np.argsort(-logs), float(np.max(logs))
-    seen = basis.T @ (free * np.exp(logs - most)[None])[:, order]
-    lower = np.asarray(np.linalg.qr(seen.T, "r")).T
-    sizes = np.diag(lower)
-    lower = lower / np.where(sizes == 0.0, 1.0, sizes)[None]
-    count = len(sizes)
-    gap = values[None, :count] - values[:, None]
-    apart = gap > _ALIKE * np.max(np.abs(values), initial=1e-300)
-
-    def left(t: float) -> np.ndarray:
-        found = np.where(apart, lower * np.exp(-np.where(apart, gap, 0.0) * t), 0.0)
-        found[:count] -= found[:count].T
-        return found
-
-    return basis, left, log_abs(sizes) + most
-
-
-def _growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of the plateau's H, descending, and eigenvectors, signed as the columns are."""
-    m, n = part.weight.shape
-    if isinstance(part, SymmetricColumns):
-        values, p = np.linalg.eigh(part.force + part.force.T)
-        values, basis = values[::-1], np.concatenate([p, p])[:, ::-1] / np.sqrt(2.0)
-    else:
-        u, h, vt = np.linalg.svd(part.force)
-        r = len(h)
-        both = np.concatenate([u[:, :r], vt[:r].T]) / np.sqrt(2.0)
-        other = np.concatenate([u[:, :r], -vt[:r].T]) / np.sqrt(2.0)
-        rest = np.zeros((m + n, m + n - 2 * r))
-        rest[:m, : m - r], rest[m:, m - r :] = u[:, r:], vt[r:].T
-        values = np.concatenate([h, np.zeros(rest.shape[1]), -h[::-1]])
-        basis = np.concatenate([both, rest, other[:, ::-1]], axis=1)
-    # of eigenvectors the part has chosen a sign, and where forces vanish a basis
-    count = len(part.exponent)
-    basis = basis.copy()
-    basis[:, :count] *= _sign(np.sum(basis[:, :count] * part.directions, axis=0))[None]
-    return values, basis
-
-
-def _sign(x: np.ndarray | np.floating) -> np.ndarray:
-    return np.where(x < 0.0, -1.0, 1.0)

@@ -7,6 +7,7 @@ of the state are read on the next.
 """
 
 import abc
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -14,18 +15,26 @@ from .fast import Piece
 from .hadamard_weights import Factors, HadamardWeights
 from .part import Part
 
+PieceT = TypeVar("PieceT", bound=Piece)
+PartT = TypeVar("PartT", bound=Part)
 
-class Modes(abc.ABC):
+
+class Modes(abc.ABC, Generic[PieceT, PartT]):
     """The dormant modes of one piece on one orbit; `part`, `after`: the plateaus around it.
 
     `living`: modes that are on the orbit, and so no source; `column`, `sign`: which disturbance
-    of the compiled velocity each makes. Sizes are e^{2ℓ}·`share` of the disturbance.
+    of the compiled velocity each makes. Sizes are e^{2ℓ}·`share` of the disturbance. `width`:
+    components of the state.
     """
 
     share: float
+    width: int
     living: np.ndarray
     column: np.ndarray
     sign: np.ndarray
+
+    def __init__(self, piece: PieceT, saddle: PieceT, part: PartT, after: PartT):
+        self.piece, self.saddle, self.part, self.after = piece, saddle, part, after
 
     @abc.abstractmethod
     def log_sizes(self, scale: float, waited: float) -> np.ndarray:
@@ -61,6 +70,13 @@ class Modes(abc.ABC):
         `lag` ≤ 0: time since its orbit ended at `end`, with velocity `slope`.
         """
 
+    def turning(self, end: np.ndarray, span: float) -> np.ndarray:
+        """What of it, `span` after its orbit ended at `end`, is modes still without direction.
+
+        On their way to those of the plateau they may be far from them, so that this is not linear.
+        """
+        return np.zeros_like(end)
+
     def landed(self, state: np.ndarray) -> np.ndarray:
         """Deviations on the orbit, near its end at `state`, as deviations on the plateau."""
         return np.eye(len(state))
@@ -90,28 +106,32 @@ class Modes(abc.ABC):
     def leading(self) -> np.ndarray:
         """Components of the state that the orbit itself depends on, and all log-sizes."""
 
+    @abc.abstractmethod
+    def beyond(self, moved: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Bounds on what weights change by beyond the first order, when the state does by `moved`.
+
+        At the saddle. `moved` ≥ 0: by components. `sizes`: of the dormant modes. What is of first
+        order in either alone is left out.
+        """
+
     def squared(self, deviation: np.ndarray) -> np.ndarray:
         """For every log-size the deviations that enter it alone, squared."""
         return np.zeros_like(deviation)
 
 
-class WeightModes(Modes):
+class WeightModes(Modes[Factors, HadamardWeights]):
     """Factors s, then factors d, of every weight: ψ = s²/4 − d²/4."""
 
     share = 0.25
 
-    def __init__(self, piece: Piece, saddle: Piece, part: Part, after: Part):
-        assert isinstance(piece, Factors)
-        assert isinstance(saddle, Factors)
-        assert isinstance(part, HadamardWeights)
-        assert isinstance(after, HadamardWeights)
-        self.part, self.after = part, after
+    def __init__(self, piece: Factors, saddle: Factors, part: HadamardWeights, after):
+        super().__init__(piece, saddle, part, after)
         self.support, self.side = np.asarray(piece.support), np.asarray(piece.side)
         self.rest = np.asarray(saddle.support)
         self.living = np.concatenate(
             [self.support & (self.side > 0), self.support & (self.side < 0)]
         )
-        count = len(self.support)
+        count = self.width = len(self.support)
         self.column = np.tile(np.arange(count), 2)
         self.sign = np.repeat([1.0, -1.0], count)
         self.turn = np.where(self.support, self.side, 1.0)
@@ -158,3 +178,9 @@ class WeightModes(Modes):
     @property
     def leading(self):
         return np.ones(len(self.support), bool)
+
+    def beyond(self, moved, sizes):
+        growth = np.expm1(2.0 * moved)
+        weight = np.abs(self.part.weight).ravel()
+        both = self.share * np.sum(sizes.reshape(2, -1), axis=0)
+        return np.where(self.rest, weight * (growth - 2.0 * moved), 0.0) + both * growth

@@ -11,6 +11,7 @@ this but the sizes ε_j is the same for every α, so it is worked out once a pre
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -85,8 +86,7 @@ class Path:
 
     def split(self, state: np.ndarray) -> list[np.ndarray]:
         """By pieces, along the last axis."""
-        sizes = [p.flat().size for p in self.orbit.fast.pieces]
-        return np.split(state, np.cumsum(sizes)[:-1], axis=-1)
+        return split(self.modes, state)
 
     def bends(self, scale: float, after: bool) -> tuple[np.ndarray, np.ndarray]:
         """When ℓ' changes on the plateau before or `after` it, and by how much."""
@@ -140,9 +140,14 @@ def modes_of(fast: Fast, saddle: Fast, before: Parts, after: Parts) -> list[Mode
     """Of pieces that an orbit takes from `fast` to `saddle`, between two plateaus."""
     out: list[Modes] = []
     for piece, rest, part, next_part in zip(fast.pieces, saddle.pieces, before, after, strict=True):
-        kind = WeightModes if isinstance(part, HadamardWeights) else ColumnModes
+        kind: Any = WeightModes if isinstance(part, HadamardWeights) else ColumnModes
         out.append(kind(piece, rest, part, next_part))
     return out
+
+
+def split(modes: Sequence[Modes], state: np.ndarray) -> list[np.ndarray]:
+    """States by pieces, along the last axis."""
+    return np.split(state, np.cumsum([m.width for m in modes])[:-1], axis=-1)
 
 
 def settled(fast: Fast, saddle: Fast, modes: Sequence[Modes]) -> Linear:
@@ -168,9 +173,7 @@ def path_of(orbit: Orbit, stage: Stage, parts: Parts, after: Parts) -> Path:
     if level is None:
         level = crossing.weights[_place(fast, parts, stage)]
     states = orbit.states(s)
-    sizes = [p.flat().size for p in fast.pieces]
-    split = np.split(states, np.cumsum(sizes)[:-1], axis=-1)
-    gained = [m.gained(x, s) for m, x in zip(modes, split, strict=True)]
+    gained = [m.gained(x, s) for m, x in zip(modes, split(modes, states), strict=True)]
     path = Path(
         orbit, modes, s, states, between, np.concatenate(gained, axis=-1),
         np.zeros(0), np.zeros(0), begin,
@@ -194,7 +197,7 @@ def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear
     column = size + np.concatenate([m.column + o for m, o in zip(modes, offsets, strict=True)])
     sign = np.concatenate([m.share * m.sign for m in modes])
     moved, loss, weights = (np.concatenate([d[..., :size], d[..., column] * sign], -1) for d in by)
-    places = np.cumsum([0, *(p.flat().size for p in fast.pieces)])
+    places = np.cumsum([0, *(m.width for m in modes)])
     for m, a, b in zip(modes, places[:-1], places[1:], strict=True):
         kept = m.kept(states[:, a:b])
         if kept is not None:
@@ -208,14 +211,14 @@ def _derivatives(fast: Fast, states: Float[Array, "block size"]):
 
     def motion(point):
         state, amounts = point[: states.shape[1]], point[states.shape[1] :]
-        split = jnp.split(amounts, np.cumsum(counts)[:-1].tolist())
+        shares = jnp.split(amounts, np.cumsum(counts)[:-1].tolist())
         pieces = fast.unpack(state)
-        parts = [p.disturbed(a) for p, a in zip(pieces, split, strict=True)]
+        parts = [p.disturbed(a) for p, a in zip(pieces, shares, strict=True)]
         loss, force = fast.flow.forces(assembled(parts, fast.layout, fast.flow.names))
         velocity = jnp.concatenate(
             [
                 p.pushed(force[n][i], a)
-                for p, (n, i), a in zip(pieces, fast.layout, split, strict=True)
+                for p, (n, i), a in zip(pieces, fast.layout, shares, strict=True)
             ]
         )
         out = velocity, loss, jnp.concatenate([w.ravel() for w in parts])

@@ -8,8 +8,11 @@ import numpy as np
 from .orbits import Orbit
 from .part import Part
 from .remainder_modes import Modes
-from .remainder_orbit import Linear, modes_of, settled
-from .saddle_path import force_jacobian
+from .remainder_orbit import Linear, modes_of, settled, split
+from .saddle_path import force_and_jacobian
+
+#: Deviations beyond this are of order one many times over: no bound is left, and none overflows.
+_LARGEST = 50.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,8 +21,8 @@ class Plateau:
 
     modes: list[Modes]
     here: Linear
+    force: np.ndarray
     curvature: np.ndarray
-    active: np.ndarray
 
     def log_sizes(self, scale: float, waited: float) -> np.ndarray:
         logs = np.concatenate([m.log_sizes(scale, waited) for m in self.modes])
@@ -29,17 +32,22 @@ class Plateau:
     def bounds(self, columns: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, float]:
         r"""Bounds on |weight − saddle| and on |loss − saddle loss|.
 
-        From deviations of the state, one column a cause, and from dormant modes of these sizes:
-        linear in what is dormant, where there is a force, and quadratic in what is active.
+        From deviations of the state, one column a cause, and from dormant modes of these sizes.
+        Weights w: the first order cause by cause, and beyond it all that deviations Σ|δ| can
+        make of e^{2ℓ} a bᵀ. The loss: |g|·(what is beyond, and dormant) + ½ wᵀ|K|w.
         """
         count = len(columns)
-        moved = np.sum(np.abs(self.here.weights[:, :count] @ columns), axis=1)
-        most = 2.0 * np.max(np.sum(np.abs(columns[self.active]), axis=1), initial=0.0)
-        exponential = np.expm1(min(most, 50.0)) / most if most > 0.0 else 1.0
-        dormant = np.abs(self.here.weights[:, count:]) @ sizes
-        weights = moved * exponential + dormant
-        linear = float(np.abs(self.here.loss[count:]) @ sizes)
+        moved = np.minimum(np.sum(np.abs(columns), axis=1), _LARGEST)
+        first = np.sum(np.abs(self.here.weights[:, :count] @ columns), axis=1)
+        beyond = np.concatenate(self._beyond(moved, sizes))
+        weights = first + np.abs(self.here.weights[:, count:]) @ sizes + beyond
+        linear = float(np.abs(self.here.loss[count:]) @ sizes + np.abs(self.force) @ beyond)
         return weights, linear + 0.5 * float(weights @ np.abs(self.curvature) @ weights)
+
+    def _beyond(self, moved: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        cuts = np.cumsum([len(m.living) for m in self.modes])[:-1]
+        parts = zip(self.modes, split(self.modes, moved), np.split(sizes, cuts), strict=True)
+        return [m.beyond(x, size) for m, x, size in parts]
 
 
 def plateau_of(orbit: Orbit, parts: list[Part]) -> Plateau:
@@ -48,5 +56,5 @@ def plateau_of(orbit: Orbit, parts: list[Part]) -> Plateau:
     modes = modes_of(saddle, saddle, parts, parts)
     here = settled(saddle, saddle, modes)
     weights = [jnp.asarray(p.weight) for p in parts]
-    curvature = np.asarray(force_jacobian(saddle.flow, weights, saddle.layout))
-    return Plateau(modes, here, curvature, saddle.active & saddle.log_sizes)
+    force, curvature = map(np.asarray, force_and_jacobian(saddle.flow, weights, saddle.layout))
+    return Plateau(modes, here, force, curvature)

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import block_diag, expm
 
-from .remainder_orbit import ENTERED, Linear, Path
+from .remainder_orbit import ENTERED, Path
 from .remainder_plateau import Plateau
+from .remainder_sources import Sources, limited
 
 #: Deviations below this are not told apart when a match is chosen.
 _FLOOR = 1e-9
-#: Largest log-size of a source: beyond it nothing here means anything, and nothing overflows.
+#: What is left at a match where anything is possible.
 _LARGEST = 30.0
-#: Candidates for a match beyond the last node of an orbit.
-_BEYOND = 16
+#: Candidates for a match beyond the last node of an orbit, and for where a plateau is read.
+_BEYOND, _READINGS = 16, 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,8 +56,11 @@ class _Causes:
 
 def passages(
     paths: Sequence[Path], plateaus: Sequence[Plateau], times: np.ndarray, scale: float
-) -> list[Passed]:
-    """Stages in order, up to the first that is overtaken; `times`: of the start and of stages."""
+) -> tuple[list[Passed], str]:
+    """Stages in order, as far as they can be followed, and why not further.
+
+    `times`: of the start and of stages.
+    """
     waits = np.diff(times)
     # the start is where the straight tails say, not where the first orbit comes from
     start = -_begun(paths[0], -waits[:1]).T
@@ -64,8 +68,8 @@ def passages(
     out: list[Passed] = []
     match, joined = _Match(0.0, 0.0, np.zeros(len(start))), None
     for k, path in enumerate(paths):
-        if not waits[k] > 0.0 or np.isnan(path.log_sizes(scale, 0.0)).any():
-            break
+        if reason := _stops(path, causes, k, float(waits[k]), scale):
+            return out, reason
         following = paths[k + 1] if k + 1 < len(paths) else None
         fallen = np.zeros(len(path.living), bool)
         if k:
@@ -82,28 +86,48 @@ def passages(
             place[entering] = taken
         wait, from_s = float(waits[k]), match.lag - float(waits[k])
         if k == 0 and _aligning(path, np.zeros(1)).any():
-            first = _first_match(path, wait)
-            _followed(causes, place, path, scale, wait, from_s, first.lag - wait)
+            first, start_s = _first_match(path, wait), from_s
             from_s = first.lag - wait
+            sources = Sources.of(path, place, causes.columns.shape[1], scale, wait)
+            causes.columns, _ = sources.followed(causes.columns, start_s, from_s)
             causes.add(_aligning(path, np.array([first.lag])).T)
             causes.add(_second_order(path, first), second=True)
         if k == 0:
             causes.add(_late_turns(None, path, scale, wait), second=True)
         match = _match(path, following, waits[k + 1] if following is not None else math.inf)
-        crossing = _followed(causes, place, path, scale, wait, from_s, match.lag)
-        joined = causes.add(_unfinished(path, np.array([match.lag])).T)
-        sizes = _sizes(plateaus[k].log_sizes(scale, match.lag))
-        weights, loss = plateaus[k].bounds(causes.columns, sizes)
-        out.append(Passed(crossing, causes.second[: len(crossing)], match.lag, weights, loss))
-        if following is None:
-            break
+        lag = _best_formed(path, plateaus[k], scale, match.lag)
+        sources = Sources.of(path, place, causes.columns.shape[1], scale, wait)
+        columns, late = sources.followed(causes.columns, from_s, lag)
+        there = [sources.on_plateau(columns, lag), _unfinished(path, np.array([lag])).T]
+        sizes = limited(plateaus[k].log_sizes(scale, lag))
+        bounds = plateaus[k].bounds(np.concatenate(there, axis=1), sizes)
+        out.append(Passed(late, causes.second.copy(), lag, *bounds))
+        if following is None or not np.isfinite(columns).all():
+            continue
         assert taken is not None
+        columns, _ = sources.followed(columns, min(lag, float(path.s[-1])), match.lag)
+        causes.columns = sources.on_plateau(columns, match.lag)
+        joined = causes.add(_unfinished(path, np.array([match.lag])).T)
         since = np.array([match.lag])
         causes.columns = _carried(path, following) @ causes.columns
         causes.columns[:, taken] -= _begun(following, since - waits[k + 1])[0]
         causes.add(_second_order(following, match), second=True)
         causes.add(_late_turns(path, following, scale, waits[k + 1]), second=True)
-    return out
+    return out, ""
+
+
+def _stops(path: Path, causes: _Causes, k: int, wait: float, scale: float) -> str:
+    """Why stage k + 1 cannot be followed, or nothing."""
+    if math.isnan(wait):
+        return f"the time of stage {k + 1} is not predicted"
+    if not wait > 0.0:
+        return f"at this α stage {k + 1} is predicted no later than the one before it"
+    if np.isnan(path.log_sizes(scale, 0.0)).any():
+        return "the size of a column that has turned to its other branch is not known"
+    parts = (path.over, path.into, path.end.by_state, path.begin.by_state, path.level)
+    if not all(np.isfinite(x).all() for x in (*parts, causes.columns)):
+        return f"the orbit to stage {k + 1} spans scales beyond the range of numbers"
+    return ""
 
 
 def _late_turns(before: Path | None, following: Path, scale: float, wait: float) -> np.ndarray:
@@ -120,110 +144,6 @@ def _late_turns(before: Path | None, following: Path, scale: float, wait: float)
     return out
 
 
-def _sizes(logs: np.ndarray) -> np.ndarray:
-    return np.exp(2.0 * np.minimum(logs, _LARGEST))
-
-
-def _followed(
-    causes: _Causes, place: np.ndarray, path: Path, scale: float, wait: float, a: float, b: float
-) -> np.ndarray:
-    """Follow all columns along an orbit from s = a to b; how late each makes the crossing.
-
-    Source j feeds column `place[j]`.
-    """
-    columns, s = causes.columns, path.s
-    target = np.zeros((len(place), columns.shape[1]))
-    target[np.arange(len(place)), place] = 1.0
-    if a < s[0]:
-        rates = path.rates(path.begin.velocity)
-        logs = path.log_sizes(scale, wait + a)
-        when, change = path.bends(scale, False)
-        bends = when - (wait + a), np.where((when > wait + a) & (when < wait), change, 0.0)
-        rates = rates - bends[1]
-        columns = _rested(columns, target, path.begin, rates, logs, float(s[0]) - a, bends)
-        a = float(s[0])
-    entry = path.log_sizes(scale, wait + float(s[0]))
-    sizes = _sizes(entry[None] + path.gained)
-    sizes[:, path.living] = 0.0
-    stop = min(b, float(s[-1]))
-    late = np.zeros(columns.shape[1])
-    i = max(int(np.searchsorted(s, a, side="right")) - 1, 0)
-    while i < len(s) - 1 and a < stop:
-        if a <= 0.0 and abs(a) < 1e-14:
-            late = _late(path, columns, sizes[i], target)
-        over, into = path.over[i], path.into[i]
-        amount = sizes[i]
-        if a > s[i] or s[i + 1] > stop:
-            over, into = path.partial(i, min(float(s[i + 1]), stop) - a)
-            amount = sizes[i] * np.exp(2.0 * path.rates(path.between.velocity[i]) * (a - s[i]))
-        columns = over @ columns + (into * amount) @ target
-        a = min(float(s[i + 1]), stop)
-        i += 1
-    if b > 0.0:
-        columns = path.landed(stop) @ columns
-    if b > s[-1]:
-        rates = path.rates(path.end.velocity)
-        when, change = path.bends(scale, True)
-        bends, logs = (when - float(s[-1]), change), entry + path.gained[-1]
-        columns = _rested(columns, target, path.end, rates, logs, b - float(s[-1]), bends)
-    causes.columns = columns
-    return late
-
-
-def _late(path: Path, columns: np.ndarray, sizes: np.ndarray, target: np.ndarray) -> np.ndarray:
-    count = len(columns)
-    return -(path.level[:count] @ columns + (path.level[count:] * sizes) @ target)
-
-
-def _rested(
-    columns: np.ndarray,
-    target: np.ndarray,
-    here: Linear,
-    rates: np.ndarray,
-    logs: np.ndarray,
-    span: float,
-    bends: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """Columns after a plateau, from bend to bend of the log-sizes."""
-    (when, change), t = bends, 0.0
-    past = np.where(when <= 0.0, change, 0.0)
-    logs, rates = logs - past * np.where(past != 0.0, when, 0.0), rates + past
-    for end in [*np.unique(when[(when > 0.0) & (when < span)]), span]:
-        over, into = _at_rest(here, rates, logs, float(end) - t)
-        columns = over @ columns + into @ target
-        logs, t = logs + rates * (float(end) - t), float(end)
-        rates = rates + np.where(when == end, change, 0.0)
-    return columns
-
-
-def _at_rest(
-    here: Linear, rates: np.ndarray, logs: np.ndarray, span: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Propagators over a plateau, of deviations and of sources of sizes e^{2·logs} at first.
-
-    ∫e^{J(h−u)} b e^{ρu} du = (J − ρ)⁻¹(e^{Jh} − e^{ρh}) b is taken from the end where the source
-    is larger, so that nothing overflows on a plateau of any length.
-    """
-    jacobian, push = here.by_state, here.by_size
-    size = len(push)
-    into = np.zeros_like(push)
-    growth = 2.0 * rates
-    there = np.isfinite(logs)
-    growing = there & (growth * span > 1e-3)
-    still = np.flatnonzero(there & ~growing)
-    both = np.zeros((size + len(still), size + len(still)))
-    both[:size, :size], both[:size, size:] = jacobian, push[:, still]
-    both[np.arange(size, len(both)), np.arange(size, len(both))] = growth[still]
-    whole = expm(span * both)
-    over, into[:, still] = whole[:size, :size], whole[:size, size:] * _sizes(logs[still])
-    for j in np.flatnonzero(growing):
-        b = push[:, j]
-        right = math.exp(-growth[j] * span) * (over @ b) - b
-        into[:, j] = np.linalg.lstsq(jacobian - growth[j] * np.eye(size), right, rcond=None)[0]
-    into[:, growing] *= _sizes(logs + rates * span)[growing]
-    return over, into
-
-
 def _unfinished(path: Path, s: np.ndarray) -> np.ndarray:
     """How far an orbit is from its saddle and from its straight tails, at times s."""
     last = float(path.s[-1])
@@ -233,8 +153,18 @@ def _unfinished(path: Path, s: np.ndarray) -> np.ndarray:
     )
     pieces = zip(path.modes, states, ends, slopes, strict=True)
     found = np.concatenate([m.left(x, inside - last, e, v) for m, x, e, v in pieces], axis=1)
+    if not np.any(s > last):
+        return found
+    landing = path.split(path.orbit.states(np.array([last]))[0])
+
+    def turning(span: float) -> np.ndarray:
+        parts = zip(path.modes, landing, strict=True)
+        return np.concatenate([m.turning(x, span) for m, x in parts])
+
+    at_end = turning(0.0)
     for i in np.flatnonzero(s > last):
-        found[i] = expm((s[i] - last) * path.end.by_state) @ found[i]
+        span = float(s[i] - last)
+        found[i] = expm(span * path.end.by_state) @ (found[i] - at_end) + turning(span)
     return found
 
 
@@ -243,6 +173,20 @@ def _begun(path: Path, s: np.ndarray) -> np.ndarray:
     raw, first = path.orbit, float(path.s[0])
     inside = np.maximum(s, first)
     return raw.states(inside) - raw.state[0] - raw.velocity[0] * (inside - first)[:, None]
+
+
+def _best_formed(path: Path, plateau: Plateau, scale: float, match: float) -> float:
+    """When, up to the match, the loss is nearest to that of the saddle."""
+    lags = path.s[(path.s > 0.0) & (path.s < match)]
+    last = float(path.s[-1])
+    later = [last, 0.5 * (last + match)] if match > last else []
+    lags = np.concatenate([lags[:: max(len(lags) // _READINGS, 1)], later, [match]])
+    left = _unfinished(path, lags)
+    losses = [
+        plateau.bounds(x[:, None], limited(plateau.log_sizes(scale, float(t))))[1]
+        for t, x in zip(lags, left, strict=True)
+    ]
+    return float(lags[int(np.argmin(losses))])
 
 
 def _aligning(path: Path, waited: np.ndarray) -> np.ndarray:

@@ -456,7 +456,7 @@ class SaddlePath:
         if len(directions) < len(rows) or not coordinates:
             return math.nan
         weights = [jnp.asarray(p.weight) for p in self.parts]
-        jacobian = np.asarray(force_jacobian(self._sided(), weights, self.layout))
+        jacobian = np.asarray(force_and_jacobian(self._sided(), weights, self.layout)[1])
         cuts = np.cumsum([d.shape[1] for d in directions])[:-1]
         sides = np.split(jacobian, cuts, axis=0)
         half = np.concatenate([d @ side for d, side in zip(directions, sides, strict=True)])
@@ -480,12 +480,14 @@ def _spread(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
 
 
 @eqx.filter_jit
-def force_jacobian(flow: Flow, weights: list[Any], layout: Layout) -> Any:
-    """∂g/∂w of all parts, flattened one after the other: −∇²L."""
+def force_and_jacobian(flow: Flow, weights: list[Any], layout: Layout) -> tuple[Any, Any]:
+    """g and ∂g/∂w of all parts, flattened one after the other: −∇L and −∇²L."""
     flat, unravel = jax.flatten_util.ravel_pytree(weights)
 
     def force(flat):
         _, forces = flow.forces(assembled(unravel(flat), layout, flow.names))
-        return jnp.concatenate([forces[name][head].ravel() for name, head in layout])
+        out = jnp.concatenate([forces[name][head].ravel() for name, head in layout])
+        return out, out
 
-    return jax.jacfwd(force)(flat)
+    jacobian, here = jax.jacfwd(force, has_aux=True)(flat)
+    return here, jacobian

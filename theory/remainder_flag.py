@@ -1,0 +1,94 @@
+r"""Dormant columns on a plateau: what its constant force makes of them.
+
+H is the symmetric matrix of the plateau, Q its eigenvectors from the largest eigenvalue down.
+Columns follow Z' = HZ, each cleared of all larger ones: e^{Ht}Z, orthonormalised column by column.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .columns import Columns
+from .part import log_abs
+from .symmetric_columns import SymmetricColumns
+
+#: Directions whose growth rates differ by less than this, of the largest, never part.
+_ALIKE = 1e-9
+#: Largest difference of growth, in e-folds, within one orthonormalisation.
+_SPREAD = 30.0
+#: Directions that turn by less than this are taken to stand still.
+_TURNED = 1e-14
+
+
+def flag(
+    part: Columns, free: np.ndarray, logs: np.ndarray
+) -> tuple[np.ndarray, Callable[[float], np.ndarray], np.ndarray]:
+    """Eigenvectors of a plateau, what of the others is in every column a time later, log-sizes."""
+    values, basis = growth(part)
+    # the largest first: a triangle then keeps the relative accuracy of every one
+    order, most = np.argsort(-logs), float(np.max(logs))
+    seen = basis.T @ (free * np.exp(logs - most)[None])[:, order]
+    lower = np.asarray(np.linalg.qr(seen.T, "r")).T
+    sizes = np.diag(lower)
+    lower = lower / np.where(sizes == 0.0, 1.0, sizes)[None]
+    count = len(sizes)
+    gap = values[None, :count] - values[:, None]
+    apart = gap > _ALIKE * np.max(np.abs(values), initial=1e-300)
+
+    def left(t: float) -> np.ndarray:
+        found = np.where(apart, lower * np.exp(-np.where(apart, gap, 0.0) * t), 0.0)
+        found[:count] -= found[:count].T
+        return found
+
+    return basis, left, log_abs(sizes) + most
+
+
+def growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of the plateau's H, descending, and eigenvectors, signed as the columns are."""
+    m, n = part.weight.shape
+    if isinstance(part, SymmetricColumns):
+        values, p = np.linalg.eigh(part.force + part.force.T)
+        values, basis = values[::-1], np.concatenate([p, p])[:, ::-1] / np.sqrt(2.0)
+    else:
+        u, h, vt = np.linalg.svd(part.force)
+        r = len(h)
+        both = np.concatenate([u[:, :r], vt[:r].T]) / np.sqrt(2.0)
+        other = np.concatenate([u[:, :r], -vt[:r].T]) / np.sqrt(2.0)
+        rest = np.zeros((m + n, m + n - 2 * r))
+        rest[:m, : m - r], rest[m:, m - r :] = u[:, r:], vt[r:].T
+        values = np.concatenate([h, np.zeros(rest.shape[1]), -h[::-1]])
+        basis = np.concatenate([both, rest, other[:, ::-1]], axis=1)
+    # of eigenvectors the part has chosen a sign, and where forces vanish a basis
+    count = len(part.exponent)
+    basis = basis.copy()
+    basis[:, :count] *= sign_of(np.sum(basis[:, :count] * part.directions, axis=0))[None]
+    return values, basis
+
+
+def sign_of(x: np.ndarray | np.floating) -> np.ndarray:
+    return np.where(x < 0.0, -1.0, 1.0)
+
+
+def graded(part: Columns, columns: np.ndarray, span: float) -> tuple[np.ndarray, np.ndarray]:
+    """Columns, each infinitely larger than the next, `span` later: directions and log-sizes.
+
+    The last one keeps to its branch: on the shrinking one it has no part that grows, and
+    rounding shall not make one.
+    """
+    values, basis = growth(part)
+    values = values - part.decay
+    count = columns.shape[1]
+    seen, logs, done = basis.T @ columns, np.zeros(count), 0.0
+    most = float(np.ptp(values))
+    while done < span and most > 0.0:
+        step = min(span - done, _SPREAD / most)
+        if part.branch < 0:
+            seen[len(part.exponent) - 1, -1] = 0.0
+        top = float(np.max(values))
+        q, r = np.linalg.qr(np.exp((values - top) * step)[:, None] * seen)
+        q = q * sign_of(np.diag(r))[None]
+        gained, change = log_abs(np.diag(r)) + top * step, np.max(np.abs(q - seen))
+        seen, logs, done = q, logs + gained, done + step
+        if change < _TURNED:
+            return basis @ seen, logs + gained * ((span - done) / step)
+    return basis @ seen, logs + (0.0 if most > 0.0 else values[0] * span)
