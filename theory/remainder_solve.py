@@ -162,10 +162,21 @@ def _unfinished(path: Path, s: np.ndarray) -> np.ndarray:
         return np.concatenate([m.turning(x, span) for m, x in parts])
 
     at_end = turning(0.0)
-    for i in np.flatnonzero(s > last):
-        span = float(s[i] - last)
-        found[i] = expm(span * path.end.by_state) @ (found[i] - at_end) + turning(span)
+    spans = s[s > last] - last
+    relaxed = _relaxed(path.end.by_state, found[int(np.argmax(s > last))] - at_end, spans)
+    found[s > last] = [x + turning(float(t)) for t, x in zip(spans, relaxed, strict=True)]
     return found
+
+
+def _relaxed(jacobian: np.ndarray, start: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """e^{Jt} of a vector at ascending times; an exponential for every other step between them."""
+    out, gap, over = [], 0.0, np.eye(len(start))
+    for step in np.diff(spans, prepend=0.0):
+        if abs(step - gap) > 1e-9 * step:
+            gap, over = float(step), expm(float(step) * jacobian)
+        start = over @ start
+        out.append(start)
+    return np.array(out)
 
 
 def _begun(path: Path, s: np.ndarray) -> np.ndarray:
@@ -213,11 +224,10 @@ def _match(path: Path, following: Path | None, wait: float) -> _Match:
     if not wait > 0.0:
         return _Match(_FLOOR, 1.0, np.zeros(path.state.shape[1]))
     inside = path.s[(path.s > 0.0) & (path.s < wait)]
-    later = wait + following.s[following.s < 0.0]
-    later = later[later > last]
-    later = later[:: max(len(later) // _BEYOND, 1)]
-    if len(later):
-        later = np.concatenate([[0.5 * (last + later[0])], later])
+    entry = max(last, wait + float(following.s[0]))
+    later = np.linspace(entry, max(wait, entry), _BEYOND + 1)[:-1]
+    later = np.concatenate([np.linspace(last, entry, 3)[1:], later[1:]])
+    later = later[(later > last) & (later < wait)]
     lags = np.concatenate([inside, later, [0.5 * wait] if not len(inside) + len(later) else []])
     left = _unfinished(path, lags) @ _carried(path, following).T
     return _least(following, lags, left, wait)
