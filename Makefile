@@ -10,10 +10,10 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PHONY: test slow lint notebooks reproduce benchmark clean
 
 test: lint
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 slow: $(READY)
-	$(BIN)/pytest -n 2 -m slow -x
+	$(BIN)/pytest -n 2 --dist worksteal -m slow -x
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -97,13 +97,7 @@ class Flow(Field):
 
     def motion(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
         """d(state)/dt with the branches of the loss as they stand."""
-        _, force = self.forces(self.weights(state))
-        parts = []
-        for name, c, rate, part in zip(
-            self.names, self.coordinates, self.decay, self.split(state), strict=True
-        ):
-            parts.append(c.velocity(part, force[name], decay_rate(rate, t, state.dtype)))
-        return jnp.concatenate(parts)
+        return _motion(self, t, state)
 
     def at(self, leaves: Mapping[str, dict[str, Array]]) -> "Flow":
         """The same flow with coordinates that start at a recorded point."""
@@ -183,6 +177,16 @@ class Flow(Field):
         rounding = 8.0 * jnp.finfo(t.dtype).eps * jnp.abs(t)
         ahead = jnp.searchsorted(self.edges, t + rounding, side="right")
         return jnp.minimum(horizon, self.edges[ahead] - t)
+
+
+@eqx.filter_jit
+def _motion(flow: Flow, t: Array, state: Array) -> Array:
+    """`Flow.motion`: traced once for all the places of a program that ask for it."""
+    _, force = flow.forces(flow.weights(state))
+    parts = zip(flow.names, flow.coordinates, flow.decay, flow.split(state), strict=True)
+    return jnp.concatenate(
+        [c.velocity(part, force[n], decay_rate(rate, t, state.dtype)) for n, c, rate, part in parts]
+    )
 
 
 def decay_rate(rate, t, dtype) -> Float[Array, ""]:

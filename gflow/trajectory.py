@@ -84,7 +84,9 @@ class Resolver:
             def padded(x, cut=cut, room=room):  # compiled once for numbers up to a power of two
                 return np.concatenate([x[cut], np.repeat(x[-1:], room, axis=0)])[:room]
 
-            out = self._solved(*jax.tree.map(padded, (leaves, t, span)))
+            rows, begin, length = jax.tree.map(padded, (leaves, t, span))
+            length[count:] = 0.0  # nothing to solve
+            out = self._solved(rows, begin, length)
             parts.append(jax.tree.map(lambda x, count=count: x[:count], out))
         return joined(parts)
 
