@@ -49,7 +49,7 @@ class Course:
 
     def __init__(self, flow: Flow, start: float):
         assert isinstance(flow.kinks, Sides)
-        self.aim = np.inf
+        self.aim, self.dtype = np.inf, flow.dtype
         self.segments: list[tuple[float, Sides]] = [(start, flow.kinks)]
         self.events, self.slides, self._still = 0, 0, 0
         self._hit = np.zeros(0, int)
@@ -98,11 +98,13 @@ class Course:
             raise NotLocated(f"more than {MOST_EVENTS} kinks up to t = {run.time[0]:.6g}")
         clock = run._clock(run.time)[0]
         new, lead = self._chosen(run, sides, clock, start)
-        run.parts = passed(run.parts, new, run.fixed, clock, jnp.asarray(-1), 0.0)
+        # arrays: a number would be part of the program, and every event compile its own
+        none, still = np.asarray(-1), np.asarray(0.0, self.dtype)
+        run.parts = passed(run.parts, new, run.fixed, clock, none, still)
         if run.companion is not None:
-            lead = lead if self._crossing else -1
-            limit = 0.0 if start else self._step
-            run.companion = passed(run.companion, new, run.fixed, clock, jnp.asarray(lead), limit)
+            lead = np.asarray(lead) if self._crossing else none
+            limit = still if start else np.asarray(self._step, self.dtype)
+            run.companion = passed(run.companion, new, run.fixed, clock, lead, limit)
         self.slides += int(np.sum(np.asarray(new.lead) < len(sides.side)))
         self.segments.append((float(run.time[0]), new))
         if not start:
@@ -301,7 +303,7 @@ def _pushes(parts: Any, fixed: Flow, t: Any) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def passed(parts: Any, new: Sides, fixed: Flow, t: Any, lead: Int[Array, ""], limit: Any) -> Any:
+def passed(parts: Any, new: Sides, fixed: Flow, t: Any, lead: Any, limit: Any) -> Any:
     """The parts behind an event, on the branches `new`.
 
     A companion is not at the surface of function `lead` when the main run is: it was there, or
