@@ -18,7 +18,7 @@ DIP = 30.0
 _FLOOR = 1e-14
 
 #: Below this share a weight is nowhere off its rest by more than 10⁻¹³: the descent is its square.
-_FLAT = 1e-26
+FLAT = 1e-26
 
 #: Halvings of a step, by the golden ratio, in which the lowest point of a valley is found.
 _SECTIONS = 34
@@ -132,7 +132,7 @@ def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Pla
     plateaus = [Plateau(s, float(trajectory.t[s]), _record(trajectory, s)) for s in steps]
     if trajectory.resolver is None:
         return plateaus
-    floor = _FLAT * np.max(trajectory.descent)
+    floor = FLAT * np.max(trajectory.descent)
     last = len(trajectory.t) - 1
     lanes, bases = [], []
     for k, (step, seen) in enumerate(zip(steps, visible, strict=True)):

@@ -21,6 +21,7 @@ from .located import NotLocated
 from .methods import better_method, check_memory, check_rtol, choose, describe
 from .observables import leaves_its_branch
 from .parameters import known_times, trained_leaves
+from .risen import first_risen
 from .rounds import Rounds
 from .sinking import first_lost
 from .status import Ended, Status
@@ -159,33 +160,33 @@ def trajectory_of(
     lost = first_lost(flow, times, records, run.rtol)
     if lost is not None:
         kept = min(kept, lost + 1)
-    if kept < len(times):
-        status, times = Ended(Status.unresolved), times[:kept]
-        records, refined = jax.tree.map(lambda x: x[:kept], (records, refined))
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
     statistics["rounds"] = run.rounds
     if run.course is not None:
         statistics |= {"kinks_met": run.course.events, "kinks_slid_on": run.course.slides}
     statistics |= {name: int(count[i]) for name, count in run.counts.items()}
-    return Trajectory.from_records(
-        model=model,
-        t=times,
-        records=records,
-        refined=refined,
-        log_alpha=log_alpha,
-        log_alpha_conflict=conflict,
-        status=status,
-        method=method,
-        statistics=statistics,
-        resolver=Resolver(
-            flow,
-            run.solver,
-            run.rtol,
-            run.observables,
-            float(run.rest[i]),
-            None if run.course is None else run.course.segments,
-        ),
-    )
+    segments = None if run.course is None else run.course.segments
+
+    def up_to(rows: int, status: Ended) -> Trajectory:
+        main, second = jax.tree.map(lambda x: x[:rows], (records, refined))
+        return Trajectory.from_records(
+            model=model,
+            t=times[:rows],
+            records=main,
+            refined=second,
+            log_alpha=log_alpha,
+            log_alpha_conflict=conflict,
+            status=status,
+            method=method,
+            statistics=statistics,
+            resolver=Resolver(
+                flow, run.solver, run.rtol, run.observables, float(run.rest[i]), segments
+            ),
+        )
+
+    found = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
+    risen = first_risen(found) if run.autonomous else None
+    return found if risen is None else up_to(risen + 1, Ended(Status.risen))
 
 
 def elapsed_time(model: PyTree, given: float | None = None) -> float:

@@ -64,7 +64,7 @@ class MeasuredStage:
 def find_stages(trajectory: Any) -> list[MeasuredStage]:
     """The stages of a run, in order of time."""
     found = courses(trajectory)
-    passed, active = _history(trajectory, found)
+    passed, active = history(trajectory, found)
     steps = [0, *(p.plateau for p in passed)]
     seen = [True, *(p.visible for p in passed)]
     plateaus = flattest(trajectory, steps, seen)
@@ -95,7 +95,7 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
     return stages
 
 
-def _history(
+def history(
     trajectory: Any, found: Courses
 ) -> tuple[list[Transition], list[dict[str, np.ndarray]]]:
     """The transitions, and which modes are active at the start and after each of them.

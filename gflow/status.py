@@ -37,6 +37,13 @@ class Status(enum.Enum):
         "that feel one force and so move one mode in parallel, or square factors of full width "
         "with a mode that shrinks before it grows: take a larger α, one head, or one column less"
     )
+    risen = (
+        "stopped on a plateau that is left out of rounding: no dormant weight has grown on it, "
+        "and the weights that rest there rest at a saddle that is unstable in themselves (a "
+        "matrix whose learned directions would sooner turn, a symmetry that the start has and "
+        "the minimum has not). When they leave it the digits of float64 decide. End the run "
+        "before, or start further from the symmetry"
+    )
     interrupted = "interrupted by the user"
 
     @property
