@@ -9,7 +9,7 @@ well-determined as those of the active ones, however long the orbit.
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from gflow.gauge import clearing, column_velocity, moved
 
@@ -19,14 +19,16 @@ from .fast import Piece
 class Block(Piece):
     """Directions and log-sizes of columns, which of them are active.
 
-    `graded`: the dormant columns are infinitely smaller one than the next; else they are of
-    like size, as at a start that nothing has moved yet. `split`: rows of A.
+    `level`: dormant columns of one level are of like size, as at a start that nothing has moved
+    yet; else one is infinitely smaller than the one before. `told`: the last of them has been
+    far above its start. `split`: rows of A.
     """
 
     direction: Float[Array, "rows r"]
     log_size: Float[Array, " r"]
     living: Bool[Array, " r"]
-    graded: Bool[Array, ""]
+    level: Int[Array, " r"]
+    told: Bool[Array, ""]
     decay: Float[Array, ""]
     split: int = eqx.field(static=True)
 
@@ -73,7 +75,8 @@ class Block(Piece):
         place = jnp.where(self.living, 0, r) + jnp.arange(r)
         before = jnp.where(place[:, None] < place[None, :], 1.0, 0.0)
         both = self.living[:, None] & self.living[None, :]
-        alike = ~self.living[:, None] & ~self.living[None, :] & ~self.graded
+        alike = ~self.living[:, None] & ~self.living[None, :]
+        alike = alike & (self.level[:, None] == self.level[None, :])
         return jnp.where(both | alike, clearing(self.log_size), before)
 
     @property
@@ -114,7 +117,7 @@ class Block(Piece):
             along = jnp.sum(rest * half[:, -1])
             halves.append(rest * jnp.sign(along) / jnp.sqrt(2.0))
             lengths.append(jnp.abs(along))
-        dormant = self.graded & ~self.living[-1]
+        dormant = self.told & ~self.living[-1]
         last = jnp.where(dormant, jnp.concatenate(halves), x[:, -1])
         # what it has along the others is no part of the volume, the rest is
         size = 0.5 * jnp.log(2.0 * lengths[0] * lengths[1])

@@ -31,20 +31,26 @@ from .orbits import Degenerate
 from .part import Due, Part, Passage
 from .prediction import Coordinate, coordinate_label
 from .scales import DOUBT
+from .turning import Mode, alike, complement, turned
 
 #: A dormant column this much of which (a logarithm) does not grow is left with rounding.
 _LOST = -25.0
+#: Modes whose rates agree to this share of the largest grow as one.
+_ALIKE = 1e-8
 
 
 class Columns(Part):
     """One head of a leaf: its saddle and where its dormant columns stand.
 
-    `k`: active columns. `exponent`, `size`: e and b of the dormant ones, largest first. `branch`:
-    −1 where the last one sits on the shrinking [u; −v]. `balance`: the exponent of AᵀA − BᵀB, so
-    that of a column with exponent e the part on the other branch has `balance` − e. `free`:
-    directions of the columns as long as no force has told them apart; their sizes then say
-    nothing of volumes; `origin`: these directions and log-sizes where a plateau begins on
-    which one does, before the columns have turned. Items are dormant columns.
+    `k`: active columns. `exponent`, `size`: e and b of the dormant ones, largest first, and
+    `directions` their unit vectors on this plateau. `level`: equal for columns of sizes whose
+    ratio stays, such as those that no force has told apart; else one is infinitely larger than
+    the next. `told`: columns that have turned to a mode that grows. `branch`: −1 where the last
+    one sits on the shrinking [u; −v]. `balance`: the exponent of AᵀA − BᵀB, so that of a column
+    with exponent e the part on the other branch has `balance` − e. `origin`: directions and
+    log-sizes where a plateau begins on which columns are first told apart, before they have
+    turned. `modes`: what the force makes grow, rest and shrink, fastest first. Items are
+    dormant columns.
     """
 
     directed, single = True, False
@@ -57,10 +63,10 @@ class Columns(Part):
         self.name, self.head, self.split, self.decay = name, head, split, decay
         self.weight, self.k = np.zeros((split, rows - split)), 0
         self.exponent, self.balance, self.branch = exponent, 2.0 * float(exponent[0]), 1
-        free, self.size = map(np.asarray, _orthogonal(columns, np.zeros(r)))
-        self.free: np.ndarray | None = free
+        self.directions, self.size = map(np.asarray, _orthogonal(columns, np.zeros(r)))
+        self.level, self.told = np.zeros(r, int), np.zeros(r, bool)
         self.origin: tuple[np.ndarray, np.ndarray] | None = None
-        self.left, self.right = np.zeros((split, r)), np.zeros((rows - split, r))
+        self.modes: list[Mode] = []
         self.strength, self.faint, self.floor = np.zeros(r), np.zeros(r), 0.0
         self.force = np.zeros_like(self.weight)
 
@@ -84,44 +90,76 @@ class Columns(Part):
         m, n = self.weight.shape
         return m == n == self.k + len(self.exponent)
 
+    @property
+    def untold(self) -> bool:
+        """Whether no force has told its columns apart yet."""
+        return not self.told.any()
+
     def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
-        """Singular vectors and values of the force on the complement of the saddle."""
         self._face(force, floor)
-        if self.free is not None and self.strength.any():
-            self._align()
+        self._turn(self.directions, self.size)
 
     def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
-        self.force = force
+        """Singular vectors and values of the force on the complement of the saddle."""
         u, _, vt = np.linalg.svd(self.weight)
         uc, vc = u[:, self.k :], vt[self.k :].T
         p, h, qt = np.linalg.svd(uc.T @ force @ vc)
-        count = len(self.exponent)
-        self.left, self.right = (uc @ p)[:, :count], (vc @ qt.T)[:, :count]
-        self._grows(h[:count], floor)
+        grows = h > float(np.max(floor))
+        left, right = (uc @ p)[:, : len(h)], (vc @ qt.T)[:, : len(h)]
+        both, other = (np.concatenate([left, s * right])[:, grows] for s in (1.0, -1.0))
+        active = np.concatenate([u[:, : self.k], vt[: self.k].T])
+        rests = complement(np.concatenate([both, other, active], axis=1) / math.sqrt(2.0))
+        self._felt(force, floor, h)
+        self.modes = [*self._alike(h[grows], both / math.sqrt(2.0)), Mode(0.0, rests)]
 
-    def _grows(self, h: np.ndarray, floor: ArrayLike) -> None:
-        self.floor = float(np.max(floor))
-        self.strength = np.where(np.abs(h) > self.floor, h, 0.0)
-        self.faint = h
+    def _felt(self, force: np.ndarray, floor: ArrayLike, h: np.ndarray) -> None:
+        self.force, self.floor = force, float(np.max(floor))
+        self.faint = h[: len(self.exponent)]
 
-    def _align(self) -> None:
-        """Columns that a force tells apart for the first time: sizes from volumes."""
-        assert self.free is not None
-        self.origin = self.free, self.size
-        projected, count = self.directions.T @ self.free, len(self.exponent)
-        volumes = [0.0]
-        for j in range(1, count + 1):
-            logs = np.asarray(_orthogonal(projected[:j], self.size)[1])
-            volumes.append(float(np.sum(np.sort(logs)[::-1][:j])))
-        self.size, self.free = np.diff(volumes), None
+    def _alike(self, rates: np.ndarray, basis: np.ndarray) -> list[Mode]:
+        return alike(rates, basis, _ALIKE * np.max(np.abs(rates), initial=0.0))
 
-    @property
-    def directions(self) -> np.ndarray:
-        """[u_j; v_j]/√2 of the dormant columns, on their branches."""
-        right = self.right.copy()
+    def _turn(self, content: np.ndarray, size: np.ndarray) -> None:
+        """Columns with these directions and log-sizes as the plateau's force turns them."""
+        self.branch = self._branch_of(content)
+        modes = self.modes
         if self.branch < 0:
-            right[:, -1] *= -1
-        return np.concatenate([self.left, right]) / math.sqrt(2.0)
+            # the last of the growing ones, and the last column with it
+            last = modes[-2]
+            flipped = np.concatenate([last.basis[: self.split], -last.basis[self.split :]])
+            modes = [*modes[:-2], Mode(-last.rate, flipped), modes[-1]]
+        after = turned(content, size, self.level, modes)
+        moved = np.abs(after.rate) > self.floor
+        if self.untold and moved.any():
+            self.origin = content, size
+        self.directions, self.size, self.level = after.direction, after.size, after.level
+        self.strength, self.told = after.rate, self.told | moved
+        if self.branch < 0:
+            self.strength[-1] *= -1
+
+    def _branch_of(self, content: np.ndarray) -> int:
+        """−1 where the last column of a square of full width has its halves opposed.
+
+        Both determinants keep their signs; where columns are told apart they are along the modes.
+        """
+        count = len(self.exponent)
+        grows = sum(mode.basis.shape[1] for mode in self.modes[:-1])
+        if not (self.full and count and self.told[-1] and grows >= count):
+            return 1
+        basis = self.modes[-2].basis
+        width = basis.shape[1]
+        halves = slice(None, self.split), slice(self.split, None)
+        minors = [basis[half].T @ content[half, count - width :] for half in halves]
+        signs = [np.linalg.slogdet(minor)[0] for minor in minors]
+        if signs[0] * signs[1] >= 0.0:
+            return 1
+        if width > 1:
+            raise Degenerate(
+                f"several columns of {coordinate_label((self.name, self.head))} feel one force, "
+                "and the determinants that a square of full width keeps hold one of them back: "
+                "which one is not followed"
+            )
+        return -1
 
     @property
     def rates(self) -> np.ndarray:
@@ -159,66 +197,60 @@ class Columns(Part):
         if self.branch < 0 and self.balance - self.exponent[-1] < self.exponent[-1]:
             other = self.balance - self.exponent[-1:]
             self.branch, self.exponent = 1, np.concatenate([self.exponent[:-1], other])
+            flip = np.ones_like(self.directions)
+            flip[self.split :, -1] = -1.0
+            self.directions = self.directions * flip
             self.size = np.concatenate([self.size[:-1], [math.nan]])
 
     def piece(self, entries: Mapping[int, float]) -> Block:
         u, s, vt = np.linalg.svd(self.weight)
         k = self.k
         active = np.concatenate([u[:, :k], vt[:k].T]) / math.sqrt(2.0)
-        if self.free is None:
-            dormant, log_dormant = self.directions, np.zeros(len(self.exponent))
-        else:
-            # of like size, so that what counts is how much larger one is than another
-            dormant, log_dormant = self.free, self.size - self.size[0]
-        log_size = np.concatenate([0.5 * np.log(2.0 * s[:k]), log_dormant])
+        log_size = np.concatenate([0.5 * np.log(2.0 * s[:k]), self._relative()])
         for item, entry in entries.items():
             log_size[k + item] = entry
         living = np.arange(len(log_size)) < k
         living[[k + item for item in entries]] = True
         return self.block(
-            jnp.asarray(np.concatenate([active, dormant], axis=1)),
+            jnp.asarray(np.concatenate([active, self.directions], axis=1)),
             jnp.asarray(log_size),
             jnp.asarray(living),
-            jnp.asarray(self.free is None),
+            jnp.asarray(np.concatenate([np.full(k, -1), self.level])),
+            jnp.asarray(bool(self.told[-1:].all())),
             jnp.asarray(self.decay),
             self.split,
         )
 
+    def _relative(self) -> np.ndarray:
+        """Log-sizes less that of the first column of the level."""
+        first = [int(np.argmax(self.level == one)) for one in self.level]
+        return np.nan_to_num(self.size - self.size[first])
+
     def land(self, entries, passage: Passage, force, floor) -> None:
         after, self.origin = passage.after, None
         assert isinstance(after, Block)
-        asleep = ~np.asarray(after.living)
-        fallen = int(np.sum(asleep)) - (len(self.exponent) - len(entries))
+        asleep, count = ~np.asarray(after.living), len(entries)
+        fallen = int(np.sum(asleep)) - (len(self.exponent) - count)
         # columns that fell back to zero are dormant again, the largest of all
         zeros = np.zeros(fallen)
-        before = np.concatenate([zeros, self.rates[len(entries) :]])
-        self.exponent = np.concatenate([zeros, self.exponent[len(entries) :]])
-        self.size = np.concatenate([zeros, self.size[len(entries) :]])
+        before = np.concatenate([zeros, self.rates[count:]])
+        size = np.concatenate([zeros, (self.size - self._relative())[count:]])
+        self.exponent = np.concatenate([zeros, self.exponent[count:]])
+        self.level = np.concatenate([np.arange(-fallen, 0), self.level[count:]])
+        self.told = np.concatenate([np.ones(fallen, bool), self.told[count:]])
         self.weight, self.k = np.asarray(after.weight()), int(np.sum(~asleep))
-        dormant, logs = (np.asarray(x)[..., asleep] for x in (after.direction, after.log_size))
+        content, logs = (np.asarray(x)[..., asleep] for x in (after.direction, after.log_size))
+        size, fresh = size + logs + before * passage.start, self.untold
         self._face(force, floor)
-        if self.free is not None:
-            self.free, self.size = dormant, self.size[0] + logs + before * passage.start
-            if self.strength.any():
-                self._align()
-            self.size = self.size - self.rates * passage.end
-            return
-        if self.full and len(self.exponent):
-            along = self.left[:, -1] @ dormant[: self.split, -1]
-            along *= self.right[:, -1] @ dormant[self.split :, -1]
-            self.branch = 1 if along > 0 else -1
+        self._turn(content, size)
         # of the j largest columns what will grow at h₁ + … + h_j is the part along u₁, …, u_j
-        along = self.directions.T @ dormant
-        minors = [np.linalg.slogdet(along[:j, :j])[1] for j in range(len(logs) + 1)]
-        volumes = np.diff(minors)
-        if not np.all(volumes >= _LOST):
+        if not fresh and np.any(self.size - size < _LOST):
             raise Degenerate(
                 f"the dormant columns of {coordinate_label((self.name, self.head))} run parallel "
                 "to what has been learned elsewhere (another head that feels the same force), "
                 "and what sets them apart is lost in rounding"
             )
-        gain = logs + volumes + before * passage.start - self.rates * passage.end
-        self.size = self.size + gain
+        self.size = self.size - self.rates * passage.end
 
     def flat_directions(self) -> np.ndarray | None:
         return None if self.k else np.zeros((0, self.weight.size))

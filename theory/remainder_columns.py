@@ -55,11 +55,11 @@ class ColumnModes(Modes[Block, Columns]):
         return velocity[..., self.cut :]
 
     def settled(self, piece, state):
-        if self.after.free is not None:
+        if self.after.untold:
             return piece, state
         x = state[: self.cut].reshape(self.rows, self.count).copy()
         x[:, ~self.rest] = self.after.directions
-        graded = eqx.tree_at(lambda b: b.graded, piece, jnp.asarray(True))
+        graded = eqx.tree_at(lambda b: b.level, piece, jnp.arange(self.count))
         return graded, np.concatenate([x.ravel(), state[self.cut :]])
 
     def exponents(self, tau):
@@ -77,7 +77,7 @@ class ColumnModes(Modes[Block, Columns]):
             swap = np.eye(size)
             swap[: self.cut] = swap[places[::-1].ravel()]
             return 0.5 * (np.eye(size) + swap)[None]
-        if not (self.piece.drifts and bool(self.piece.graded)) or self.living[-1]:
+        if not (self.piece.drifts and bool(self.piece.told)) or self.living[-1]:
             return None
         x = state[:, : self.cut].reshape(-1, self.rows, self.count).copy()
         x[..., :-1] = 0.0
@@ -90,13 +90,13 @@ class ColumnModes(Modes[Block, Columns]):
     @property
     def _aligns(self) -> bool:
         """Whether its columns, without a direction so far, are told apart on the next plateau."""
-        return self.after.free is None and not bool(self.piece.graded)
+        return self.part.untold and not self.after.untold
 
     def left(self, states, lag, end, slope):
         asleep = np.flatnonzero(~self.rest)
         end, tail = end.copy(), np.zeros_like(end)
         tail[self.cut + asleep] = self.after.rates
-        if self.after.free is None and not self._aligns:
+        if not self.after.untold and not self._aligns:
             x = end[: self.cut].reshape(self.rows, self.count)
             signs, volumes = self._seen(x[:, asleep])
             end[self.cut + asleep] += volumes
@@ -116,7 +116,7 @@ class ColumnModes(Modes[Block, Columns]):
 
     def turning(self, end, span):
         out = np.zeros_like(end)
-        if self.after.free is not None or self.rest.all():
+        if self.after.untold or self.rest.all():
             return out
         x, logs = end[: self.cut].reshape(self.rows, self.count), end[self.cut :]
         shown, asleep = np.zeros_like(x), np.flatnonzero(~self.rest)
@@ -165,7 +165,7 @@ class ColumnModes(Modes[Block, Columns]):
                     row[self.cut + i] = sizes[n] * float(inverse[n] @ x[:, i])
                 out[self.cut + to], last = row - last, row
                 out[places[:, to]] = 0.0
-        elif self.after.free is None:
+        elif not self.after.untold:
             signs = sign_of(np.sum(self.after.directions * x[:, asleep], axis=0))
             for i, sign in zip(asleep, signs, strict=True):
                 out[places[:, i], places[:, i]] = sign
@@ -207,7 +207,7 @@ class ColumnModes(Modes[Block, Columns]):
 
     def beyond(self, moved, sizes):
         split, x = self.piece.split, np.abs(self.direction)
-        x[:, ~self.rest] = 0.0 if self.after.free is not None else np.abs(self.after.directions)
+        x[:, ~self.rest] = 0.0 if self.after.untold else np.abs(self.after.directions)
         turn, growth = moved[: self.cut].reshape(x.shape), moved[self.cut :]
         living = np.where(self.rest, np.exp(2.0 * np.asarray(self.piece.log_size)), 0.0)
 

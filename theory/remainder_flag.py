@@ -4,6 +4,7 @@ H is the symmetric matrix of the plateau, Q its eigenvectors from the largest ei
 Columns follow Z' = HZ, each cleared of all larger ones: e^{Ht}Z, orthonormalised column by column.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from .columns import Columns
 from .part import log_abs
 from .symmetric_columns import SymmetricColumns
+from .turning import complement
 
 #: Directions whose growth rates differ by less than this, of the largest, never part.
 _ALIKE = 1e-9
@@ -44,25 +46,30 @@ def flag(
 
 
 def growth(part: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of the plateau's H, descending, and eigenvectors, signed as the columns are."""
-    m, n = part.weight.shape
+    """Eigenvalues of the plateau's H and eigenvectors: those of the columns, then the others.
+
+    Both descend; where several modes have one rate those of the columns span their part of it.
+    """
+    first, split = part.directions, part.split
+    if part.branch < 0:  # in place of the last, the mode that grows
+        flip = np.ones_like(first)
+        flip[split:, -1] = -1.0
+        first = first * flip
     if isinstance(part, SymmetricColumns):
-        values, p = np.linalg.eigh(part.force + part.force.T)
-        values, basis = values[::-1], np.concatenate([p, p])[:, ::-1] / np.sqrt(2.0)
+        half = math.sqrt(2.0) * first[:split]
+        other = complement(half)
+        values, turn = np.linalg.eigh(other.T @ (part.force + part.force.T) @ other)
+        other = np.concatenate([other @ turn] * 2) / math.sqrt(2.0)
     else:
-        u, h, vt = np.linalg.svd(part.force)
-        r = len(h)
-        both = np.concatenate([u[:, :r], vt[:r].T]) / np.sqrt(2.0)
-        other = np.concatenate([u[:, :r], -vt[:r].T]) / np.sqrt(2.0)
-        rest = np.zeros((m + n, m + n - 2 * r))
-        rest[:m, : m - r], rest[m:, m - r :] = u[:, r:], vt[r:].T
-        values = np.concatenate([h, np.zeros(rest.shape[1]), -h[::-1]])
-        basis = np.concatenate([both, rest, other[:, ::-1]], axis=1)
-    # of eigenvectors the part has chosen a sign, and where forces vanish a basis
-    count = len(part.exponent)
-    basis = basis.copy()
-    basis[:, :count] *= sign_of(np.sum(basis[:, :count] * part.directions, axis=0))[None]
-    return values, basis
+        rows, columns = part.force.shape
+        h = np.block(
+            [[np.zeros((rows, rows)), part.force], [part.force.T, np.zeros((columns,) * 2)]]
+        )
+        other = complement(first)
+        values, turn = np.linalg.eigh(other.T @ h @ other)
+        other = other @ turn
+    basis = np.concatenate([first, other[:, ::-1]], axis=1)
+    return np.concatenate([part.strength, values[::-1]]), basis
 
 
 def sign_of(x: np.ndarray | np.floating) -> np.ndarray:

@@ -351,7 +351,10 @@ class SaddlePath:
         squares = {c: math.exp(2.0 * (w.size - leader.size)) for c, w in switched.items()}
         total = sum(squares.values())
         shares = {c: x / total for c, x in squares.items()}
-        if any(self.parts[w.part].directed for w in switched.values()):
+        directed = [w for w in switched.values() if self.parts[w.part].directed]
+        if len({w.part for w in directed}) < len(directed):
+            return {}  # modes of one matrix, which share nothing
+        if directed:
             return shares
         sizes = {c: abs(float(self.parts[w.part].weight[c[1]])) for c, w in switched.items()}
         whole = sum(sizes.values())
@@ -370,7 +373,8 @@ class SaddlePath:
 
         Their sizes then keep the ratio the factors gave them until the orbit, whatever α is: one
         feature in several heads, equal columns of the data, modes that a symmetry makes alike.
-        Columns of several heads that learn one mode are returned: they stay parallel.
+        Columns of one matrix learn orthogonal modes, each with the size that it has. Columns of
+        several heads that learn one mode are returned: they stay parallel.
         """
         names = ", ".join(coordinate_label(self._coordinate(w.part, w.item)) for w in winners)
         rates = [w.rate for w in winners]
@@ -381,14 +385,14 @@ class SaddlePath:
                 "Hadamard leaves other exponents (Hadamard.from_scales)."
             )
         directed = [w for w in winners if self.parts[w.part].directed]
-        if len(directed) < 2:
-            return ()
+        if len({w.part for w in directed}) < 2:
+            return ()  # columns of one matrix learn orthogonal modes
         if len({self.parts[w.part].copies(w.item) for w in directed}) > 1:
             raise ValueError(
                 f"A symmetric tie: {names} grow at the same rate (equal singular values of the "
-                f"force) and switch together at T = {self.tau + wait:.6g}. How columns share what "
-                "they learn together is not predicted. Perturb the data or the target to tell "
-                "them apart, or simulate."
+                f"forces) and switch together at T = {self.tau + wait:.6g}. How the columns of "
+                "several heads share several modes is not predicted. Perturb the data or the "
+                "target to tell them apart, or simulate."
             )
         parts = [self.parts[w.part] for w in directed]
         if any(p.active for p in parts):

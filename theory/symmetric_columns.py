@@ -5,6 +5,8 @@ complement of the saddle j columns grow together at the sum of its j largest eig
 which may be negative, and nothing ever grows along a negative one.
 """
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from jaxtyping import ArrayLike
 
 from .column_piece import Block
 from .columns import Columns
+from .turning import Mode
 
 
 class SymmetricBlock(Block):
@@ -47,10 +50,14 @@ class SymmetricColumns(Columns):
         return False
 
     def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
-        count = len(self.exponent)
         complement = np.linalg.svd(self.weight)[0][:, self.k :]
         h, p = np.linalg.eigh(complement.T @ (force + force.T) @ complement)
-        self.force = force
-        self.left = (complement @ p)[:, ::-1][:, :count]
-        self.right = self.left
-        self._grows(h[::-1][:count], floor)
+        h, half = h[::-1], (complement @ p)[:, ::-1]
+        basis = np.concatenate([half, half]) / math.sqrt(2.0)
+        self._felt(force, floor, h)
+        grows, shrinks = h > self.floor, h < -self.floor
+        self.modes = [
+            *self._alike(h[grows], basis[:, grows]),
+            Mode(0.0, basis[:, ~grows & ~shrinks]),
+            *self._alike(h[shrinks], basis[:, shrinks]),
+        ]
