@@ -545,16 +545,18 @@ WIDE = gflow.Factored.small((3, 3), 4, log_alpha=-50.0, key=jax.random.key(0))
 RUN = {"direction": np.ones((6, 2)) / math.sqrt(6.0), "log_size": np.array([0.3, -20.0])}
 
 
+HEADS = gflow.Factored.small((2, 3, 3), 2, log_alpha=-50.0, key=jax.random.key(0))
+
+
+def heads_to_identity(model):
+    return 0.5 * jnp.sum((jnp.sum(model.weight.value, axis=0) - jnp.eye(3)) ** 2)
+
+
 @pytest.mark.parametrize(
     ("model", "objective", "kwargs", "message"),
     [
         (Matrix(WIDE), ANY, {}, "'weight' has 4 columns for a 3×3 matrix.*r ≤ 3"),
-        (
-            Matrix(SMALL),
-            Quadratic(jnp.eye(9), jnp.eye(3)),
-            {},
-            "A symmetric tie: weight.0., weight.1. .*together at T = 1",
-        ),
+        (Matrix(HEADS), heads_to_identity, {}, "A symmetric tie: .*together at T = 1"),
         (Matrix(SMALL.moved(RUN, 12.0)), ANY, {}, "'weight' comes from a run.*gflow.rescale"),
         (Matrix(gflow.Factored(jnp.ones((3, 2)), jnp.ones((3, 2)))), ANY, {}, "needs 0 < α < 1"),
         (Matrix(SMALL), ANY, {"log_alpha": 1.0}, "needs 0 < α < 1.*log_alpha = 1 was given"),

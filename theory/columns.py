@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from gflow.factored import Factored
 from gflow.gauge import orthogonal
@@ -94,6 +94,22 @@ class Columns(Part):
     def untold(self) -> bool:
         """Whether no force has told its columns apart yet."""
         return not self.told.any()
+
+    @property
+    def left_over(self) -> bool:
+        """Whether a mode of the force grows that no dormant column is left to learn."""
+        grows = sum(mode.basis.shape[1] for mode in self.modes if mode.rate > self.decay)
+        return grows > len(self.exponent)
+
+    def factors(self) -> np.ndarray:
+        """The learned columns, balanced: what `product` makes the weight of."""
+        u, s, vt = np.linalg.svd(self.weight)
+        columns = np.concatenate([u[:, : self.k], vt[: self.k].T])
+        return columns * np.sqrt(s[: self.k])
+
+    @staticmethod
+    def product(factors: Array, split: int) -> Array:
+        return jnp.matmul(factors[:split], factors[split:].T)
 
     def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
         self._face(force, floor)

@@ -32,6 +32,7 @@ from .part import Part, Passage
 from .prediction import Coordinate, Prediction, Stage, Start, coordinate_label
 from .scales import Scale, felt
 from .sides import check_forces, choose_sides
+from .turns import rate_of_turning
 
 #: Candidates whose times agree to this relative accuracy are tied.
 _TIE = 1e-9
@@ -167,6 +168,13 @@ class SaddlePath:
 
     def _complete(self) -> str:
         """That nothing grows any more, and what would if rounding were real."""
+        if rate := rate_of_turning(self.flow, self.parts, self.layout):
+            return (
+                "an unstable saddle: nothing that is dormant grows, but a mode feels a force that "
+                f"no column is left to learn, and the learned ones turn to it at rate {rate:.3g} "
+                "from the part of size α that they have along it. When they do is not predicted. "
+                "Give the leaf more columns"
+            )
         ended = "complete: nothing that is dormant feels a force that makes it grow"
         if held_back := sum(p.held_back for p in self.parts):
             ended += f"; decay holds {held_back} back that would"

@@ -10,7 +10,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from .column_piece import Block
 from .columns import Columns
@@ -48,6 +48,13 @@ class SymmetricColumns(Columns):
     @property
     def full(self) -> bool:
         return False
+
+    def factors(self) -> np.ndarray:
+        return super().factors()[: self.split]
+
+    @staticmethod
+    def product(factors: Array, split: int) -> Array:
+        return jnp.matmul(factors, factors.T)
 
     def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
         complement = np.linalg.svd(self.weight)[0][:, self.k :]
