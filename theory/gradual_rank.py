@@ -62,8 +62,8 @@ def predict(
 
     **Raises:** ValueError for a stack of models (see `predict_batch`), leaves of another kind,
     |u| = |v| exactly, more columns than min(m, n), Λ ≤ 0 or unknown, factors that are not small,
-    a tie of unequal rates or of columns of one matrix, an objective unbounded below or with its
-    minimum at infinity, a gradient that is not finite.
+    a tie of unequal rates or of several modes shared by several heads, an objective unbounded
+    below or with its minimum at infinity, a gradient that is not finite.
 
     **Regime:** α → 0, unique winners, strict minima on the support (among matrices of the
     rank). Modes of equal exponent and rate (heads while attention is uniform, equal effects)
