@@ -28,6 +28,7 @@ def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, secon
 @pytest.mark.parametrize(
     ("family", "decades", "second"),
     [
+        (falsification.regression, 8, None),
         (falsification.regression, 100, None),
         (falsification.diagonal_head, 16, None),
         (falsification.matrix, 8, None),

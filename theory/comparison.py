@@ -207,6 +207,7 @@ class _Judge:
         general = start_claims(prediction, self.reader, before)
         rows, times, count, reached = [], [], 0, True
         doubtful: dict[str, np.ndarray] = {}
+        formed = True
         for group in self._groups(finite.exists):
             found = self._crossing(group)
             claims = self._time_claims(group, found)
@@ -218,10 +219,10 @@ class _Judge:
                 members = [self.first.crossings[k] for k in group]
                 times += [found.t, *(c.t for c in members if c is not None)]
                 count += len(group)
-                resting = self._resting(group, found, before, doubtful)
+                resting = self._resting(group, found, before, doubtful, formed)
                 claims += resting.claims()
                 plateau = before = resting.plateau
-                doubtful = resting.doubtful
+                doubtful, formed = resting.doubtful, resting.allowance.exists
             else:
                 reached = False
             rows.append(self._row(group, found, plateau, claims))
@@ -264,7 +265,12 @@ class _Judge:
         return limits if unknown and limits and own.verdict != REFUTED else [own, *limits]
 
     def _resting(
-        self, group: list[int], found: Crossing, before: Plateau, doubtful: dict[str, np.ndarray]
+        self,
+        group: list[int],
+        found: Crossing,
+        before: Plateau,
+        doubtful: dict[str, np.ndarray],
+        formed: bool,
     ) -> Resting:
         k, run = group[-1], self.first.run
         later = [c.t for c in self.first.crossings[k + 1 :] if c is not None and c.t > found.t]
@@ -276,8 +282,9 @@ class _Judge:
         matched = at is not None and found.t < at < right and run.resolver is not None
         plateau = self.reader.plateau(found.t, right, at if matched else None)
         return Resting(
-            self.prediction, group, self.reader, plateau, before, doubtful, allowance, matched
-        )
+            self.prediction, group, self.reader, plateau, before, doubtful, allowance, matched,
+            formed,
+        )  # fmt: skip
 
     def _row(self, group, found, plateau: Plateau | None, claims: list[Claim]) -> Row:
         scale, single = self.first.run.scale, len(group) == 1

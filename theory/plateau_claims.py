@@ -27,6 +27,7 @@ class Resting:
     doubtful_before: dict[str, np.ndarray]
     allowance: Allowance
     matched: bool
+    formed_before: bool = True
 
     @property
     def stage(self) -> Stage:
@@ -135,10 +136,15 @@ class Resting:
         dying = self.plateau.active[name] & (sizes <= 2.0 * slack)
         return there | dying
 
-    def _labels(self, what: str, predicted: str, measured: str, wrong: int, doubt: int) -> Claim:
-        """A claim that counts: `wrong` modes are not as predicted, of which `doubt` may be."""
+    def _labels(
+        self, what: str, predicted: str, measured: str, wrong: int, doubt: int, formed: bool
+    ) -> Claim:
+        """A claim that counts: `wrong` modes are not as predicted, of which `doubt` may be.
+
+        `formed`: whether what it counts is told from plateaus that are there at this α.
+        """
         met = wrong == 0 == doubt and self._value[0].verdict == CONFIRMED
-        if not self.allowance.exists and not met:
+        if not formed and not met:
             verdict, words = UNDECIDED, f"the plateau is not formed at this α; {self._remedy}"
         elif wrong > doubt:
             verdict, words = REFUTED, "not what happened"
@@ -171,7 +177,8 @@ class Resting:
             doubt += int(np.sum(doubtful))
         predicted = " ".join(s.label for s in stages)
         measured = predicted if wrong == 0 else _switched(seen, leaves)
-        return self._labels("switches", predicted, measured, wrong, doubt)
+        formed = self.allowance.exists and self.formed_before
+        return self._labels("switches", predicted, measured, wrong, doubt, formed)
 
     def _rank(self) -> Claim:
         counted = {n: np.sum(self.plateau.active[n], axis=-1) for n in self.doubtful}
@@ -180,7 +187,9 @@ class Resting:
             predicted = {n: predicted["weight"] for n in counted}
         wrong = sum(int(np.sum(np.abs(counted[n] - predicted[n]))) for n in counted)
         doubt = sum(int(np.sum(x)) for x in self.doubtful.values())
-        return self._labels("rank", rank_label(predicted), rank_label(counted), wrong, doubt)
+        formed = self.allowance.exists
+        labels = rank_label(predicted), rank_label(counted)
+        return self._labels("rank", *labels, wrong, doubt, formed)
 
     def _shares(self) -> list[Claim]:
         shares = self.stage.shares
