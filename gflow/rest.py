@@ -79,8 +79,8 @@ def motion(
 
     The rounding is measured: the second difference of a speed over displacements of √ε of every
     weight is ε of its terms, and so is √ε of the first. A sum of a thousand terms that cancel
-    has the rounding of the terms. Displacements of 10⁻⁴√ε show the same, unless the force jumps
-    nearby; the smaller of both counts.
+    has the rounding of the terms. Displacements of 10⁻⁴√ε and 10⁻⁶√ε show the same, unless a
+    force jumps or changes its sign nearby (√ε of a large bias is much); the smallest counts.
     """
     origin, flow = flow.start(), flow.at(leaves)
     state = flow.start() if state is None else state
@@ -99,10 +99,10 @@ def motion(
         up, down = drift(state + step)[0], drift(state - step)[0]
         return jnp.maximum(jnp.abs(up + down - 2.0 * speed), eps / share * jnp.abs(up - down))
 
-    keys = jax.random.split(jax.random.key(0), 10)
-    shares = jnp.sqrt(eps) * jnp.tile(jnp.array([1.0, 1e-4], state.dtype), 5)
+    keys = jax.random.split(jax.random.key(0), 15)
+    shares = jnp.sqrt(eps) * jnp.repeat(jnp.array([1.0, 1e-4, 1e-6], state.dtype), 5)
     found = jax.lax.map(spread, (keys, shares))
-    rounding = jnp.minimum(jnp.max(found[::2], axis=0), jnp.max(found[1::2], axis=0))
+    rounding = jnp.min(jnp.max(found.reshape(3, 5, -1), axis=1), axis=0)
     return speed, change, scale, rounding
 
 
