@@ -292,8 +292,10 @@ def arrive(
     def advance(carry):
         left, now = carry
         after = attempt(parts, tolerance, offset + (span - left), left, now)[0]
-        # every step starts at t = 0, so that none is below the rounding of the time
-        return left - after.t, eqx.tree_at(lambda n: n.t, after, jnp.zeros_like(after.t))
+        # every step starts at t = 0, so that none is below the rounding of the time, and where
+        # what a solver knows of t = 0 is of another step
+        again = jnp.zeros_like(after.t), jnp.array(True)
+        return left - after.t, eqx.tree_at(lambda n: (n.t, n.jumped), after, again)
 
     def unfinished(carry):
         return (carry[0] > 0.0) & (carry[1].left > 0)
@@ -325,50 +327,61 @@ def halved(
     field, solver = build(parts), with_tolerance(solver, tolerance)
     atol, rtol = tolerance
 
-    def step(method, now, at, h):  # counted from zero: h may be below the rounding of the time
+    def step(method, now, begin, end, offset):
         state, frame, inner, jumped = now
         here = field.framed(frame)
-        args, zero = (here, offset + at), jnp.zeros_like(h)
-        new, error, _, inner, _ = method.step(TERM, zero, h, state, args, inner, jumped)
+        new, error, _, inner, _ = method.step(
+            TERM, begin, end, state, (here, offset), inner, jumped
+        )
         error = jnp.max(jnp.abs(jnp.asarray(error)) / (atol + rtol * jnp.abs(state)))
         error = jnp.where(jnp.all(jnp.isfinite(new)), error, jnp.nan)
         frame, new, jumped = here.recentred(new)
         return (new, frame, jax.tree.map(jnp.asarray, inner), jumped), error
 
     def two(start, end, kept, choice, now):
-        half, free = 0.5 * (end - start), jnp.array(False)
-        method = _taking(solver, choice, free)
+        middle, bound = start + 0.5 * (end - start), jnp.array(False)
+        method = _taking(solver, choice, bound)
 
-        def one(now, at):
-            return step(method, now, at, half)
+        def half(now, edges):
+            return step(method, now, *edges, offset)
 
         def both():
-            after, error = jax.lax.scan(one, now, jnp.stack([start, start + half]))
+            edges = jnp.stack([start, middle]), jnp.stack([middle, end])
+            after, error = jax.lax.scan(half, now, edges)
             return after, ~jnp.all(error < ASTRAY)
 
         return jax.lax.cond(kept, both, lambda: (now, jnp.array(False)))
 
     def many(start, end, kept, choice, now):
-        half, no = 0.5 * (end - start), jnp.array(False)
+        middle, no = start + 0.5 * (end - start), jnp.array(False)
 
         def attempt(carry):
-            count, left, h, failed, moved, now = carry
-            last = h >= left
-            h = jnp.where(last, left, h)
-            after, error = step(_taking(solver, choice, failed), now, end - left, h)
+            count, begin, h, failed, moved, now = carry
+            whole = begin + h >= end
+            until = jnp.where(whole, end, begin + h)
+            h = jnp.where(whole, end - begin, h)
+            # a part near the rounding of the time counts from zero, as if nothing were known
+            fine = h < FINE * begin
+            edges = jnp.where(fine, 0.0, begin), jnp.where(fine, h, until)
+            before = (*now[:3], now[3] | fine)
+            method = _taking(solver, choice, failed)
+            after, error = step(method, before, *edges, offset + jnp.where(fine, begin, 0.0))
             good = error <= 1.0
             now = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, now)
-            left = jnp.where(good, jnp.where(last, 0.0, left - h), left)
-            h = jnp.where(good, jnp.minimum(2.0 * h, half), 0.2 * h)
-            return count + 1, left, h, failed | ~good, moved | good, now
+            # what a solver knows at the end of such a part, it knows at another time
+            now = (*now[:3], now[3] | (good & fine))
+            begin = jnp.where(good, until, begin)
+            h = jnp.where(good, jnp.minimum(2.0 * h, middle - start), 0.2 * h)
+            return count + 1, begin, h, failed | ~good, moved | good, now
 
         def unfinished(carry):
-            return (carry[1] > 0.0) & (carry[0] < MOST_PARTS)
+            return (carry[1] < upto) & (carry[0] < MOST_PARTS)
 
-        span = jnp.where(kept & jnp.all(jnp.isfinite(now[0])), end - start, 0.0)
-        begun = (0, span, half, no, no, now)
+        going = kept & jnp.all(jnp.isfinite(now[0]))
+        upto = jnp.where(going, end, start)
+        begun = (0, start, middle - start, no, no, now)
         *_, moved, now = jax.lax.while_loop(unfinished, attempt, begun)
-        state = jnp.where((span > 0.0) & ~moved, jnp.nan, now[0])
+        state = jnp.where(going & (end > start) & ~moved, jnp.nan, now[0])
         return (state, *now[1:]), no
 
     def body(carry, entry):

@@ -20,7 +20,7 @@ from gflow.coordinates import FactorCoordinates, LogCoordinates, RawCoordinates
 from gflow.flow import build_flow
 from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
-from gflow.solvers import Rodas5P, Switching
+from gflow.solvers import ROCK4, Rodas5P, Switching
 from gflow.solvers.linear import INVERTED, eliminated, factorised, inverse_without_pivots
 from gflow.stepping import TERM, Field, Pace, halved, march
 
@@ -510,6 +510,31 @@ def test_the_halves_are_taken_by_the_method_of_the_step():
         y = step(method, *numbers(middle, b), y)
         a = b
         np.testing.assert_allclose(states[i], y, rtol=1e-12)
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_the_companion_takes_over_nothing_that_belongs_to_another_time(patient):
+    # ROCK4 has waited since the start while Tsit5 took the steps: its slope there is not that here
+    field = known((0.9, 2.0, 0.3), rate=60.0)
+    solver = Switching(diffrax.Tsit5(), ROCK4())
+    steps = go(field, solver, 4.0, tol=1e-6)
+    stiff = np.asarray(steps.choice)[np.asarray(steps.kept)]
+    assert np.sum(stiff) > 0
+    assert not stiff[0]
+    tolerance = jnp.full(3, 1e-6), jnp.full(3, 1e-6)
+
+    @eqx.filter_jit
+    def halves(t, kept, choice):
+        zero = jnp.array(0.0)
+        return halved(itself, field, solver, tolerance, zero, t, kept, choice, patient)
+
+    states, frames, missed = halves(steps.t, steps.kept, steps.choice)
+    assert not missed
+    second = np.array(states)
+    second[:, 2] *= np.asarray(frames)
+    np.testing.assert_allclose(
+        second[np.asarray(steps.kept)], signed(steps)[np.asarray(steps.kept)], rtol=0, atol=3e-5
+    )
 
 
 # --- logarithmic coordinates ----------------------------------------------------------
