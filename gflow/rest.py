@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
+from .coordinates import RawCoordinates
 from .flow import Flow
 from .gauge import GaugeCoordinates
 from .integrate import record_state
@@ -25,6 +26,9 @@ LEFT = 1e-4
 
 #: Curvatures below this share of the largest do not count as a way down.
 FLAT = 1e-6
+
+#: Size and number of the displacements of weights that are exactly zero.
+ASIDE, DIRECTIONS = 1e-3, 32
 
 #: State components up to which the Jacobian is taken whole.
 DENSE = 128
@@ -56,7 +60,8 @@ def verdict(flow: Flow, leaves: Leaves, t: float, elapsed: float, rtol: float) -
     state, _ = settled(flow, leaves, clock)
     if _moves(motion(flow, leaves, clock, state), LEFT * rtol, elapsed):
         return Verdict.moving
-    return Verdict.saddle if curves_down(flow, leaves, clock, state) else Verdict.resting
+    down = curves_down(flow, leaves, clock, state) or leaves_zero(flow, leaves, clock, state)
+    return Verdict.saddle if down else Verdict.resting
 
 
 def _moves(found: Any, left: float, elapsed: float) -> bool:
@@ -176,6 +181,33 @@ def curves_down(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array) -
     except ArpackError:
         return False
     return top > FLAT * largest
+
+
+def leaves_zero(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array) -> bool:
+    """Whether plain weights that are exactly zero would grow together, were they not.
+
+    Three factors at zero feel no force and no curvature, and the loss falls like their product.
+    Displaced by `ASIDE` in random directions they move outwards; at a minimum they come back.
+    """
+    plain = [np.full(c.size, isinstance(c, RawCoordinates)) for c in flow.coordinates]
+    zero = np.concatenate(plain) & (np.asarray(state) == 0.0)
+    if not zero.any():
+        return False
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (DIRECTIONS, flow.size)) * zero
+    outwards, speed = map(np.asarray, outward(flow, leaves, t, state, jnp.asarray(ASIDE * signs)))
+    return bool(np.max(outwards) > FLAT * ASIDE * np.max(speed))
+
+
+@eqx.filter_jit
+def outward(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array, steps: Array):
+    """Of displaced states the rate at which the displacement grows, and the largest speed."""
+    here = flow.at(leaves)
+
+    def rate(step):
+        speed = here.velocity(t, state + step)
+        return jnp.vdot(step, speed) / jnp.vdot(step, step), jnp.max(jnp.abs(speed)) / ASIDE
+
+    return jax.lax.map(rate, steps)
 
 
 @eqx.filter_jit

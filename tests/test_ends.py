@@ -127,6 +127,25 @@ def test_a_power_law_comes_to_rest():
     assert a[-1] < 1e-8
 
 
+@pytest.mark.parametrize(
+    ("loss", "status"),
+    [
+        (lambda a: 0.5 * (jnp.prod(a) - 1.0) ** 2, "stopped at a saddle"),
+        (lambda a: 0.5 * jnp.sum(a**2) + 0.3 * jnp.prod(a), "converged"),
+        (lambda a: 0.25 * jnp.sum(a**4), "converged"),
+    ],
+)
+def test_weights_that_are_exactly_zero_rest_where_they_would_come_back(loss, status):
+    """Three factors at zero feel neither force nor curvature."""
+    model = {"a": jnp.zeros(3), "b": jnp.asarray(0.0)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = gflow.simulate(
+            model, lambda m: loss(m["a"]) + 0.5 * (m["b"] - 2.0) ** 2, error_bars=False
+        )
+    assert run.status.startswith(status)
+
+
 def test_what_stays_on_a_saddle_says_so():
     run, message = run_of(weights(0.0, 0.5, b=0.0), Double())
     assert not run.successful
