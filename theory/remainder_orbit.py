@@ -15,10 +15,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from scipy.linalg import block_diag, expm
+import scipy.linalg
+from jax.scipy.linalg import block_diag
+from jaxtyping import Array, Float, Int
 
 from .fast import Fast, assembled
 from .hadamard_weights import HadamardWeights
@@ -35,8 +37,8 @@ _CHANGE, _CUTS = 0.25, 400
 ENTERED = -10.0
 #: Of an orbit's first velocity: slower is no relaxation.
 _STILL = 1e-9
-#: Points in one compiled call.
-_BLOCK = 64
+#: Points in one compiled call, and to what their components that weights feel are rounded up.
+_BLOCK, _ROOM = 64, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ class Path:
         """Deviations on the orbit at time s as deviations on the plateau that it leads to."""
         states = self.split(self.orbit.states(np.array([s]))[0])
         return np.asarray(
-            block_diag(*(m.landed(x) for m, x in zip(self.modes, states, strict=True)))
+            scipy.linalg.block_diag(*(m.landed(x) for m, x in zip(self.modes, states, strict=True)))
         )
 
     @property
@@ -190,7 +192,11 @@ def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear
     """Derivatives at many states, in blocks that one compiled function takes."""
     count = len(states)
     padded = np.resize(states, (-(-count // _BLOCK) * _BLOCK, states.shape[1]))
-    blocks = [_derivatives(fast, jnp.asarray(b)) for b in np.split(padded, len(padded) // _BLOCK)]
+    felt = np.flatnonzero(np.concatenate([fast.active, np.ones(sum(p.modes for p in fast.pieces))]))
+    room = np.full(-len(felt) % _ROOM, np.iinfo(np.int32).max)
+    felt = jnp.asarray(np.concatenate([felt, room]))
+    parts = np.split(padded, len(padded) // _BLOCK)
+    blocks = [_derivatives(fast, jnp.asarray(part), felt) for part in parts]
     velocity, *by = (np.concatenate(x)[:count] for x in zip(*blocks, strict=True))
     size = states.shape[1]
     offsets = np.cumsum([0, *(p.modes for p in fast.pieces)])[:-1]
@@ -206,28 +212,55 @@ def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear
 
 
 @eqx.filter_jit
-def _derivatives(fast: Fast, states: Float[Array, "block size"]):
-    counts = [p.modes for p in fast.pieces]
+def _derivatives(fast: Fast, states: Float[Array, "block size"], felt: Int[Array, " felt"]):
+    """Velocity, and by state and sizes the derivatives of velocity, loss and weights.
 
-    def motion(point):
-        state, amounts = point[: states.shape[1]], point[states.shape[1] :]
-        shares = jnp.split(amounts, np.cumsum(counts)[:-1].tolist())
-        pieces = fast.unpack(state)
-        parts = [p.disturbed(a) for p, a in zip(pieces, shares, strict=True)]
-        loss, force = fast.flow.forces(assembled(parts, fast.layout, fast.flow.names))
-        velocity = jnp.concatenate(
-            [
-                p.pushed(force[n][i], a)
-                for p, (n, i), a in zip(pieces, fast.layout, shares, strict=True)
-            ]
-        )
-        out = velocity, loss, jnp.concatenate([w.ravel() for w in parts])
-        return out, velocity
+    The force is differentiated along the components `felt` alone, those that move a weight:
+    the others, of dormant columns, are moved by it and act on their own piece only.
+    """
+    names, layout = fast.flow.names, fast.layout
+
+    def force_at(parts):
+        force = fast.flow.forces(assembled(parts, layout, names))[1]
+        return [force[n][i] for n, i in layout]
 
     def at(state):
-        point = jnp.concatenate([state, jnp.zeros(sum(counts), state.dtype)])
-        by, velocity = jax.jacfwd(motion, has_aux=True)(point)
-        return velocity, *by
+        pieces = fast.unpack(state)
+        flat = [p.flat() for p in pieces]
+        none = [jnp.zeros(p.modes, state.dtype) for p in pieces]
+        rows = list(zip(pieces, flat, none, strict=True))
+        parts, made = [], []
+        for piece, y, a in rows:
+            weight = piece.disturbed(a)
+            parts.append(weight)
+            by = jax.jacfwd(lambda y, a, p=piece: p.at(y).disturbed(a).ravel(), (0, 1))(y, a)
+            made.append(by)
+        force = force_at(parts)
+        velocity, own, pushed = [], [], []
+        for (piece, y, a), g in zip(rows, force, strict=True):
+            velocity.append(piece.pushed(g, a))
+            by_y, by_a, by_g = jax.jacfwd(lambda y, a, g, p=piece: p.at(y).pushed(g, a), (0, 1, 2))(
+                y, a, g
+            )
+            own.append((by_y, by_a))
+            pushed.append(by_g.reshape(len(y), -1))
+
+        def whole(blocks):
+            sides = [block_diag(*side) for side in zip(*blocks, strict=True)]
+            return jnp.concatenate(sides, axis=1)
+
+        weights, moved = whole(made), whole(own)
+        along = weights.at[:, felt].get(mode="fill", fill_value=0.0).T
+        flat_parts, unravel = jax.flatten_util.ravel_pytree(parts)
+
+        def turned(direction):
+            _, change = jax.jvp(lambda w: force_at(unravel(w)), (flat_parts,), (direction,))
+            return jnp.concatenate([c.ravel() for c in change])
+
+        by_force = block_diag(*pushed) @ jax.vmap(turned)(along).T
+        moved = moved.at[:, felt].add(by_force, mode="drop")
+        falls = -jnp.concatenate([g.ravel() for g in force]) @ weights
+        return jnp.concatenate(velocity), moved, falls, weights
 
     return jax.vmap(at)(states)
 
@@ -239,7 +272,7 @@ def _propagators(by_state, by_size, rate, length) -> tuple[np.ndarray, np.ndarra
     both[..., :size, :size] = by_state
     both[..., :size, size:] = by_size
     both[..., np.arange(size, size + count), np.arange(size, size + count)] = 2.0 * rate
-    whole = expm(length * both)
+    whole = scipy.linalg.expm(length * both)
     return whole[..., :size, :size], whole[..., :size, size:]
 
 
