@@ -42,12 +42,16 @@ def first_risen(trajectory: Any) -> int | None:
 
 
 def _grew(found: Courses, span: slice) -> bool:
-    """Whether a mode that started small was thirtyfold larger, and off its scale, in between."""
+    """Whether a mode was thirtyfold larger, and off its scale, in between.
+
+    Of plain leaves those that started small; products are followed at any size, also where
+    they come back from zero.
+    """
     for course in found.leaves.values():
         logs = course.logs[span]
         top = np.max(logs, axis=0)
         with np.errstate(invalid="ignore"):
-            grew = (top - logs[0] >= GREW) & (top > course.threshold) & ~course.active
-        if np.any(grew):
+            grew = (top - logs[0] >= GREW) & (top > course.threshold)
+        if np.any(grew & (course.small | ~course.active)):
             return True
     return False

@@ -558,7 +558,7 @@ def ran(leaf, time):
             dict(t1=None, objective=SquaredLoss(INPUTS, 0 * TARGETS), model=Linear(jnp.zeros(4))),
             "The start is stationary.*t1 or tau1",
         ),
-        (dict(t1=None, decay={"weight": lambda t: 0.1}), "decay depends on time.*t1 or tau1"),
+        (dict(t1=None, decay={"weight": lambda t: 0.1}), "decay of .* depends on time.*t1 or tau1"),
         (dict(decay={"weight": lambda t: 0.1 - 0.1 * t}), "'weight' is -.* at t = 1.*≥ 0"),
         # what τ needs
         (
