@@ -22,6 +22,9 @@ from .switches import Natural, Switches, find_switches, read
 WIDTH = 4e-6
 #: Below this a weight is lost in float64, with the sign that a kink at zero would need.
 _LOST = 1e-290
+#: What was read of the latest programs, by their structure; a walk takes milliseconds.
+_READ: dict[Any, Switches] = {}
+_PROGRAMS = 256
 
 
 def kinks_of(flow: Flow) -> Switches:
@@ -29,8 +32,14 @@ def kinks_of(flow: Flow) -> Switches:
 
     **Raises:** ValueError for a loss that jumps.
     """
-    weights = eqx.filter_eval_shape(lambda flow: flow.weights(flow.start()), flow)
-    found = find_switches(flow.as_written, weights)
+    leaves, structure = jax.tree.flatten(flow)
+    key = structure, tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
+    if key not in _READ:
+        weights = eqx.filter_eval_shape(lambda flow: flow.weights(flow.start()), flow)
+        if len(_READ) >= _PROGRAMS:
+            _READ.pop(next(iter(_READ)))
+        _READ[key] = find_switches(flow.as_written, weights)
+    found = _READ[key]
     if found.jumps:
         raise ValueError(
             f"The loss itself jumps ({', '.join(found.jumps)} of weights): there is no gradient "
