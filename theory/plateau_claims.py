@@ -70,14 +70,26 @@ class Resting:
         resolver = self.reader.trajectory.resolver
         return 1e-8 if resolver is None else float(resolver.rtol)
 
-    def _loss(self) -> Claim:
+    @property
+    def _step(self) -> float:
+        """By what the loss falls to this plateau or from it, whichever is less."""
         losses = [self.prediction.start.loss, *(s.loss for s in self.prediction.stages)]
         k = self.group[-1] + 1
         steps = np.abs(np.diff(losses))[k - 1 : k + 1]
-        run = self.reader.trajectory
         step = float(np.min(steps[steps > 0], initial=math.inf))
-        if not math.isfinite(step):
-            step = float(np.ptp(run.loss))
+        return step if math.isfinite(step) else float(np.ptp(self.reader.trajectory.loss))
+
+    @property
+    def _short(self) -> float:
+        """The share of their size that weights may be short of a plateau still on its way.
+
+        The loss is quadratic there: what it stands above the saddle, of a step, is the square.
+        """
+        above = max(self.plateau.loss - self.stage.loss, 0.0)
+        return 0.0 if self.matched or self._step == 0.0 else math.sqrt(above / self._step)
+
+    def _loss(self) -> Claim:
+        run, step = self.reader.trajectory, self._step
         floor = 1e-12 * float(np.max(np.abs(run.loss[0]))) + self._rtol * abs(self.stage.loss)
         (allowed,) = self._allowed(self.allowance.loss, self.plateau.loss_moved, floor)
         return judged(
@@ -99,7 +111,8 @@ class Resting:
             sizes = np.where(sizes > 0, sizes, largest if largest > 0 else 1.0)
             floor = 200.0 * self._rtol * sizes + 1e-10 * max(largest, 1e-300)
             bound = np.broadcast_to(self.allowance.weights[name], found.shape)
-            allowed = self._allowed(bound, self.plateau.moved[name], np.ravel(floor))
+            moved = self.plateau.moved[name] + self._short * np.reshape(sizes, found.shape) / BEYOND
+            allowed = self._allowed(bound, moved, np.ravel(floor))
             rows = zip(np.ndindex(found.shape), allowed, strict=True)
             slack[name] = np.reshape(
                 [
