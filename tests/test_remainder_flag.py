@@ -6,14 +6,15 @@ import pytest
 import scipy.linalg
 
 from theory.columns import Columns
+from theory.curves import Curves
 from theory.remainder_flag import graded
 
 
 def plateau() -> Columns:
     """After the first of three columns: growth rates 1.19 and 1.05, so that they part late."""
     curves = falsification.matrix().prediction.orbits
-    assert curves is not None
-    (part,) = curves.plateaus[1]  # type: ignore[attr-defined]
+    assert isinstance(curves, Curves)
+    (part,) = curves.plateaus[1]
     assert isinstance(part, Columns)
     return part
 

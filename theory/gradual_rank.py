@@ -67,10 +67,10 @@ def predict(
 
     **Regime:** α → 0, unique winners, strict minima on the support (among matrices of the
     rank). Modes of equal exponent and rate (heads while attention is uniform, equal effects)
-    switch together, copies with predicted shares; a degenerate saddle, or a second mode that
-    heads would share, ends the path with the reason (`.ended`). At kinks of the loss at zero
-    weights a dormant weight feels the force of its own sign; where it feels more, as which
-    weight is larger, the path is refused or ends.
+    switch together, copies with predicted shares; a degenerate saddle, one whose learned columns
+    would turn, or a second mode that heads would share, ends the path with the reason (`.ended`).
+    At kinks of the loss at zero weights a dormant weight feels the force of its own sign; where
+    it feels more, as which weight is larger, the path is refused or ends.
 
     ```python
     pred = theory.gradual_rank.predict(model, objective)

@@ -96,7 +96,7 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
         bar = u * one.error + v * two.error
         key = f"stage{k + 1}.{what}"
         claims.append(judged(key, predicted, measured[what], bar, allowed, limit, unit))
-    misses = [t.crossings[k].t - stage.tau * t.run.scale - stage.offset for t in (first, second)]  # type: ignore[union-attr]
+    misses = [x.t - stage.tau * at - stage.offset for x, at in ((one, here), (two, there))]
     return [_not_falling(claim, misses, one.error + two.error, here, a) for claim in claims]
 
 
