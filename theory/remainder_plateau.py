@@ -5,11 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from .curvature import force_and_jacobian
 from .orbits import Orbit
 from .part import Part
 from .remainder_modes import Modes
 from .remainder_orbit import Linear, modes_of, settled, split
-from .saddle_path import force_and_jacobian
 
 #: Deviations beyond this are of order one many times over: no bound is left, and none overflows.
 _LARGEST = 50.0

@@ -11,35 +11,31 @@ and what the orbit adds to their plateau rates. The offsets C are matched asympt
 project: at finite α the transition is at T·Λ + C up to a power of α.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
 from gflow.flow import Flow
 
+from .curvature import curvature
 from .curves import Curves
-from .fast import Fast, Layout, assembled
+from .fast import Fast, assembled
 from .kinks import Kink, find_kink, has_kinks, on_sides
 from .orbits import Degenerate, Limits, Orbit, Unbounded, connect
 from .part import Part, Passage
 from .prediction import Coordinate, Prediction, Stage, Start, coordinate_label
 from .scales import Scale, felt
 from .sides import check_forces, choose_sides
+from .ties import TIE, Winner, shares, twins
 from .turns import rate_of_turning
 
-#: Candidates whose times agree to this relative accuracy are tied.
-_TIE = 1e-9
 #: Log-size at which the leading winner enters its orbit: its weight is about e^{-40}.
 _ENTRY = -20.0
-#: Weights of a group that keep the ratio of their squared sizes to this accuracy are copies.
-_COPIES = 1e-6
 _DEGENERATE = (
     "degenerate saddle: the flow creeps into the saddle after {} as a power of time, not "
     "exponentially (what moves last relaxes there at {:.1g} of its speed before: no curvature). "
@@ -47,11 +43,9 @@ _DEGENERATE = (
 )
 
 
-class _Winner(NamedTuple):
-    part: int
-    item: int
-    rate: float
-    size: float
+#: By part, the log-sizes of the items that enter an orbit; heads that stay parallel on it.
+Entries = Sequence[dict[int, float]]
+Heads = tuple[int, ...]
 
 
 class SaddlePath:
@@ -257,7 +251,7 @@ class SaddlePath:
         if orbit.degenerate:
             raise Degenerate(_DEGENERATE.format("from the start", orbit.approach))
         rising = [
-            _Winner(i, j, math.nan, math.nan)
+            Winner(i, j, math.nan, math.nan)
             for i, (p, passage) in enumerate(zip(self.parts, passages, strict=True))
             for j in p.rising(passage)
         ]
@@ -282,13 +276,13 @@ class SaddlePath:
             raise Degenerate(f"At stage {number} {self.kink}")
         if not math.isfinite(best):
             return None
-        tied = np.flatnonzero(wait <= best * (1 + _TIE) + 1e-300)
+        tied = np.flatnonzero(wait <= best * (1 + TIE) + 1e-300)
         modes = [(i, j) for i, d in enumerate(due) for j in range(len(d.wait))]
         winners = [
-            _Winner(i, j, float(due[i].rate[j]), float(due[i].size[j]))
+            Winner(i, j, float(due[i].rate[j]), float(due[i].size[j]))
             for i, j in (modes[k] for k in tied)
         ]
-        twins = self._twins(winners, number, best) if len(winners) > 1 else ()
+        parallel = twins(self.parts, winners, number, self.tau + best) if len(winners) > 1 else ()
         leader = max(winners, key=lambda w: -math.inf if math.isnan(w.size) else w.size)
 
         wait[tied] = math.inf
@@ -300,7 +294,7 @@ class SaddlePath:
             entries[w.part][w.item] = _ENTRY + apart
         for p in self.parts:
             p.wait(best, 0.0)
-        orbit = self._connect(entries, twins, f"stage {number}")
+        orbit = self._connect(entries, parallel, f"stage {number}")
         level = self._level(orbit, leader)
         entry = float(orbit.s[0]) - level[1]
         shift = (_ENTRY - leader.rate * entry - leader.size) / leader.rate
@@ -310,11 +304,11 @@ class SaddlePath:
     def _transition(
         self,
         orbit: Orbit,
-        entries: Sequence[dict[int, float]],
-        leader: _Winner,
+        entries: Entries,
+        leader: Winner,
         level: tuple[tuple[Any, float], float],
         shift: float,
-        winners: Sequence[_Winner],
+        winners: Sequence[Winner],
         margin: float,
         rival: tuple[int, int] | None,
     ) -> tuple[Stage, Orbit]:
@@ -331,8 +325,8 @@ class SaddlePath:
         if orbit.degenerate:
             for p in self.parts:
                 p.forget()
-        shares = self._shares(switched, leader)
-        if shares:
+        shared = shares(self.parts, switched, leader)
+        if shared:
             self.copies.append(set(switched))
         after = [c for p in self.parts for c in p.active]
         stage = Stage(
@@ -345,29 +339,12 @@ class SaddlePath:
             rank=self._ranks(),
             margin=margin,
             level=observable,
-            curvature=self._curvature(),
+            curvature=curvature(self._sided(), self.parts, self.layout, self.copies),
             rate=leader.rate,
             rival=standing,
-            shares=shares,
+            shares=shared,
         )
         return stage, orbit
-
-    def _shares(self, switched: dict[Coordinate, _Winner], leader: _Winner):
-        """Squares of the sizes of a group, where its weights keep that ratio: copies do."""
-        if len(switched) < 2 or any(math.isnan(w.size) for w in switched.values()):
-            return {}
-        squares = {c: math.exp(2.0 * (w.size - leader.size)) for c, w in switched.items()}
-        total = sum(squares.values())
-        shares = {c: x / total for c, x in squares.items()}
-        directed = [w for w in switched.values() if self.parts[w.part].directed]
-        if len({w.part for w in directed}) < len(directed):
-            return {}  # modes of one matrix, which share nothing
-        if directed:
-            return shares
-        sizes = {c: abs(float(self.parts[w.part].weight[c[1]])) for c, w in switched.items()}
-        whole = sum(sizes.values())
-        copies = all(abs(sizes[c] - x * whole) <= _COPIES * x * whole for c, x in shares.items())
-        return shares if copies else {}
 
     def _coordinate(self, part: int, item: int) -> Coordinate:
         return self.parts[part].coordinate(item)
@@ -376,42 +353,8 @@ class SaddlePath:
         """Exponent and log-size of a dormant mode now."""
         return self._coordinate(part, item), *self.parts[part].stands(item)
 
-    def _twins(self, winners: list[_Winner], number: int, wait: float) -> tuple[int, ...]:
-        """Modes that are due at once enter one orbit, if they grow at one rate.
-
-        Their sizes then keep the ratio the factors gave them until the orbit, whatever α is: one
-        feature in several heads, equal columns of the data, modes that a symmetry makes alike.
-        Columns of one matrix learn orthogonal modes, each with the size that it has. Columns of
-        several heads that learn one mode are returned: they stay parallel.
-        """
-        names = ", ".join(coordinate_label(self._coordinate(w.part, w.item)) for w in winners)
-        rates = [w.rate for w in winners]
-        if np.ptp(rates) > _TIE * abs(rates[0]):
-            raise ValueError(
-                f"An accidental tie: {names} would switch at the same τ at different rates, and "
-                "the limit α → 0 does not decide which comes first. Perturb the data, or give "
-                "Hadamard leaves other exponents (Hadamard.from_scales)."
-            )
-        directed = [w for w in winners if self.parts[w.part].directed]
-        if len({w.part for w in directed}) < 2:
-            return ()  # columns of one matrix learn orthogonal modes
-        if len({self.parts[w.part].copies(w.item) for w in directed}) > 1:
-            raise ValueError(
-                f"A symmetric tie: {names} grow at the same rate (equal singular values of the "
-                f"forces) and switch together at T = {self.tau + wait:.6g}. How the columns of "
-                "several heads share several modes is not predicted. Perturb the data or the "
-                "target to tell them apart, or simulate."
-            )
-        parts = [self.parts[w.part] for w in directed]
-        if any(p.active for p in parts):
-            raise Degenerate(
-                f"At stage {number} heads of {parts[0].name!r} that already share a mode are "
-                "about to share another. Their columns then mix across heads, which is not followed"
-            )
-        return tuple(w.part for w in directed)
-
-    def _connect(self, entries: Sequence[dict[int, float]], twins, where: str) -> Orbit:
-        fast = self._fast(entries, twins)
+    def _connect(self, entries: Entries, parallel: Heads, where: str) -> Orbit:
+        fast = self._fast(entries, parallel)
         sizes = [p.flat().size for p in fast.pieces]
         limits = Limits(
             _spread([s.noise(self.drop) for s in self.scales], sizes),
@@ -420,17 +363,18 @@ class SaddlePath:
         )
         try:
             orbit = connect(fast, limits, self.tolerance)
-            if choose_sides(self.parts, orbit, lambda: self._fast(entries, twins), self._floors()):
-                orbit = connect(self._fast(entries, twins), limits, self.tolerance)
+            again = functools.partial(self._fast, entries, parallel)
+            if choose_sides(self.parts, orbit, again, self._floors()):
+                orbit = connect(again(), limits, self.tolerance)
             return orbit
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
 
-    def _fast(self, entries: Sequence[dict[int, float]], twins) -> Fast:
+    def _fast(self, entries: Entries, parallel: Heads) -> Fast:
         pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
-        return Fast(self._sided(), pieces, self.layout, twins)
+        return Fast(self._sided(), pieces, self.layout, parallel)
 
-    def _level(self, orbit: Orbit, leader: _Winner) -> tuple[tuple[Any, float], float]:
+    def _level(self, orbit: Orbit, leader: Winner) -> tuple[tuple[Any, float], float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""
         part = self.parts[leader.part]
         own = part.threshold(leader.item, np.asarray(orbit.saddle.pieces[leader.part].weight()))
@@ -447,7 +391,7 @@ class SaddlePath:
         pieces = zip(orbit.fast.pieces, orbit.saddle.pieces, strict=True)
         return [Passage(before, after, *ends) for before, after in pieces]
 
-    def _land(self, entries: Sequence[dict[int, float]], orbit: Orbit) -> None:
+    def _land(self, entries: Entries, orbit: Orbit) -> None:
         if self.kinked:
             check_forces(self.parts, orbit, self._sided)
         weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
@@ -460,46 +404,8 @@ class SaddlePath:
         if self.kinked:
             self._look_across(forces)
 
-    def _curvature(self) -> float:
-        """Smallest eigenvalue of ∇²L on the active part, exchange of copies taken out."""
-        rows = [p.flat_directions() for p in self.parts]
-        directions = [d for d in rows if d is not None]
-        coordinates = [c for p in self.parts for c in p.active]
-        if len(directions) < len(rows) or not coordinates:
-            return math.nan
-        weights = [jnp.asarray(p.weight) for p in self.parts]
-        jacobian = np.asarray(force_and_jacobian(self._sided(), weights, self.layout)[1])
-        cuts = np.cumsum([d.shape[1] for d in directions])[:-1]
-        sides = np.split(jacobian, cuts, axis=0)
-        half = np.concatenate([d @ side for d, side in zip(directions, sides, strict=True)])
-        parts = np.split(half, cuts, axis=1)
-        hessian = -np.concatenate([p @ d.T for d, p in zip(directions, parts, strict=True)], axis=1)
-        values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
-        exchange = np.zeros_like(values)
-        for group in self.copies:
-            inside = np.array([c in group for c in coordinates])
-            if inside.any():
-                part = vectors[inside] - vectors[inside].mean(axis=0)
-                exchange += np.sum(np.square(part), axis=0)
-        flat = (np.abs(values) < 1e-9 * np.max(np.abs(values))) & (exchange > 0.99)
-        return float(np.min(values[~flat])) if np.any(~flat) else math.nan
-
 
 def _spread(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
     """One value for every component of the pieces."""
     pairs = zip(values, sizes, strict=True)
     return np.concatenate([np.broadcast_to(np.ravel(x), n) for x, n in pairs])
-
-
-@eqx.filter_jit
-def force_and_jacobian(flow: Flow, weights: list[Any], layout: Layout) -> tuple[Any, Any]:
-    """g and ∂g/∂w of all parts, flattened one after the other: −∇L and −∇²L."""
-    flat, unravel = jax.flatten_util.ravel_pytree(weights)
-
-    def force(flat):
-        _, forces = flow.forces(assembled(unravel(flat), layout, flow.names))
-        out = jnp.concatenate([forces[name][head].ravel() for name, head in layout])
-        return out, out
-
-    jacobian, here = jax.jacfwd(force, has_aux=True)(flat)
-    return here, jacobian
