@@ -7,6 +7,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrices import quadratic
 
 import gflow
 import theory
@@ -362,3 +363,21 @@ def test_a_near_tie_is_decided_at_a_smaller_alpha():
     fine = gflow.simulate(model(1000), objective(y), tau1=2.0)
     assert theory.compare(coarse, pred).rows[0].verdict == "undecided"
     assert theory.compare(fine, pred).rows[0].verdict == "confirmed"
+
+
+@pytest.mark.parametrize("folds", [2.0, 4.0, 60.0])
+def test_a_plateau_still_on_its_way_refutes_no_true_weight(folds):
+    """The run ends so many e-folds after the last transition; a weight 10 % off never passes."""
+    model, objective = quadratic(25, -70.0)
+    prediction = theory.gradual_rank.predict(model, objective)
+    last = prediction.stages[-1]
+    end = last.tau * 70.0 + last.offset + folds / last.rate
+    run = gflow.simulate(model, objective, t1=end)
+    claims = [c for row in theory.compare(run, prediction).rows for c in row.claims]
+    assert all(c.verdict != "refuted" for c in claims)
+    off = {name: 1.1 * value for name, value in last.value.items()}
+    stages = [*prediction.stages[:-1], dataclasses.replace(last, value=off)]
+    wrong = theory.compare(run, dataclasses.replace(prediction, stages=stages))
+    (value,) = [c for c in wrong.rows[-1].claims if c.key == "stage3.value"]
+    assert value.verdict != "confirmed"
+    assert folds < 20.0 or value.verdict == "refuted"
