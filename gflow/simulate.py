@@ -185,7 +185,7 @@ def trajectory_of(
         )
 
     found = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
-    risen = first_risen(found) if run.autonomous else None
+    risen = first_risen(found, run.rtol) if run.autonomous else None
     return found if risen is None else up_to(risen + 1, Ended(Status.risen))
 
 
