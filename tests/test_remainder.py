@@ -3,6 +3,7 @@
 import functools
 import math
 import warnings
+import weakref
 
 import falsification
 import jax
@@ -23,6 +24,7 @@ from test_gradual_rank import (
 )
 
 import gflow
+import theory.remainder_orbit
 from gflow.models import SymmetricFactored
 from theory.comparison import measure
 from theory.gradual_rank import predict
@@ -242,3 +244,26 @@ def test_scales_beyond_the_range_of_numbers_are_named():
     assert r.time[0] < 1e-100
     assert r.time[1] == math.inf
     assert "range of numbers" in r.reason[1]
+
+
+# How an orbit is cut
+
+
+@pytest.mark.parametrize(
+    "true",
+    [lambda: fixture("equal"), lambda: fixture("unequal"), lambda: matrix(3), lambda: matrix(7)],
+    ids=["equal", "unequal", "matrix 3", "matrix 7"],
+)
+def test_a_remainder_does_not_depend_on_how_orbits_are_cut(true, monkeypatch):
+    """Joined steps of the orbit against steps an eighth as long: far within the first order."""
+    joined = [remainder(true(), -n * LOG10) for n in (16, 32, 64)]
+    count = max(len(path.s) for path in theory.remainder._known[true().orbits].paths)
+    monkeypatch.setattr(theory.remainder, "_known", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(theory.remainder_orbit, "_MISSED", theory.remainder_orbit._MISSED / 512)
+    monkeypatch.setattr(theory.remainder_orbit, "_CHANGE", theory.remainder_orbit._CHANGE / 8)
+    cut = [remainder(true(), -n * LOG10) for n in (16, 32, 64)]
+    assert max(len(path.s) for path in theory.remainder._known[true().orbits].paths) > 3 * count
+    for one, other in zip(joined, cut, strict=True):
+        clear = (other.efolds <= TRUSTED) & (other.time > FLOOR)
+        np.testing.assert_allclose(one.signed[clear], other.signed[clear], rtol=0.05)
+        np.testing.assert_allclose(one.time[clear], other.time[clear], rtol=0.05)

@@ -30,9 +30,10 @@ from .prediction import Stage
 from .remainder_columns import ColumnModes
 from .remainder_modes import Modes, WeightModes
 
-#: Largest change of a rate or of a weight within one step of the linearisation, and how many
-#: of these an accepted step of the orbit is cut into at most.
-_CHANGE, _CUTS = 0.25, 400
+#: Largest change of a rate or of a weight within one step of the linearisation, largest
+#: change·(rate·step)², how many of these an accepted step of the orbit is cut into at most, and
+#: how few an orbit may have.
+_CHANGE, _MISSED, _CUTS, _FEWEST = 0.25, 0.005, 400, 60
 #: A log-size below this is that of a mode entering its orbit.
 ENTERED = -10.0
 #: Of an orbit's first velocity: slower is no relaxation.
@@ -272,12 +273,18 @@ def _propagators(by_state, by_size, rate, length) -> tuple[np.ndarray, np.ndarra
     both[..., :size, :size] = by_state
     both[..., :size, size:] = by_size
     both[..., np.arange(size, size + count), np.arange(size, size + count)] = 2.0 * rate
-    whole = scipy.linalg.expm(length * both)
+    both *= length
+    whole = np.empty_like(both)
+    # the exponential of a stack needs many times the room of the stack
+    matrices = both.reshape(-1, size + count, size + count)
+    for a in range(0, len(matrices), _BLOCK):
+        out = whole.reshape(matrices.shape)[a : a + _BLOCK]
+        out[...] = scipy.linalg.expm(matrices[a : a + _BLOCK])
     return whole[..., :size, :size], whole[..., :size, size:]
 
 
 def _nodes(orbit: Orbit) -> np.ndarray:
-    """Accepted steps cut where rates or weights change, with s = 0 among them."""
+    """Accepted steps, joined and cut to where rates or weights change, with s = 0 among them."""
     logs, active = orbit.fast.log_sizes, orbit.fast.active
     span = np.diff(orbit.s)
     rate = 2.0 * np.abs(orbit.velocity[:, logs])
@@ -290,11 +297,22 @@ def _nodes(orbit: Orbit) -> np.ndarray:
     change = most(np.diff(rate, axis=0)) * span + most(np.diff(weight, axis=0))
     change += 2.0 * most(np.diff(turned, axis=0))
     fastest = np.maximum(most(rate[1:]), most(rate[:-1]))
-    # a constant propagator misses change·(rate·step)² of what passes
-    missed = span * fastest * np.sqrt(change / _CHANGE)
-    cuts = np.clip(np.ceil(np.maximum(change / _CHANGE, missed)), 1, _CUTS).astype(int)
-    fine = [a + h * np.arange(n) / n for a, h, n in zip(orbit.s[:-1], span, cuts, strict=True)]
-    return np.unique(np.concatenate([*fine, orbit.s[-1:], [0.0]]))
+
+    def steps(span: float, change: float, fastest: float) -> float:
+        # a constant propagator misses change·(rate·step)² of what passes
+        return max(change / _CHANGE, (change * (span * fastest) ** 2 / _MISSED) ** (1 / 3))
+
+    longest = (orbit.s[-1] - orbit.s[0]) / _FEWEST
+    nodes, joined = [orbit.s[:1]], (0.0, 0.0, 0.0)
+    for a, h, c, v in zip(orbit.s[:-1], span, change, fastest, strict=True):
+        longer = joined[0] + h, joined[1] + c, max(joined[2], v)
+        if joined[0] > 0.0 and (steps(*longer) > 1.0 or longer[0] > longest):
+            nodes.append(np.array([a]))
+            longer = h, c, v
+        joined = longer
+        cuts = int(np.clip(np.ceil(steps(h, c, v)), 1, _CUTS))
+        nodes.append(a + h * np.arange(1, cuts) / cuts)
+    return np.unique(np.concatenate([*nodes, orbit.s[-1:], [0.0]]))
 
 
 def _place(fast: Fast, parts: Sequence[Part], stage: Stage) -> int:

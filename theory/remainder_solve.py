@@ -223,7 +223,7 @@ def _match(path: Path, following: Path | None, wait: float) -> _Match:
         return _Match(last, 0.0, np.zeros(path.state.shape[1]))
     if not wait > 0.0:
         return _Match(_FLOOR, 1.0, np.zeros(path.state.shape[1]))
-    inside = path.s[(path.s > 0.0) & (path.s < wait)]
+    inside = path.orbit.s[(path.orbit.s > 0.0) & (path.orbit.s < wait)]
     entry = max(last, wait + float(following.s[0]))
     later = np.linspace(entry, max(wait, entry), _BEYOND + 1)[:-1]
     later = np.concatenate([np.linspace(last, entry, 3)[1:], later[1:]])
@@ -235,7 +235,7 @@ def _match(path: Path, following: Path | None, wait: float) -> _Match:
 
 def _first_match(path: Path, wait: float) -> _Match:
     """From where on columns without a direction are on the way to that of the first plateau."""
-    lags = wait + path.s[path.s < 0.0]
+    lags = wait + path.orbit.s[path.orbit.s < 0.0]
     lags = np.concatenate([lags[lags > 0.0], wait * np.linspace(0.05, 0.95, 19)])
     return _least(path, lags, _aligning(path, lags), wait)
 
