@@ -225,6 +225,20 @@ def path() -> Family:
     return Family("saddle_to_saddle", base.model, base.objective, predict, other)
 
 
+def _four_weights(name: str, objective: Callable[[float], Any], a: float) -> Family:
+    """A linear model of four Hadamard weights on the data of `a`."""
+
+    def model(seed):
+        leaf = gflow.Hadamard.small(4, log_alpha=-30 * LOG10, key=jax.random.key(seed))
+        return DiagonalLinear(leaf)
+
+    elsewhere = (
+        ("other factors", "start.factors", model(1), objective(a)),
+        ("other data", "start.data", model(0), objective(a + 0.04)),
+    )
+    return Family(name, model(0), objective(a), limit, elsewhere)
+
+
 @functools.cache
 def regression() -> Family:
     """Four correlated features and noise."""
@@ -235,15 +249,7 @@ def regression() -> Family:
     def objective(a):
         return SquaredLoss(X, X @ jnp.array([a, -1.2, 0.7, 0.4]) + noise)
 
-    def model(seed):
-        leaf = gflow.Hadamard.small(4, log_alpha=-30 * LOG10, key=jax.random.key(seed))
-        return DiagonalLinear(leaf)
-
-    elsewhere = (
-        ("other factors", "start.factors", model(1), objective(2.0)),
-        ("other data", "start.data", model(0), objective(2.04)),
-    )
-    return Family("regression", model(0), objective(2.0), limit, elsewhere)
+    return _four_weights("regression", objective, 2.0)
 
 
 @functools.cache
@@ -333,15 +339,7 @@ def copies() -> Family:
     def objective(a):
         return SquaredLoss(X, X[:, 1:] @ jnp.array([a, -0.9, 0.5]))
 
-    def model(seed):
-        leaf = gflow.Hadamard.small(4, log_alpha=-30 * LOG10, key=jax.random.key(seed))
-        return DiagonalLinear(leaf)
-
-    elsewhere = (
-        ("other factors", "start.factors", model(1), objective(1.6)),
-        ("other data", "start.data", model(0), objective(1.64)),
-    )
-    return Family("copies", model(0), objective(1.6), limit, elsewhere)
+    return _four_weights("copies", objective, 1.6)
 
 
 @functools.cache
