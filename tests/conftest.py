@@ -8,8 +8,6 @@ import os
 os.environ["MPLBACKEND"] = "Agg"
 # XLA takes two of its own tuning flags in what it has cached for missing processor features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# the older emitters compile in two thirds of the time; notebooks and experiments run without
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 from pathlib import Path
 from typing import Annotated, Self

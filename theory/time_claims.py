@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 
 from gflow.crossings import Crossing
 from gflow.trajectory import Trajectory
@@ -15,9 +14,6 @@ from .prediction import Prediction
 _INSIDE = 12.0
 #: C is not known where it is not predicted; two runs determine both.
 _SECOND = "a second run at another α (second=) would decide"
-#: T comes from singular values and sums of quotients, and t from as many log-sizes: known to so
-#: many roundings, which at Λ = 10⁵ is more than all else.
-_ROUNDINGS = 32.0 * sys.float_info.epsilon
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,14 +25,8 @@ class Timed:
     allowances: list[Allowance]
 
     def allowed(self, prediction: Prediction, k: int) -> Allowed:
-        a, floor = self.allowances[k], _floor(prediction, k, self.run.scale)
+        a, floor = self.allowances[k], prediction.accuracy / rate_of(prediction, k)
         return Allowed(a.time, a.origin, a.remedy, a.trusted, a.signed, a.rest, a.guess, floor)
-
-
-def _floor(prediction: Prediction, k: int, scale: float) -> float:
-    """To what TΛ + C is known at all."""
-    rounding = _ROUNDINGS * prediction.stages[k].tau * scale
-    return prediction.accuracy / rate_of(prediction, k) + rounding
 
 
 def time_claim(prediction: Prediction, k: int, timed: Timed) -> Claim | None:
@@ -100,7 +90,7 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
             signed[what],
             u * a.rest + v * b.rest,
             a.guess and b.guess,
-            u * _floor(prediction, k, here) + v * _floor(prediction, k, there),
+            (u + v) * prediction.accuracy / rate,
         )
         unit = "log(1/α)" if what == "T" else "flow time"
         bar = u * one.error + v * two.error
