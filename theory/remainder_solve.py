@@ -188,7 +188,7 @@ def _begun(path: Path, s: np.ndarray) -> np.ndarray:
 
 def _best_formed(path: Path, plateau: Plateau, scale: float, match: float) -> float:
     """When, up to the match, the loss is nearest to that of the saddle."""
-    lags = path.s[(path.s > 0.0) & (path.s < match)]
+    lags = path.orbit.s[(path.orbit.s > 0.0) & (path.orbit.s < match)]
     last = float(path.s[-1])
     later = [last, 0.5 * (last + match)] if match > last else []
     lags = np.concatenate([lags[:: max(len(lags) // _READINGS, 1)], later, [match]])
