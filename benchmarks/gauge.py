@@ -26,11 +26,8 @@ import numpy as np
 import optimistix
 
 import gflow
-from gflow.flow import build_flow
-from gflow.integrate import divide, united
+from gflow.internal import ATTEMPTS, KEPT, Rounds, build_flow, divide, march, united
 from gflow.models import DeepLinear, FactoredLinear, SoftmaxAttention
-from gflow.rounds import ATTEMPTS, KEPT, Rounds
-from gflow.stepping import march
 from theory import exact_linear
 
 from .contenders import interleaved

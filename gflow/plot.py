@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .observables import above_sqrt_alpha, is_matrix, log_abs_weight, log_modes
+from .results._observables import above_sqrt_alpha, is_matrix, log_abs_weight, log_modes
 
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

@@ -38,6 +38,6 @@ install_import_hook(["gflow", "theory"], "conftest.checked")
 def room_for_compiled_functions():
     """Forget what was compiled before the process runs out of memory maps."""
     yield
-    from gflow.programs import room
+    from gflow.programs._room import room
 
     room.make()

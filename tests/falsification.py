@@ -20,10 +20,15 @@ import numpy as np
 
 import gflow
 import theory
+from gflow.internal import (
+    coordinate_label,
+)
 from gflow.models import DiagonalAttention, DiagonalLinear, SoftmaxAttention
 from gflow.objectives import SquaredLoss
-from theory.curves import Curves
-from theory.prediction import Prediction, coordinate_label
+from theory._prediction import (
+    Prediction,
+)
+from theory.gradual_rank._curves import Curves
 
 LOG10 = math.log(10.0)
 DECADES = (4, 8, 16, 100, 1000)

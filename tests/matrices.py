@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gflow
-from gflow.crossings import Crossing, Quantity, first_crossing
+from gflow.results._crossings import Crossing, Quantity, first_crossing
 
 LOG10 = math.log(10.0)
 

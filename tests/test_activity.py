@@ -11,9 +11,9 @@ import pytest
 from test_stages import objective as fixture_loss, run as fixture_run
 
 import gflow
-from gflow.activity import courses
 from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
+from gflow.results._activity import courses
 from theory.gradual_rank import predict
 
 FEATURES = np.linalg.qr(np.random.default_rng(0).normal(size=(50, 3)))[0] * math.sqrt(50)

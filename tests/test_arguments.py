@@ -12,7 +12,7 @@ import pytest
 from bad_inputs import CASES, model, objective
 
 import gflow
-from gflow.arguments import count, number
+from gflow._arguments import count, number
 
 
 @pytest.mark.parametrize("value", ["5", None, {}, True, 1j])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow.bars import error_bar
+from gflow.integrate._bars import error_bar
 
 
 @pytest.mark.parametrize("steps", [40, 1000])

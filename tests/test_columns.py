@@ -23,10 +23,10 @@ import gflow
 import theory
 from gflow.models import Adapted, SoftmaxAttention, SymmetricFactored
 from gflow.objectives import SquaredLoss
-from theory.columns import Columns
-from theory.comparison import measure
+from theory.comparison._compare import measure
 from theory.gradual_rank import predict
-from theory.part import Passage
+from theory.gradual_rank._columns import Columns
+from theory.gradual_rank._part import Passage
 
 # T of random quadratic losses, by seed, d and r, from an independent implementation: 1 − e by
 # the exact conserved balance, the branch of the last column by a determinant

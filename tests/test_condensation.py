@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from theory import blow_up, condensation as co
+from theory import condensation as co
+from theory.condensation import _blow_up as blow_up
 
 FILE = Path(__file__).parent / "references" / "condensation_reference.json"
 REFERENCE = json.loads(FILE.read_text())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from theory.condensation_measures import (
+from theory.condensation._measures import (
     assumption_shares,
     effective_rank,
     ordered_cosines,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow import elapsed
+from gflow.parameters import _elapsed as elapsed
 
 #: λ(t) is 1 until t = 5 and then 0, so that W' = −λW is W = e^{−min(t, 5)}.
 STEEP = 50.0

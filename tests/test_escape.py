@@ -13,10 +13,10 @@ from scipy.integrate import solve_ivp
 
 import gflow
 from gflow import models, objectives
-from gflow.flow import build_flow
+from gflow.flow._flow import build_flow
 from theory import condensation as co
-from theory.condensation_flow import EffectiveChain, effective_course
-from theory.garnier import follow, reduced
+from theory.condensation._effective_flow import EffectiveChain, effective_course
+from theory.condensation._reduced_flow import follow, reduced
 from theory.reproduce.key_query_spectra import excess, predicted_spectra, spectra
 
 LOG10 = math.log(10.0)
@@ -236,7 +236,7 @@ def test_states_on_the_way(monkeypatch):
     assert out.remaining[0] == pytest.approx(out.t[-1], rel=1e-9)
     assert np.all(np.diff(out.remaining) < 0)
     # few states kept: the others are made again
-    monkeypatch.setattr("gflow.passages.ROOM", 400)
+    monkeypatch.setattr("gflow.integrate._path.ROOM", 400)
     few = gflow.escape(small(20), loss, level=0.2)
     assert few.path.stride > 2
     np.testing.assert_array_equal(few.t, out.t)

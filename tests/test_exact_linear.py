@@ -15,8 +15,8 @@ import pytest
 from linear_networks import CASES, flow, orthogonal, problem, relative, simulated
 
 import gflow
-from theory import exact_linear, riccati
-from theory.exact_linear import balanced_start, two_layer
+from theory import exact_linear
+from theory.exact_linear import _riccati as riccati, balanced_start, two_layer
 from theory.reproduce import cli
 
 FILE = Path(__file__).parent / "references" / "linear_reference.json"

@@ -17,11 +17,11 @@ from scipy.integrate import solve_ivp
 
 import gflow
 import theory
-from gflow.factored import PlainFactors
-from gflow.flow import build_flow
-from gflow.gauge import clearing, column_velocity, moved
+from gflow.coordinates._gauge import clearing, column_velocity, moved
+from gflow.flow._flow import build_flow
 from gflow.models import LinearAttention, SoftmaxAttention
 from gflow.objectives import SquaredLoss
+from gflow.parameters._factored import PlainFactors
 
 NETWORK = reference("factored_reference")
 PLATEAUS = np.array([float(x) for x in NETWORK["losses"]])

@@ -8,7 +8,7 @@ import falsification
 import pytest
 
 import theory
-from theory.claims import Allowed, judged
+from theory.comparison._claims import Allowed, judged
 
 
 @pytest.mark.parametrize("family", [falsification.fixture, falsification.path])

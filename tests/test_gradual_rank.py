@@ -17,9 +17,9 @@ from scipy import optimize
 
 import gflow
 import theory
-from gflow.crossings import Quantity, first_crossing
 from gflow.models import DiagonalAttention, DiagonalLinear, woodworth
 from gflow.objectives import SquaredLoss
+from gflow.results._crossings import Quantity, first_crossing
 from theory.gradual_rank import predict
 
 LOG10 = math.log(10.0)

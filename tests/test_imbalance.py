@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow.factored import PlainFactors
 from gflow.models import SoftmaxAttention
 from gflow.objectives import SquaredLoss
+from gflow.parameters._factored import PlainFactors
 from theory.weight_decay import imbalance
 
 

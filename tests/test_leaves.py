@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow.leaves import check_leaves
+from gflow.flow._leaves import check_leaves
 
 
 def small():

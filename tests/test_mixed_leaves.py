@@ -12,7 +12,7 @@ from matrices import LOG10, loss_crossing
 
 import gflow
 import theory
-from theory.comparison import measure
+from theory.comparison._compare import measure
 from theory.gradual_rank import predict
 
 

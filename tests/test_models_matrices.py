@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 import gflow
 from gflow import tasks
-from gflow.flow import build_flow, trained_leaves
+from gflow.flow._flow import build_flow, trained_leaves
 from gflow.models import (
     FactoredLinear,
     LinearAttention,
@@ -23,8 +23,8 @@ from gflow.models import (
     SoftmaxAttention,
     SymmetricFactored,
 )
-from gflow.models.symmetric import Symmetric
 from gflow.objectives import SquaredLoss
+from gflow.parameters._symmetric import Symmetric
 from theory import exact_linear
 
 KEY = jax.random.key(0)

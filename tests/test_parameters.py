@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import gflow
-from gflow.hadamard import HadamardFactors, log_abs_product
 from gflow.models import DiagonalLinear
-from gflow.parameters import Constant
+from gflow.parameters._base import Constant
+from gflow.parameters._hadamard import HadamardFactors, log_abs_product
 
 LOG_ALPHAS = [-2.0, -50.0, -700.0, -1e4, -1e6, -1e7]
 KEY = jax.random.key(0)

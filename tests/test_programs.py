@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow import programs
+from gflow.programs import _room as programs
 
 ROOT = Path(__file__).resolve().parent.parent
 counted = pytest.mark.skipif(not programs.MAPS.exists(), reason="nothing counts memory maps here")

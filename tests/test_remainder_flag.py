@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from theory.columns import Columns
-from theory.curves import Curves
-from theory.remainder_flag import graded
+from theory.gradual_rank._columns import Columns
+from theory.gradual_rank._curves import Curves
+from theory.remainder._flag import graded
 
 
 def plateau() -> Columns:

@@ -11,7 +11,7 @@ import pytest
 from scipy.special import erf
 
 import gflow
-from gflow import schedule
+from gflow.flow import _schedule as schedule
 
 END, LOG_ALPHA = 690.0, -230.0
 

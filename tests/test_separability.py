@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 
 from gflow import tasks
 from theory.condensation import key_query_matrix
-from theory.separability import check_not_separable, separability
+from theory.condensation._separability import check_not_separable, separability
 
 KEY = jax.random.key(0)
 

@@ -421,7 +421,7 @@ def test_raw_factors_say_where_they_stop_resolving():
 
 
 def test_an_interrupted_run_keeps_what_it_has(monkeypatch):
-    module = importlib.import_module("gflow.rounds")
+    module = importlib.import_module("gflow.integrate._run")
     rounds = []
 
     def interrupted(*args):

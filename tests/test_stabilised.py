@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow.solvers._rkc2 import RKC2
+from gflow.solvers._rock4 import ROCK4
 from gflow.solvers._rock4_coefficients import ROWS, finishing, recurrence
-from gflow.solvers.rkc2 import RKC2
-from gflow.solvers.rock4 import ROCK4
-from gflow.solvers.spectral_radius import SpectralRadius
-from gflow.solvers.switching import Switching
+from gflow.solvers._spectral_radius import SpectralRadius
+from gflow.solvers._switching import Switching
 
 METHODS = {"RKC2": RKC2, "ROCK4": ROCK4}
 NUMBERS = {"RKC2": np.arange(2, 501, dtype=np.int32), "ROCK4": ROWS[:, 0].astype(np.int32)}

@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow.crossings import Quantity, first_crossing
 from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
-from gflow.stages import DIP, active_weights, plateau_steps
+from gflow.results._crossings import Quantity, first_crossing
+from gflow.results._plateaus import (
+    DIP,
+    plateau_steps,
+)
+from gflow.results._stages import (
+    active_weights,
+)
 
 LOG10 = math.log(10.0)
 X = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7], [0, 0, 0, 0], [0, 0, 0, 0]])

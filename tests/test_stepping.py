@@ -16,13 +16,13 @@ import pytest
 
 import gflow
 import theory
-from gflow.coordinates import FactorCoordinates, LogCoordinates, RawCoordinates
-from gflow.flow import build_flow
+from gflow.coordinates._base import FactorCoordinates, LogCoordinates, RawCoordinates
+from gflow.flow._flow import build_flow
+from gflow.integrate._march import TERM, Field, Pace, halved, march
 from gflow.models import DiagonalLinear
 from gflow.objectives import SquaredLoss
 from gflow.solvers import ROCK4, Rodas5P, Switching
-from gflow.solvers.linear import INVERTED, eliminated, factorised, inverse_without_pivots
-from gflow.stepping import TERM, Field, Pace, halved, march
+from gflow.solvers._linear import INVERTED, eliminated, factorised, inverse_without_pivots
 
 LOG10 = math.log(10.0)
 EPS = np.finfo(float).eps

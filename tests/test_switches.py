@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from gflow.switches import Held, Natural, Smoothed, find_switches, read
+from gflow.kinks._switches import Held, Natural, Smoothed, find_switches, read
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
 W = jnp.array([0.3, -0.2, 0.7])

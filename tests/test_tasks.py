@@ -7,8 +7,8 @@ import pytest
 
 import gflow
 from gflow import tasks
-from gflow.hadamard import HadamardFactors
 from gflow.models import DiagonalAttention, DiagonalLinear
+from gflow.parameters._hadamard import HadamardFactors
 
 
 def plain(array):

@@ -8,8 +8,8 @@ import pytest
 from matrices import LOG10, quadratic
 
 import gflow
-from gflow import rounds
-from gflow.plateaus import plateau_steps, thinned
+from gflow.integrate import _run as rounds
+from gflow.results._plateaus import plateau_steps, thinned
 
 LOG_ALPHA = -20 * LOG10
 

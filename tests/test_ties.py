@@ -9,7 +9,7 @@ from test_risen import coupled
 
 import gflow
 import theory
-from gflow.models.symmetric import Symmetric
+from gflow.parameters._symmetric import Symmetric
 
 
 def start(n, rank, seed=0, kind=gflow.Factored):

@@ -26,10 +26,10 @@ import pytest
 
 import gflow
 import theory
-from gflow.crossings import Quantity, first_crossing
 from gflow.models import DiagonalAttention, DiagonalLinear, woodworth
 from gflow.objectives import SquaredLoss
-from theory.comparison import measure
+from gflow.results._crossings import Quantity, first_crossing
+from theory.comparison._compare import measure
 
 LOG10 = math.log(10.0)
 DECADES = (2, 8, 32, 100, 10_000)

@@ -13,7 +13,7 @@ from scipy.special import erf
 import gflow
 from gflow import tasks
 from gflow.models import Transformer
-from gflow.tasks.text import windows
+from gflow.tasks._text import windows
 
 KEY = jax.random.key(0)
 SIZES = dict(d=6, heads=3, head_width=2, hidden=5, layers=2)

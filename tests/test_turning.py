@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from theory.turning import Mode, alike, complement, turned
+from theory.gradual_rank._turning import Mode, alike, complement, turned
 
 RNG = np.random.default_rng(3)
 BASIS = np.linalg.qr(RNG.normal(size=(6, 6)))[0]

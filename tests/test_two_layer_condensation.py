@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from theory.circle_forms import binary_form, on_circle
 from theory.reproduce.two_layer import Setting
 from theory.two_layer_condensation import (
     force,
@@ -17,6 +16,7 @@ from theory.two_layer_condensation import (
     orientations,
     two_layer_escapes,
 )
+from theory.two_layer_condensation._circle_forms import binary_form, on_circle
 
 
 def draw(seed, n=9):

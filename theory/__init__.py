@@ -1,57 +1,17 @@
 """What papers predict about gradient flow, and its comparison with simulation.
 
-Names are imported when first used, so that the command line can set up JAX before.
+The public names are those of `__init__.pyi`, each imported when it is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from . import (
-        assumptions as assumptions,
-        condensation as condensation,
-        exact_linear as exact_linear,
-        gradual_rank as gradual_rank,
-        plot as plot,
-        remainder as remainder,
-        saddle_to_saddle as saddle_to_saddle,
-        two_layer_condensation as two_layer_condensation,
-        weight_decay as weight_decay,
-    )
-    from .comparison import Comparison as Comparison, compare as compare
-    from .extrapolation import extrapolate as extrapolate
-    from .prediction import Prediction as Prediction, Stage as Stage
+import lazy_loader
 
-_MODULES = (
-    "assumptions",
-    "condensation",
-    "exact_linear",
-    "gradual_rank",
-    "plot",
-    "remainder",
-    "saddle_to_saddle",
-    "two_layer_condensation",
-    "weight_decay",
-)
-_FROM = {
-    "Comparison": "comparison",
-    "compare": "comparison",
-    "extrapolate": "extrapolation",
-    "Prediction": "prediction",
-    "Stage": "prediction",
-}
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM:
-        value = getattr(importlib.import_module(f".{_FROM[name]}", __name__), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f".{name}", __name__)
-    else:
-        raise AttributeError(f"module 'theory' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_FROM})
+    if name not in __all__:
+        # a folder of the user's may be called theory as well
+        raise AttributeError(f"module 'theory' ({__file__}) has no attribute {name!r}")
+    return _find(name)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .orbits import Degenerate, Orbit, Unbounded, connect
-from .prediction import Prediction
+from ._prediction import Prediction
+from .gradual_rank._orbits import Degenerate, Orbit, Unbounded, connect
 
 
 @dataclasses.dataclass(frozen=True)

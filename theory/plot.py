@@ -18,7 +18,7 @@ from gflow.plot import (
     weights,
 )
 
-from .prediction import Prediction
+from ._prediction import Prediction
 
 LIMIT = {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
 FINITE = {"color": "black", "ls": (0, (4, 2)), "lw": 1.0}

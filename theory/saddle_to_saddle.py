@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import ArrayLike
 from scipy import optimize
 
-from gflow.fingerprint import Fingerprint, probe_weights, summary
+from gflow.internal import Fingerprint, probe_weights, summary
 
-from .prediction import Prediction, Stage, Start
+from ._prediction import Prediction, Stage, Start
 
 SOURCE = "Pesme & Flammarion 2023 (2304.00488), Algorithm 1"
 VALIDITY = "β = u⊙v, squared loss, α → 0, unique winners (features in general position)"

@@ -16,7 +16,7 @@ from gflow import models, objectives
 from gflow.plot import STYLE, alpha_label
 
 from .. import gradual_rank, plot
-from ..comparison import measure
+from ..comparison._compare import measure
 from .gradual_rank import _compare_runs, _figure
 from .report import Report
 

@@ -30,7 +30,7 @@ import gflow
 from gflow import tasks
 from gflow.plot import COLOURS
 
-from .. import condensation_measures as measures
+from ..condensation import _measures as measures
 from .linear_runs import new_figure
 from .report import Report
 

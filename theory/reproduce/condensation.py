@@ -15,8 +15,8 @@ import gflow
 from gflow.plot import COLOURS, STYLE
 
 from .. import condensation as co
-from ..condensation_flow import EffectiveChain, effective_course
-from ..condensation_measures import stable_rank
+from ..condensation._effective_flow import EffectiveChain, effective_course
+from ..condensation._measures import stable_rank
 from . import condensation_full, condensation_plateau
 from .linear_runs import EXACT, new_figure
 from .report import Report

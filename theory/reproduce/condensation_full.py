@@ -11,8 +11,8 @@ import gflow
 from gflow.plot import COLOURS
 
 from .. import condensation as co
-from ..condensation_measures import stable_rank
-from ..separability import check_not_separable
+from ..condensation._measures import stable_rank
+from ..condensation._separability import check_not_separable
 from .key_query_spectra import factors
 from .linear_runs import EXACT, new_figure
 from .report import Report

@@ -17,7 +17,7 @@ import gflow
 from gflow.plot import COLOURS
 
 from .. import condensation as co
-from ..separability import check_not_separable
+from ..condensation._separability import check_not_separable
 from .key_query_spectra import excess, factors, predicted_spectra, spectra
 from .linear_runs import EXACT, new_figure
 from .report import Report

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from scipy.stats import t as student_t
 
 from gflow import models, tasks
+from gflow.internal import windows
 from gflow.plot import COLOURS
-from gflow.tasks.text import windows
 
 from .. import weight_decay as theory
 from .linear_runs import new_figure

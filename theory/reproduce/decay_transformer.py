@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 import gflow
 from gflow import models, tasks
-from gflow.parameters import trained_leaves
+from gflow.internal import trained_leaves
 from gflow.plot import COLOURS
 
 from .. import weight_decay as theory

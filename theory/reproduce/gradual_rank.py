@@ -10,8 +10,8 @@ from gflow import models, tasks
 from gflow.plot import STYLE, alpha_label
 
 from .. import assumptions, gradual_rank, plot, saddle_to_saddle
-from ..comparison import compare, measure
-from ..prediction import Prediction
+from .._prediction import Prediction
+from ..comparison._compare import compare, measure
 from . import lasso
 from .report import Report
 

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 
 import gflow
 from gflow import models, objectives
-from gflow.factored import PlainFactors
+from gflow.internal import PlainFactors
 from gflow.plot import COLOURS, STYLE, alpha_label
 
 from .. import gradual_rank, plot
-from ..comparison import compare, measure
+from ..comparison._compare import compare, measure
 from .gradual_rank import _compare_runs, _figure
 from .report import Report
 

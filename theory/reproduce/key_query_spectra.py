@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gflow.gauge import orthogonal
+from gflow.internal import orthogonal
 
 
 def factors(leaf) -> tuple[np.ndarray, np.ndarray]:

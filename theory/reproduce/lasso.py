@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import ArrayLike
 
+from gflow import Trajectory
 from gflow.plot import COLOURS
-from gflow.trajectory import Trajectory
 
 from .. import saddle_to_saddle
-from ..prediction import Prediction
+from .._prediction import Prediction
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

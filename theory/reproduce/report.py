@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gflow.storage import versions
-from gflow.trajectory import Trajectory
+from gflow import Trajectory
+from gflow.internal import versions
 
-from ..comparison import Comparison
+from ..comparison._compare import Comparison
 from . import document
 
 #: report.json of an experiment that is under way, or that died without a word, says so.

@@ -1,0 +1,28 @@
+from . import (
+    coordinates as coordinates,
+    doctor as doctor,
+    internal as internal,
+    models as models,
+    objectives as objectives,
+    plot as plot,
+    solvers as solvers,
+    tasks as tasks,
+)
+from ._descend import descend as descend
+from ._escape import Escape as Escape, escape as escape
+from ._simulate import simulate as simulate
+from ._simulate_batch import Batch as Batch, simulate_batch as simulate_batch
+from .integrate._status import Status as Status
+from .parameters._base import (
+    Frozen as Frozen,
+    Parameter as Parameter,
+    Scaled as Scaled,
+    Trainable as Trainable,
+    rescale as rescale,
+    to_factors as to_factors,
+)
+from .parameters._factored import Factored as Factored, Product as Product
+from .parameters._hadamard import Hadamard as Hadamard
+from .parameters._symmetric import Symmetric as Symmetric
+from .results._alignment import AlignedStages as AlignedStages, align_stages as align_stages
+from .results._trajectory import Trajectory as Trajectory

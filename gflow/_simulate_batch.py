@@ -1,0 +1,306 @@
+"""Many runs in one compiled call: seeds, scales, targets or decays, each at its own steps."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, PyTree
+
+from ._arguments import count, number, numbers
+from ._simulate import elapsed_time, save_times, trajectory_of
+from .flow._callables import check_objective
+from .flow._flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
+from .flow._underflow import check_felt
+from .integrate._choose import check_memory, check_rtol, choose, describe
+from .integrate._run import Rounds
+from .integrate._status import Status
+from .kinks._choose import rounded_batch
+from .parameters._base import Scaled, Small, leaf_name, trained_leaves
+from .parameters._elapsed import agreed
+from .programs._closure import check_untraced
+from .results._trajectory import Trajectory, log_alpha_of
+
+#: Members that advance together: on a CPU as many as stay in its caches.
+WIDTH_CPU, WIDTH_ACCELERATOR = 256, 65_536
+
+
+class Batch(Sequence[Trajectory]):
+    """The runs of `simulate_batch`: `batch[i]` is the `Trajectory` of member i.
+
+    - `status[i]`, `failed`: how each member ended, and the numbers of those that failed.
+    - `statistics["useful_work"]`: the share of attempted steps that moved a member still
+      on its way; the rest went into filling and members that had arrived.
+    """
+
+    def __init__(self, run: Rounds, member: Callable[[int], Trajectory], statistics: dict):
+        self._run, self._member, self.statistics = run, member, statistics
+
+    @property
+    def status(self) -> list[Status]:
+        return list(self._run.status)
+
+    @property
+    def failed(self) -> list[int]:
+        return [i for i, status in enumerate(self._run.status) if not status.successful]
+
+    def __len__(self) -> int:
+        return len(self._run.status)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"member {i} of a batch of {len(self)}")
+        return self._member(i % len(self))
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return (self[i] for i in range(len(self)))
+
+    def __str__(self) -> str:
+        s = self.statistics
+        return (
+            f"Batch of {len(self)}: {s['accepted']} steps, {s['rejected']} rejected, in "
+            f"{s['rounds']} rounds and {s['seconds']:.3g} s; useful work "
+            f"{100 * s['useful_work']:.0f} %; {len(self.failed)} failed\n  {s['method']}"
+        )
+
+
+def simulate_batch(
+    model: PyTree,
+    objective: Objective,
+    *,
+    in_axes: tuple[int | None, int | None] = (0, None),
+    t1: ArrayLike | Sequence[float] | None = None,
+    tau1: ArrayLike | Sequence[float] | None = None,
+    t0: ArrayLike | Sequence[float] | None = None,
+    log_alpha: float | int | None = None,
+    decay: BatchDecay = 0.0,
+    rtol: float = 1e-8,
+    solver: diffrax.AbstractSolver | None = None,
+    observables: Any = None,
+    save: ArrayLike | Sequence[float] | None = None,
+    error_bars: bool = True,
+    max_steps: int = 100_000,
+    width: int | None = None,
+    progress: bool = False,
+    allow_float32: bool = False,
+    allow_frozen_sign: bool = False,
+) -> Batch:
+    r"""Integrate the gradient flows of many models, or of one under many objectives.
+
+    Every member takes its own steps; those that have ended leave between two rounds, so
+    that one hard member does not hold up the others, and one that fails fails alone.
+
+    **Arguments:** as for `simulate`, and
+
+    - `model`, `objective`: with `in_axes` 0 stacked along a leading axis of all arrays (by
+      `eqx.filter_vmap` of the function that makes one, or by `jax.tree.map(jnp.stack)`);
+      with None shared by all members.
+    - `t1`, `tau1`, `t0`: one for all, or one for each member. Stacking makes new arrays, so that
+      plain leaves of runs to be continued need their `t0`.
+    - `decay`: as for `simulate`; a number may be an array, one λ for each member.
+    - `save`: flow times for all members; they are recorded where a member reaches them.
+    - `width`: how many members advance at once (on a CPU 256).
+
+    Kinks of the loss are rounded off (`kinks="smooth"` of `simulate`).
+
+    **Returns:** a `Batch`, a sequence of `Trajectory`.
+
+    **Raises:** ValueError for bad input, naming the leaf. A member that fails does not
+    raise: it is reported in a warning, in `status` and in `failed`.
+
+    ```python
+    make = lambda key: DiagonalLinear(gflow.Hadamard.small(10, log_alpha=-37.0, key=key))
+    models = eqx.filter_vmap(make)(jax.random.split(jax.random.key(0), 256))
+    batch = gflow.simulate_batch(models, objective, tau1=4.0)
+    [run.stages()[0].tau for run in batch]
+    ```
+    """
+    check_untraced(model=model, objective=objective)
+    check_objective(objective)
+    single = model if in_axes[0] is None else None
+    model, members = stacked(model, objective, in_axes)
+    shared = in_axes[1] is None
+    flow = build_flow(
+        model,
+        objective,
+        decay=decay,
+        allow_float32=allow_float32,
+        allow_frozen_sign=allow_frozen_sign,
+        members=members,
+        shared=shared,
+    )
+    programs = traced_observables(observables, model, flow, members)
+    max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
+    check_rtol(rtol, flow)
+    flow = rounded_batch(flow, shared, rtol)
+    solver = choose(flow, solver, rtol, members)
+    if width is None:
+        width = WIDTH_CPU if jax.default_backend() == "cpu" else WIDTH_ACCELERATOR
+    if width < 1:
+        raise ValueError(f"width = {width}: at least one member has to advance.")
+    width = min(width, members)
+    start = _starts(t0, model, single, members)
+    end = _ends(t1, tau1, start, _scales(model, log_alpha, members))
+    wanted = save_times(save, float(np.min(start)), None if end is None else float(np.max(end)))
+    flow = with_schedule(flow, start, end, rtol)
+
+    began = time.perf_counter()
+    run = Rounds(
+        flow,
+        solver=solver,
+        rtol=rtol,
+        observables=programs,
+        start=start,
+        end=end,
+        error_bars=error_bars,
+        members=members,
+        shared=shared,
+        width=width,
+    )
+    check_memory(run, flow, solver)
+    check_felt(run)
+    still = np.flatnonzero(run.stationary)
+    if end is None and still.size:
+        raise ValueError(f"Members {still.tolist()[:8]} start at rest. Give t1 or tau1.")
+    run.go(max_steps, progress)
+    statistics = {
+        "accepted": int(run.accepted.sum()),
+        "rejected": int(run.rejected.sum()),
+        "rounds": run.rounds,
+        "useful_work": run.tried / max(run.room, 1),
+        "seconds": time.perf_counter() - began,
+        "method": describe(flow, solver, rtol, run.counts),
+    }
+
+    def member(i: int) -> Trajectory:
+        own = _row(model, i)
+        scale, conflict = log_alpha_of(own, log_alpha)
+        trajectory = trajectory_of(run, i, own, scale, conflict, statistics["method"])
+        return trajectory.with_times(wanted[(wanted >= start[i]) & (wanted <= trajectory.t[-1])])
+
+    batch = Batch(run, member, statistics)
+    if batch.failed:
+        listed = "; ".join(f"member {i}: {run.ended(i).value}" for i in batch.failed[:3])
+        more = "" if len(batch.failed) <= 3 else f"; and {len(batch.failed) - 3} more"
+        warnings.warn(
+            f"gflow.simulate_batch: {len(batch.failed)} of {members} members failed: "
+            f"{listed}{more}.",
+            stacklevel=2,
+        )
+    return batch
+
+
+def _row(tree: PyTree, i: int) -> PyTree:
+    return jax.tree.map(lambda x: jnp.asarray(x[i]) if _is_array(x) else x, tree)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray)
+
+
+def member(tree: PyTree, i: int) -> PyTree:
+    """Member `i` of a tree with a leading axis of members on every array."""
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[i]) if _is_array(x) else x, tree)
+
+
+def stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:
+    """The model with a leading axis of members on every array, and their number."""
+    if tuple(in_axes) not in ((0, None), (0, 0), (None, 0)):
+        raise ValueError(
+            f"in_axes = {in_axes}: (0, None) for stacked models and one objective, (None, 0) for "
+            "one model and stacked objectives, (0, 0) for both."
+        )
+    sizes: dict[int, str] = {}
+    for what, tree, axis in zip(("model", "objective"), (model, objective), in_axes, strict=True):
+        if axis is None:
+            continue
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            if not _is_array(x):
+                continue
+            name = f"{what}.{leaf_name(path)}"
+            if x.ndim == 0:
+                raise ValueError(
+                    f"{name} is a scalar, without the leading axis of members. Stack whole models "
+                    "with jax.tree.map(lambda *x: jnp.stack(x), *models) or eqx.filter_vmap."
+                )
+            sizes.setdefault(x.shape[0], name)
+    if len(sizes) != 1:
+        listed = ", ".join(f"{name}: {size}" for size, name in sizes.items()) or "no arrays"
+        raise ValueError(f"The members of a batch need one leading axis in common; got {listed}.")
+    members = next(iter(sizes))
+    if in_axes[0] is None:
+        model = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (members, *x.shape)) if _is_array(x) else x, model
+        )
+    return model, members
+
+
+def _small_leaves(model: PyTree) -> dict[str, Small]:
+    return {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
+
+
+def _starts(t0: Any, model: PyTree, single: PyTree, members: int) -> np.ndarray:
+    """The flow time every member stands at."""
+    if t0 is not None:
+        given = numbers("t0", t0, "the flow times that the models stand at")
+        if given.shape not in ((), (members,)) or not np.all(np.isfinite(given)):
+            raise ValueError(
+                f"t0 = {t0}: the flow time that a model stands at is a finite number, one for all "
+                f"or one for each of the {members} members."
+            )
+        return np.broadcast_to(given, (members,))
+    if single is not None:
+        return np.full(members, elapsed_time(single))
+    leaves = [x for x in trained_leaves(model).values() if isinstance(x, Small | Scaled)]
+    times = [np.broadcast_to(np.asarray(x.elapsed), (members,)) for x in leaves]
+    return np.array(
+        [agreed({float(t[i]) for t in times if not np.isnan(t[i])}, None) for i in range(members)]
+    )
+
+
+def _scales(model: PyTree, log_alpha: float | int | None, members: int) -> np.ndarray:
+    """log α of every member; NaN where its leaves do not agree on one."""
+    if log_alpha is not None:
+        value = number("log_alpha", log_alpha, "the natural logarithm of α")
+        return np.full(members, value)
+    known = [np.asarray(x.log_alpha) for x in _small_leaves(model).values()]
+    if not known:
+        return np.full(members, math.nan)
+    return np.where(np.all([x == known[0] for x in known], axis=0), known[0], math.nan)
+
+
+def _ends(t1: Any, tau1: Any, start: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+    if t1 is not None and tau1 is not None:
+        raise ValueError(f"Give t1 = {t1} or tau1 = {tau1}, not both.")
+    if tau1 is not None:
+        unknown = np.flatnonzero(~(scale < 0))
+        if unknown.size:
+            raise ValueError(
+                f"tau1 counts time in log(1/α), but members {unknown.tolist()[:8]} have no common "
+                "log_alpha < 0. Pass log_alpha= or t1=."
+            )
+        t1 = numbers("tau1", tau1, "the ends in log(1/α)") * -scale
+    if t1 is None:
+        return None
+    given = numbers("t1", t1, "the ends in flow time")
+    if given.shape not in ((), start.shape):
+        raise ValueError(
+            f"One end for all or one for each of the {len(start)} members is needed; got an "
+            f"array of shape {given.shape}."
+        )
+    end = np.broadcast_to(given, start.shape)
+    bad = np.flatnonzero(~(np.isfinite(end) & (end > start)))
+    if bad.size:
+        i = int(bad[0])
+        raise ValueError(
+            f"Member {i} would end at t1 = {end[i]}, but stands at t = {start[i]}: the end must be "
+            "finite and later."
+        )
+    return end

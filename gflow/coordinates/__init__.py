@@ -1,0 +1,1 @@
+"""The charts in which weights are integrated, each with the geometry that keeps it accurate."""

@@ -1,0 +1,321 @@
+"""Coordinates for W = A Bᵀ in which no column ever sinks below the rounding of another."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ._base import FlowCoordinates, State, Weight, felt, growth_horizon
+
+#: Cosine of two columns beyond which they are made orthogonal at the end of a step.
+OVERLAP = 0.2
+
+#: Multiplications up to which a loop over a matrix product costs less than a call for it.
+SMALL = 1024
+
+#: Log-size of a column that is zero.
+EMPTY = -1e12
+
+
+class GaugeCoordinates(FlowCoordinates):
+    r"""Directions x_j and log-sizes ℓ_j of the columns z_j = e^{ℓ_j} x_j of Z = [A; B].
+
+    The flow of any loss of W = A Bᵀ acts on the columns, Z' = H(W) Z with the symmetric
+    H = [[0, G], [Gᵀ, 0]] − λI, G = −∂L/∂W, and W, the loss and the decay do not change under
+    Z → ZR with R orthogonal. Left alone every column turns to the fastest direction, and what
+    tells one dormant mode from another, or a dormant from a learned one, drowns in rounding. So
+    Z' = HZ + ZΩ with the antisymmetric
+
+        Ω_ij = −c_ij sinh r/(2 cosh² r),  r = ℓ_i − ℓ_j,
+        c_ij = 2 x_iᵀHx_j + (κ_i + κ_j − x_iᵀHx_i − x_jᵀHx_j) x_iᵀx_j,  κ_j = |Hx_j|,
+
+    which takes from a column what it picks up of a larger one and makes the two orthogonal,
+    and does to the larger one e^{−2r} of it. The j-th largest column then comes to rest on the
+    j-th eigenvector of H and its logarithm grows linearly: a plateau costs no more at
+    α = 1e-100 than at 1e-3. Columns of like size are not told apart by Ω; where two of them
+    come to overlap, one rotation at the end of a step (Jacobi's) makes them orthogonal.
+
+    Leading axes are heads, each with a gauge of its own.
+    """
+
+    direction: Float[Array, "... rows r"]
+    log_size: Float[Array, "... r"]
+    rotations: Int[Array, "..."]
+    split: int = eqx.field(static=True)
+
+    @classmethod
+    def from_columns(cls, left: Array, right: Array, log_size: Array) -> "GaugeCoordinates":
+        """At left·e^{log_size} and right·e^{log_size}, columns made orthogonal."""
+        direction = jnp.concatenate([left, right], axis=-2)
+        rotations = jnp.zeros(direction.shape[:-2], jnp.int32)
+        flat = _flattened(direction, log_size)
+        direction, log_size = jax.vmap(orthogonal)(*flat)
+        direction = jax.vmap(completed)(direction, log_size)
+        return cls(
+            direction.reshape(*rotations.shape, *direction.shape[1:]),
+            log_size.reshape(*rotations.shape, log_size.shape[-1]),
+            rotations,
+            left.shape[-2],
+        )
+
+    @property
+    def size(self) -> int:
+        return self.direction.size + self.log_size.size
+
+    def start(self) -> State:
+        return jnp.concatenate([self.direction.ravel(), self.log_size.ravel()])
+
+    def _columns(self, state: State) -> tuple[Array, Array]:
+        cut = self.direction.size
+        direction = state[:cut].reshape(self.direction.shape)
+        return direction, state[cut:].reshape(self.log_size.shape)
+
+    def value(self, state: State) -> Weight:
+        direction, log_size = self._columns(state)
+        left, right = direction[..., : self.split, :], direction[..., self.split :, :]
+        return product(left * jnp.exp(2.0 * log_size)[..., None, :], right.swapaxes(-1, -2))
+
+    def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
+        x, log_size = self._columns(state)
+        turn, growth = column_velocity(x, moved(x, force, self.split), clearing(log_size))
+        there = log_size > 0.5 * EMPTY  # what is zero stays zero, wherever it points
+        turn = jnp.where(there[..., None, :], turn, 0.0)
+        return jnp.concatenate([turn.ravel(), jnp.where(there, growth - decay, 0.0).ravel()])
+
+    def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
+        # as in log coordinates: a column is known to a relative error at any size
+        zero = jnp.zeros_like(self.start())
+        return zero + 0.1 * rtol, zero
+
+    def frame(self) -> Array:
+        return self.rotations
+
+    def framed(self, frame: Array) -> "GaugeCoordinates":
+        return eqx.tree_at(lambda c: c.rotations, self, frame)
+
+    def recentred(self, state: State) -> tuple[Array, State]:
+        direction, log_size = self._columns(state)
+        if direction.shape[-1] == 1:
+            return self.rotations, state
+        x, logs, turned = jax.vmap(_parted)(*_flattened(direction, log_size))
+        rotations = self.rotations + turned.reshape(self.rotations.shape)
+        return rotations, jnp.concatenate([x.ravel(), logs.ravel()])
+
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        cut = self.direction.size
+        return growth_horizon(state[cut:], velocity[cut:], atol[cut:])
+
+    def at(self, record: dict[str, Array]) -> "GaugeCoordinates":
+        new = tuple(record[k] for k in ("direction", "log_size", "rotations"))
+        return GaugeCoordinates(*new, self.split)
+
+    def drift(
+        self, state: State, force: Weight, decay: Float[Array, ""], origin: State
+    ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
+        x, log_size = self._columns(state)
+        hx = moved(x, force, self.split)
+        # a dormant column turns until it grows, at a rate of up to |Hx| − λ
+        growth = jnp.sqrt(jnp.sum(hx**2, axis=-2)) - decay
+        growth = jnp.where(log_size > 0.5 * EMPTY, growth, 0.0)
+        return column_drift(growth, hx - decay * x, log_size)
+
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        x, log_size = self._columns(state)
+        z = x * jnp.exp(log_size)[..., None, :]
+        return jnp.sum((moved(z, force, self.split) - decay * z) ** 2)
+
+    def record(self, state: State) -> dict[str, Array]:
+        direction, log_size = self._columns(state)
+        return {
+            "value": self.value(state),
+            "direction": direction,
+            "log_size": log_size,
+            "rotations": self.rotations,
+        }
+
+    def resolved(self, state: State) -> Array:
+        """Whether heads whose columns run parallel still know what tells them apart.
+
+        Heads that feel one force move it in parallel columns, and what tells them apart is as
+        small as their next columns: once these are below the rounding of the first it is
+        noise, and when another head has learned the mode the noise grows as they should.
+        """
+        direction, log_size = self._columns(state)
+        if direction.ndim == 2 or direction.shape[-1] < 2:
+            return jnp.array(True)
+        x, sizes = _flattened(direction, log_size)
+        top = jnp.argmax(sizes, axis=1)
+        heads = jnp.arange(len(top))
+        largest, leading = sizes[heads, top], x[heads, :, top]
+        cosine = jnp.abs(jnp.matmul(leading, leading.T))
+        second = jnp.sort(sizes, axis=1)[:, -2]
+        drowned = second - largest < jnp.log(64.0 * jnp.finfo(x.dtype).eps)
+        learned = largest > -1.0
+        pair = learned[:, None] & drowned[None, :]
+        alike = pair & (cosine > 1.0 - 1e-12) & ~jnp.eye(len(top), dtype=bool)
+        return ~jnp.any(alike)
+
+
+def product(a: Float[Array, "... i j"], b: Float[Array, "... j k"]) -> Float[Array, "... i k"]:
+    """a @ b; of small matrices as a sum of products, which XLA fuses with what is around it."""
+    if a.shape[-2] * a.shape[-1] * b.shape[-1] > SMALL:
+        return jnp.matmul(a, b)
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+
+
+def moved(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Array, "... rows r"]:
+    """Hx of every column, without decay."""
+    up = product(force, x[..., split:, :])
+    down = product(force.swapaxes(-1, -2), x[..., :split, :])
+    return jnp.concatenate([up, down], axis=-2)
+
+
+def clearing(log_size: Float[Array, "... r"]) -> Float[Array, "... r r"]:
+    """e^r sinh r/(2 cosh² r) of r = ℓ_i − ℓ_j: the part of c_ij x_i that column j is rid of."""
+    gap = log_size[..., :, None] - log_size[..., None, :]
+    return jnp.tanh(gap) * jax.nn.sigmoid(2.0 * gap)
+
+
+def column_velocity(
+    x: Float[Array, "... rows r"], hx: Float[Array, "... rows r"], share: Float[Array, "... r r"]
+) -> tuple[Float[Array, "... rows r"], Float[Array, "... r"]]:
+    """x' and ℓ' under z' = Hz + ZΩ, Ω given by the `share` of c; lengths are drawn to one."""
+    m, overlap = (product(x.swapaxes(-1, -2), y) for y in (hx, x))
+    growth, square = (jnp.sum(x * y, axis=-2) for y in (hx, x))
+    squared = jnp.sum(hx**2, axis=-2)
+    moving = squared > 0.0
+    speed = jnp.where(moving, jnp.sqrt(jnp.where(moving, squared, 1.0)), 0.0)
+    damping = speed - growth
+    c = 2.0 * m + (damping[..., :, None] + damping[..., None, :]) * overlap
+    v = hx - product(x, c * share)
+    rate = jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
+    return v - rate[..., None, :] * x, rate
+
+
+def column_drift(growth: Array, motion: Array, log_size: Array) -> tuple[State, State]:
+    """Relative speed of every column, and its scale."""
+    length = jnp.sqrt(jnp.sum(motion**2, axis=-2))
+    speed = felt(growth.ravel(), length.ravel(), jnp.exp(2.0 * log_size).ravel())
+    return speed, jnp.ones_like(speed)
+
+
+def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:
+    """With one axis of heads, whether there are none or several."""
+    rows, r = direction.shape[-2:]
+    return direction.reshape(-1, rows, r), log_size.reshape(-1, r)
+
+
+def _parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array, Array]:
+    """The pair of columns that overlap most made orthogonal, if they overlap too much."""
+    there = jnp.where((log_size > 0.5 * EMPTY)[None], x, 0.0)
+    overlap = jnp.abs(product(there.T, there)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))
+    worst = jnp.argmax(overlap)[None]
+    i, j = worst // x.shape[1], worst % x.shape[1]
+    turn = jnp.max(overlap) > OVERLAP
+    turned = rotated(x, log_size, i, j)
+    x, log_size = (jnp.where(turn, a, b) for a, b in zip(turned, (x, log_size), strict=True))
+    return x, log_size, turn.astype(jnp.int32)
+
+
+def rotated(
+    x: Float[Array, "rows r"],
+    log_size: Float[Array, " r"],
+    i: Int[Array, " pairs"],
+    j: Int[Array, " pairs"],
+) -> tuple[Array, Array]:
+    """Columns i and j of x·e^{log_size} after Jacobi's rotation: orthogonal, of length one.
+
+    With t the tangent of the angle and ρ ≤ 1 the smaller over the larger column, the smaller
+    takes on −t/ρ of the larger; both t and t/ρ are computed without cancellation, so that a
+    column of any size keeps its relative accuracy. The pairs are disjoint.
+    """
+    swap = log_size[j] > log_size[i]
+    i, j = jnp.where(swap, j, i), jnp.where(swap, i, j)
+    (big, log_big), (small, log_small) = (_unit(x[:, k], log_size[k]) for k in (i, j))
+    overlap = jnp.sum(big * small, axis=0)
+    ratio = jnp.exp(jnp.minimum(log_small - log_big, 0.0))
+    gap = 0.5 * (1.0 - ratio) * (1.0 + ratio)  # ρ sinh r
+    bottom = gap + jnp.sqrt((ratio * overlap) ** 2 + gap**2)
+    over = jnp.where(bottom > 0.0, overlap / jnp.where(bottom > 0.0, bottom, 1.0), 0.0)  # t/ρ
+    cosine = 1.0 / jnp.sqrt(1.0 + (ratio * over) ** 2)
+    larger = cosine[None] * (big + (ratio**2 * over)[None] * small)
+    rest = cosine[None] * (small - over[None] * big)
+    larger, log_big = _unit(larger, log_big)
+    # nothing left: the columns were parallel, and there is one less of them
+    empty = jnp.sum(rest**2, axis=0) < (64 * jnp.finfo(x.dtype).eps) ** 2
+    rest, log_small = _unit(jnp.where(empty[None], small, rest), log_small)
+    x = x.at[:, i].set(larger).at[:, j].set(rest)
+    log_size = log_size.at[i].set(log_big)
+    return x, log_size.at[j].set(jnp.where(empty, EMPTY, log_small))
+
+
+def _unit(x: Float[Array, "rows k"], log_size: Float[Array, " k"]) -> tuple[Array, Array]:
+    norm = jnp.sqrt(jnp.sum(x**2, axis=0))
+    there = norm > 0.0
+    norm = jnp.where(there, norm, 1.0)
+    anything = 1.0 / x.shape[0] ** 0.5
+    x = jnp.where(there[None], x / norm[None], anything)
+    return x, jnp.where(there, log_size + jnp.log(norm), EMPTY)
+
+
+def orthogonal(
+    x: Float[Array, "rows r"], log_size: Float[Array, " r"], sweeps: int = 12
+) -> tuple[Array, Array]:
+    """All columns made orthogonal and of length one, by sweeps of Jacobi's rotations."""
+    rounds = _tournament(x.shape[1])
+    now = _unit(x, log_size)
+    if not len(rounds):
+        return now
+
+    def play(k, now):
+        i, j = rounds[k]
+        return rotated(*now, i, j)
+
+    def sweep(carry):
+        count, now, _ = carry
+        now = jax.lax.fori_loop(0, len(rounds), play, now)
+        return count + 1, now, _overlaps(*now)
+
+    def unfinished(carry):
+        return (carry[0] < sweeps) & (carry[2] > 8.0 * jnp.finfo(x.dtype).eps)
+
+    # a first sweep in any case: the last one before rounding, and what is parallel, are its work
+    return jax.lax.while_loop(unfinished, sweep, sweep((0, now, 1.0)))[1]
+
+
+def completed(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, "rows r"]:
+    """Directions with those of columns that are zero made orthogonal to all others.
+
+    A column that is nowhere has no direction; parallel to one that is there, what the gauge takes
+    from it would be all of it, and its direction rounding.
+    """
+    there = log_size > 0.5 * EMPTY
+
+    def complement():
+        kept = jnp.where(there[None], x, 0.0)
+        projector = jnp.eye(x.shape[0], dtype=x.dtype) - jnp.matmul(kept, kept.T)
+        outside = jnp.linalg.eigh(projector)[1][:, ::-1]
+        place = jnp.clip(jnp.cumsum(~there) - 1, 0, x.shape[0] - 1)
+        return jnp.where(there[None], x, outside[:, place])
+
+    return jax.lax.cond(jnp.all(there), lambda: x, complement)
+
+
+def _overlaps(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, ""]:
+    """The largest cosine of two columns that are there."""
+    there = log_size > 0.5 * EMPTY
+    x = jnp.where(there[None, :], x, 0.0)
+    return jnp.max(jnp.abs(jnp.matmul(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype)))
+
+
+def _tournament(r: int) -> Int[Array, "rounds two pairs"]:
+    """Rounds of disjoint pairs of r columns in which every two of them meet once."""
+    players, rounds = list(range(r + r % 2)), []
+    for _ in range(len(players) - 1):
+        half = len(players) // 2
+        pairs = list(zip(players[:half], reversed(players[half:]), strict=True))
+        rounds.append([p for p in pairs if max(p) < r])
+        players = [players[0], players[-1], *players[1:-1]]
+    pairs = np.array(rounds, np.int32).reshape(len(rounds), -1, 2)
+    return jnp.asarray(pairs.swapaxes(1, 2) if r > 1 else np.zeros((0, 2, 0), np.int32))

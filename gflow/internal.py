@@ -1,0 +1,87 @@
+"""What `theory`, benchmarks and papers of other people may rely on, beside the public names."""
+
+from ._arguments import (
+    count as count,
+    instance as instance,
+    number as number,
+)
+from ._simulate_batch import (
+    member as member,
+    stacked as stacked,
+)
+from .coordinates._gauge import (
+    clearing as clearing,
+    column_velocity as column_velocity,
+    moved as moved,
+    orthogonal as orthogonal,
+)
+from .flow._flow import (
+    Decay as Decay,
+    Flow as Flow,
+    Objective as Objective,
+    build_flow as build_flow,
+    check_single as check_single,
+)
+from .integrate._march import (
+    TERM as TERM,
+    Field as Field,
+    Pace as Pace,
+    march as march,
+)
+from .integrate._round import (
+    divide as divide,
+    united as united,
+)
+from .integrate._run import (
+    ATTEMPTS as ATTEMPTS,
+    KEPT as KEPT,
+    Rounds as Rounds,
+)
+from .kinks._switches import (
+    find_switches as find_switches,
+)
+from .kinks._treatments import (
+    Beside as Beside,
+)
+from .parameters._base import (
+    Constant as Constant,
+    trained_leaves as trained_leaves,
+)
+from .parameters._factored import (
+    PlainFactors as PlainFactors,
+)
+from .results._crossings import (
+    Crossing as Crossing,
+    Quantity as Quantity,
+    bracketed_root as bracketed_root,
+    first_crossing as first_crossing,
+)
+from .results._fingerprint import (
+    Fingerprint as Fingerprint,
+    Origin as Origin,
+    probe_weights as probe_weights,
+    start_factors as start_factors,
+    summary as summary,
+)
+from .results._labels import (
+    Coordinate as Coordinate,
+    coordinate_label as coordinate_label,
+    switch_label as switch_label,
+)
+from .results._observables import (
+    is_matrix as is_matrix,
+    log_modes as log_modes,
+    modes as modes,
+)
+from .results._stages import (
+    active_weights as active_weights,
+)
+from .results._storage import (
+    versions as versions,
+)
+from .results._trajectory import (
+    log_alpha_of as log_alpha_of,
+)
+from .tasks._text import (
+    windows as windows,
+)

@@ -1,0 +1,61 @@
+"""Deep linear network: a product of matrices."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from ..parameters._base import Parameter
+
+
+class DeepLinear(eqx.Module):
+    r"""x ↦ W_L ⋯ W₁x for weights (W₁, …, W_L), first layer first.
+
+    Weights are arrays or any `gflow.Parameter` (read through `.value`), of any widths; layer
+    l + 1 takes what layer l gives. `.product` is the matrix W_L ⋯ W₁. With inputs I and
+    targets Σᵀ, `SquaredLoss(..., reduction="half_sum")` is ½‖Σ − W_L ⋯ W₁‖².
+
+    **Raises:** ValueError for no weights, weights that are not matrices or do not chain.
+
+    Saxe, McClelland, Ganguli 2014 (1312.6120); exact solutions: `theory.exact_linear`.
+
+    ```python
+    model = gflow.models.DeepLinear((w1, w2))      # (h, i), (o, h)
+    model(x)                                       # x: (i,) -> (o,)
+    objective = gflow.objectives.SquaredLoss(jnp.eye(i), target.T, reduction="half_sum")
+    ```
+    """
+
+    weights: tuple[Float[Array, "_ _"] | Parameter, ...]
+
+    def __init__(self, weights: Sequence[ArrayLike | Parameter]):
+        self.weights = tuple(w if isinstance(w, Parameter) else jnp.asarray(w) for w in weights)
+        if not self.weights:
+            raise ValueError("DeepLinear(weights) needs at least one matrix.")
+        shapes = [matrix.shape for matrix in self._matrices()]
+        for number, shape in enumerate(shapes, 1):
+            if len(shape) != 2:
+                raise ValueError(f"Weight {number} of DeepLinear has shape {shape}: not a matrix.")
+        for number, (below, above) in enumerate(itertools.pairwise(shapes), 1):
+            if above[1] != below[0]:
+                raise ValueError(
+                    f"Weight {number} of DeepLinear has shape {below} and weight {number + 1} "
+                    f"has {above}: layers do not chain. The first layer comes first, and its "
+                    f"{below[0]} rows must be the columns of the next."
+                )
+
+    def _matrices(self) -> list[Array]:
+        return [w.value if isinstance(w, Parameter) else w for w in self.weights]
+
+    @property
+    def product(self) -> Float[Array, "o i"]:
+        """The end-to-end matrix W_L ⋯ W₁."""
+        return functools.reduce(lambda below, above: above @ below, self._matrices())
+
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        for matrix in self._matrices():
+            x = matrix @ x
+        return x

@@ -1,0 +1,272 @@
+"""How a weight is parameterised: leaves of a model that know their coordinates near zero.
+
+A model is any Equinox module. Its tiny weights are leaves derived from `Parameter`;
+the forward pass reads `.value`. Plain inexact arrays are trained as they are, `Frozen`
+ones are not trained.
+"""
+
+import abc
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._arguments import numbers
+from .._eager import concrete, eager
+from ..coordinates._base import Coordinates, RawCoordinates
+from ._elapsed import anew, recall, remember
+
+
+@runtime_checkable
+class Weight(Protocol):
+    """What a model reads: a Parameter, or a module that makes one effective weight of several."""
+
+    @property
+    def value(self) -> Array: ...
+
+
+class Parameter(eqx.Module):
+    """A weight of a model together with its parameterisation."""
+
+    #: The effective weight the forward pass uses.
+    value: eqx.AbstractVar[Float[Array, "..."]]
+
+    @abc.abstractmethod
+    def conserved(self) -> Float[Array, "..."] | tuple[Float[Array, "..."], ...]:
+        """What gradient flow without decay leaves constant (empty: nothing)."""
+
+
+class Trainable(Parameter):
+    """A parameter that the flow moves."""
+
+    @abc.abstractmethod
+    def coordinates(self, decays: bool) -> Coordinates:
+        """Coordinates of the flow, starting at this parameter."""
+
+    @abc.abstractmethod
+    def moved(self, record: dict[str, Any], time: float) -> "Trainable":
+        """This parameter where a trajectory recorded it, at flow time `time`."""
+
+
+class Small(Trainable):
+    """A product of factors that starts at a scale α and knows it.
+
+    `log_alpha` is NaN where the scale is not known; `elapsed` is the flow time since the
+    leaf was at its initial scale, the origin of τ.
+    """
+
+    log_alpha: eqx.AbstractVar[Float[Array, "..."]]
+    elapsed: eqx.AbstractVar[Float[Array, "..."]]
+
+    @abc.abstractmethod
+    def rescaled(self, log_alpha: ArrayLike) -> "Small":
+        """The same O(1) factors at another α."""
+
+    @abc.abstractmethod
+    def unscaled(self) -> tuple[Array, ...]:
+        """What stays the same in `rescaled`: O(1) factors and exponents."""
+
+    @abc.abstractmethod
+    def factors(self) -> Trainable:
+        """The same weight with plain factors, for outside optimisers."""
+
+
+_INTEGERS = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
+_FLOATS = {np.dtype(np.int32): np.float32, np.dtype(np.int64): np.float64}
+
+
+@eager
+def _to_bits(xp: Any, value: Any) -> Any:
+    value = xp.asarray(value)
+    if value.dtype not in _INTEGERS:
+        value = value.astype(jnp.result_type(float))
+    # float32 where JAX knows no float64
+    value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+    width = _INTEGERS[np.dtype(value.dtype)]
+    return value.view(width) if xp is np else lax.bitcast_convert_type(value, width)
+
+
+@eager
+def _from_bits(xp: Any, bits: Any) -> Any:
+    width = _FLOATS[np.dtype(bits.dtype)]
+    return bits.view(width) if xp is np else lax.bitcast_convert_type(bits, width)
+
+
+class Constant(eqx.Module):
+    """Floats kept as their bit pattern: no gradient or optimiser can change them."""
+
+    bits: Array
+
+    def __init__(self, value: ArrayLike):
+        self.bits = _to_bits(value)
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        return _from_bits(self.bits)
+
+
+class Scaled(Trainable):
+    """A plain weight as direction and log-size: W = e^{log_scale}·array.
+
+    The flow moves `array` at rate e^{−log_scale}·g. `elapsed` is the flow time it stands at,
+    NaN before it has been in a run. **Raises** ValueError when e^{±log_scale} leaves the float
+    range.
+    """
+
+    array: Float[Array, "..."]
+    _log_scale: Constant
+    _elapsed: Constant
+
+    def __init__(self, array: ArrayLike, log_scale: ArrayLike):
+        self.array = float_array(array, "array")
+        if not np.all(np.isfinite(np.asarray(self.array))):
+            raise ValueError("Scaled(array, log_scale): array has NaN or infinite entries.")
+        scale = float(np.asarray(log_scale))
+        limit = -math.log(np.finfo(self.array.dtype).tiny)
+        if not abs(scale) < limit:
+            raise ValueError(
+                f"Scaled(array, log_scale={scale:g}): e^±log_scale must be a float, that is "
+                f"|log_scale| < {limit:.0f}. Below that use gflow.Hadamard for products."
+            )
+        self._log_scale = Constant(np.asarray(scale, self.array.dtype))
+        self._elapsed = Constant(np.asarray(np.nan, self.array.dtype))
+
+    @property
+    def log_scale(self) -> Float[Array, ""]:
+        return self._log_scale.value
+
+    @property
+    def elapsed(self) -> Float[Array, "..."]:
+        return self._elapsed.value
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        return jnp.exp(self.log_scale) * self.array
+
+    def conserved(self) -> Float[Array, "..."]:
+        return jnp.zeros((0,), self.array.dtype)
+
+    def coordinates(self, decays: bool) -> RawCoordinates:
+        return RawCoordinates(self.array, self.log_scale)
+
+    def moved(self, record: dict[str, Any], time: float) -> "Scaled":
+        array = jnp.asarray(record["array"])
+        return self._at(array, Constant(np.asarray(time, array.dtype)))
+
+    def anew(self) -> "Scaled":
+        """The same weight before any run."""
+        if np.all(np.isnan(self.elapsed)):
+            return self
+        return self._at(self.array, Constant(jnp.full_like(self.elapsed, jnp.nan)))
+
+    def _at(self, array: Array, elapsed: Constant) -> "Scaled":
+        return eqx.tree_at(lambda p: (p.array, p._elapsed), self, (array, elapsed))
+
+
+class Frozen(Parameter):
+    """An array that is not trained: no gradient, decay or optimiser moves it."""
+
+    _array: Constant
+
+    def __init__(self, array: ArrayLike):
+        self._array = Constant(float_array(array, "array"))
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        return self._array.value
+
+    def conserved(self) -> Float[Array, "..."]:
+        return self.value
+
+
+def is_parameter(node: Any) -> bool:
+    return isinstance(node, Parameter)
+
+
+def leaf_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def is_trained(leaf: Any) -> bool:
+    """Whether the flow moves it: Trainable leaves and plain arrays of floats."""
+    return isinstance(leaf, Trainable) or eqx.is_inexact_array(leaf)
+
+
+def trained_leaves(model: PyTree) -> dict[str, Any]:
+    """Name → leaf of everything the flow moves."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_parameter)
+    return {leaf_name(p): x for p, x in paths if is_trained(x)}
+
+
+def known_times(leaf: Any) -> set[float]:
+    """The flow times that a leaf, or the arrays in it, are known to stand at."""
+    if isinstance(leaf, Small | Scaled):
+        times = np.unique(np.asarray(leaf.elapsed))
+        return {float(t) for t in times if not np.isnan(t)}
+    return recall(leaf)
+
+
+def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
+    """`model` with every Hadamard and Factored leaf at another α and the same O(1) factors.
+
+    All leaves start anew, at time 0.
+
+    ```python
+    runs = [gflow.simulate(gflow.rescale(model, la), objective) for la in (-37, -74)]
+    ```
+    """
+
+    def change(node):
+        if isinstance(node, Small):
+            return node.rescaled(log_alpha)
+        return node.anew() if isinstance(node, Scaled) else anew(node)
+
+    return jax.tree.map(change, model, is_leaf=is_parameter)
+
+
+def to_factors(model: PyTree) -> PyTree:
+    """`model` with plain factors in place of scale form, for outside optimisers.
+
+    Hadamard and Factored leaves become plain factors, Scaled an array of log-size 0; Frozen
+    leaves stay frozen. Filter the result with `eqx.is_inexact_array` as any Equinox model.
+    """
+
+    def change(node):
+        if isinstance(node, Small):
+            times = known_times(node)
+            return remember(node.factors(), times.pop() if len(times) == 1 else math.nan)
+        if isinstance(node, Scaled):
+            return eqx.tree_at(lambda p: p._elapsed, Scaled(node.value, 0.0), node._elapsed)
+        return node
+
+    return jax.tree.map(change, model, is_leaf=is_parameter)
+
+
+def float_array(x: ArrayLike, name: str) -> Array:
+    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} is complex ({x.dtype}); weights here are real.")
+    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+    return x if isinstance(x, jax.Array) else jax.device_put(x)
+
+
+def checked_log_alpha(log_alpha: ArrayLike | None, required: bool = False) -> Array:
+    if log_alpha is None and not required:
+        return jax.device_put(np.asarray(np.nan, jnp.result_type(float)))
+    dtype = jnp.result_type(float)
+    if concrete(log_alpha) or not isinstance(log_alpha, jax.Array):
+        log_alpha = numbers("log_alpha", log_alpha, "the natural logarithm of the scale α")
+        log_alpha = np.asarray(log_alpha, dtype)
+    value = jnp.asarray(log_alpha, dtype)
+    if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):
+        raise ValueError(
+            f"log_alpha = {log_alpha}: the scale α must be positive and finite. Pass its "
+            "natural logarithm, for example log_alpha=-230.26 for α = 1e-100."
+        )
+    return value

@@ -1,0 +1,196 @@
+"""Where a run rests: plateaus, and the transitions between them."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from scipy import signal
+
+from ._activity import Courses, growth_events
+
+#: A transition is a peak of the descent, the rate at which loss + (λ/2)‖factors‖² falls,
+#: that stands this factor above the plateaus on both sides.
+DIP = 30.0
+
+#: Descent below this share of its maximum is a plateau, whatever rounding does to it.
+_FLOOR = 1e-14
+
+#: Below this share a weight is nowhere off its rest by more than 10⁻¹³: the descent is its square.
+FLAT = 1e-26
+
+#: Halvings of a step, by the golden ratio, in which the lowest point of a valley is found.
+_SECTIONS = 34
+
+
+def _peaks(descent: np.ndarray) -> list[int]:
+    """Recorded steps at which the logarithm of the descent has a peak that stands out."""
+    with np.errstate(divide="ignore"):  # nothing moves where no weight feels a force
+        height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
+    padded = np.concatenate([[height.min() - 1e3], height, [height.min() - 1e3]])
+    peaks = signal.find_peaks(padded, prominence=np.log(DIP))[0] - 1
+    return [int(p) for p in peaks if p < len(height) - 1]
+
+
+def plateau_steps(descent: np.ndarray) -> list[int]:
+    """Recorded steps resting on a plateau: before, between and after the transitions.
+
+    What the flow minimises falls at a rate that varies over hundreds of orders of magnitude; on its
+    logarithm a transition is a peak and a plateau the valley between two.
+    """
+    edges = [*_peaks(descent), len(descent) - 1]
+    valleys = [a + int(np.argmin(descent[a : b + 1])) for a, b in itertools.pairwise(edges)]
+    return [0, *valleys]  # below the floor too
+
+
+def thinned(descent: np.ndarray) -> np.ndarray:
+    """Half of the recorded steps: all where a plateau or a transition is, else every other."""
+    valleys = plateau_steps(descent)
+    peaks = [a + int(np.argmax(descent[a : b + 1])) for a, b in itertools.pairwise(valleys)]
+    marked = np.add.outer([*valleys, *peaks, len(descent) - 1], [-1, 0, 1]).ravel()
+    marked = marked[(marked >= 0) & (marked < len(descent))]
+    return np.union1d(np.arange(0, len(descent), 2), marked)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transition:
+    """A peak of the descent, or of that of single modes where the whole is below rounding.
+
+    `height`: logarithm of its descent over that of the peak, step by step; `plateau`: the
+    recorded step that rests after it; `visible`: whether the descent of all shows it.
+    """
+
+    step: int
+    height: np.ndarray
+    visible: bool
+    plateau: int = -1
+
+
+def transitions(descent: np.ndarray, courses: Courses) -> list[Transition]:
+    """The transitions of a run in order, each with the plateau after it.
+
+    Peaks of the descent, and below its rounding the modes' own: what a mode of effect e adds
+    to the descent is e³ or less, while the solver moves weights that rest by its tolerance, so
+    that an effect of 10⁻⁵ is a transition of that mode's logarithm alone.
+    """
+    with np.errstate(divide="ignore"):
+        total = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
+    found = [Transition(p, total - total[p], True) for p in _peaks(descent)]
+    hidden = descent < DIP * _FLOOR * np.max(descent)
+    for step, height in growth_events(courses, math.log(DIP)):
+        if hidden[step]:
+            found.append(Transition(step, height, False))
+    united: list[Transition] = []
+    for new in sorted(found, key=lambda x: x.step):
+        last = united[-1] if united else None
+        if last is None or (last.visible and new.visible) or _rests_between(last, new):
+            united.append(new)
+        elif not new.visible:
+            height = np.maximum(last.height, new.height)
+            united[-1] = dataclasses.replace(last, height=height)
+        else:
+            united[-1] = dataclasses.replace(new, height=np.maximum(last.height, new.height))
+    out = []
+    for i, here in enumerate(united):
+        later = united[i + 1] if i + 1 < len(united) else None
+        stop = len(descent) if later is None else later.step + 1
+        height = descent
+        if not (here.visible and (later is None or later.visible)):
+            height = here.height if later is None else np.maximum(here.height, later.height)
+        plateau = here.step + int(np.argmin(height[here.step : stop]))
+        out.append(dataclasses.replace(here, plateau=plateau))
+    return out
+
+
+def _rests_between(one: Transition, other: Transition) -> bool:
+    between = slice(one.step, other.step + 1)
+    return bool(np.min(np.maximum(one.height, other.height)[between]) < -math.log(DIP))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plateau:
+    """Where a plateau is flattest: a recorded step, and time and record of the minimum.
+
+    `located`: to what share of the steps beside it that is known.
+    """
+
+    step: int
+    t: float
+    record: dict[str, Any]
+    located: float = 1.0
+
+
+def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Plateau]:
+    """The minima of the descent next to recorded steps.
+
+    At finite α a plateau slopes, and which recorded step lies lowest is an accident of the
+    run; its value, and with it the level of the transition, must not be. All valleys are
+    searched side by side by golden section, on either side of the lowest step from one record,
+    so that the minimum is one of a smooth function.
+    """
+    plateaus = [Plateau(s, float(trajectory.t[s]), _record(trajectory, s)) for s in steps]
+    if trajectory.resolver is None:
+        return plateaus
+    floor = FLAT * np.max(trajectory.descent)
+    last = len(trajectory.t) - 1
+    lanes, bases = [], []
+    for k, (step, seen) in enumerate(zip(steps, visible, strict=True)):
+        if not 0 < step < last:
+            continue
+        if not seen or trajectory.descent[step] < floor:
+            plateaus[k] = dataclasses.replace(plateaus[k], located=1e-5)
+            continue
+        lanes += [k, k]
+        bases += [step - 1, step]
+    if not lanes:
+        return plateaus
+    base = np.array(bases)
+    leaves = {n: {k: v[base] for k, v in x.items()} for n, x in trajectory.leaves.items()}
+    start = trajectory.t[base]
+    width = trajectory.t[base + 1] - start
+
+    def records(share: np.ndarray) -> dict[str, Any]:
+        return trajectory.resolver(leaves, start, share * width)
+
+    def height(share: np.ndarray) -> np.ndarray:
+        return np.asarray(records(share)["descent"])
+
+    share = _golden(height, len(base))
+    found = records(share)
+    for i, k in enumerate(lanes):
+        here = plateaus[k]
+        if found["descent"][i] < here.record["descent"]:
+            record = {
+                "loss": found["loss"][i],
+                "descent": found["descent"][i],
+                "leaves": {n: {q: v[i] for q, v in x.items()} for n, x in found["leaves"].items()},
+            }
+            t = float(start[i] + share[i] * width[i])
+            plateaus[k] = Plateau(here.step, t, record)
+    return [dataclasses.replace(p, located=1e-5) if k in lanes else p
+            for k, p in enumerate(plateaus)]  # fmt: skip
+
+
+def _record(trajectory: Any, step: int) -> dict[str, Any]:
+    return {
+        "loss": trajectory.loss[step],
+        "descent": trajectory.descent[step],
+        "leaves": {n: {k: v[step] for k, v in x.items()} for n, x in trajectory.leaves.items()},
+    }
+
+
+def _golden(height: Any, lanes: int) -> np.ndarray:
+    """Where `height` of a number in [0, 1] is least, in every lane."""
+    ratio = 0.5 * (math.sqrt(5.0) - 1.0)
+    low, high = np.zeros(lanes), np.ones(lanes)
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = height(left), height(right)
+    for _ in range(_SECTIONS):
+        down = at_left < at_right
+        low, high = np.where(down, low, left), np.where(down, right, high)
+        new = np.where(down, high - ratio * (high - low), low + ratio * (high - low))
+        value = height(new)
+        left, right = np.where(down, new, right), np.where(down, left, new)
+        at_left, at_right = np.where(down, value, at_right), np.where(down, at_left, value)
+    return 0.5 * (low + high)

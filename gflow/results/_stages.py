@@ -1,0 +1,207 @@
+"""Plateaus and transitions of a finished run, and what switched at each of them."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from ._activity import Courses, courses, states
+from ._crossings import (
+    Crossing,
+    Quantity,
+    first_crossing,
+)
+from ._labels import (
+    Coordinate,
+    Index,
+    switch_label,
+)
+from ._observables import is_matrix, modes
+from ._plateaus import (
+    Plateau,
+    Transition,
+    flattest,
+    transitions,
+)
+
+#: Share of its peak that the descent has fallen to on a plateau that a failed run has reached.
+_ARRIVED = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeasuredStage:
+    """A transition and the plateau after it.
+
+    - `t`, `tau`, `error`: when it happens, with its error bar in flow time.
+    - `level`: (observable, value) whose first crossing defines that time, as in a predicted
+      stage: (leaf name, index) and half of what the winner, the largest newly active entry, has
+      on the plateau; "loss" and the middle between the plateaus where the winner is a singular
+      value or nothing becomes active; None where rounding hides the fall of the loss. An entry
+      of a plain leaf is a factor of its own, so that it is half of u, not of u·v.
+    - `activated`, `deactivated`: (leaf name, index) of what switches. A mode (name, (…, k)) of a
+      product of matrices is its k-th singular value. `label` writes them as predictions do.
+    - `value`, `loss`, `model`: on the plateau after it, where it is flattest, and `step` the
+      recorded step there.
+    - `rank`: number of active modes there along the last axis. `_activity` says when a
+      mode is active; the observable `name.above_sqrt_alpha` counts something else.
+    """
+
+    t: float
+    tau: float
+    error: float
+    activated: list[Coordinate]
+    deactivated: list[Coordinate]
+    value: dict[str, np.ndarray]
+    loss: float
+    rank: dict[str, np.ndarray]
+    step: int
+    level: tuple[Any, float] | None = None
+    model: PyTree = dataclasses.field(repr=False, default=None)
+
+    @property
+    def label(self) -> str:
+        """What switches, as `+kq[head 0, 2] −vo[head 0, 1]`."""
+        return switch_label(self.activated, self.deactivated)
+
+
+def find_stages(trajectory: Any) -> list[MeasuredStage]:
+    """The stages of a run, in order of time."""
+    found = courses(trajectory)
+    passed, active = history(trajectory, found)
+    steps = [0, *(p.plateau for p in passed)]
+    seen = [True, *(p.visible for p in passed)]
+    plateaus = flattest(trajectory, steps, seen)
+    stages = []
+    for (start, plateau), (was, now) in zip(
+        itertools.pairwise(plateaus), itertools.pairwise(active), strict=True
+    ):
+        on = [c for n in now for c in _coordinates(n, np.asarray(now[n] & ~was[n]))]
+        off = [c for n in now for c in _coordinates(n, np.asarray(was[n] & ~now[n]))]
+        level, crossing = _time_of(trajectory, on, start, plateau)
+        scale = -trajectory.log_alpha
+        leaves = plateau.record["leaves"]
+        stages.append(
+            MeasuredStage(
+                t=crossing.t,
+                tau=crossing.t / scale if scale > 0 else math.nan,
+                error=crossing.error,
+                activated=on,
+                deactivated=off,
+                value={n: np.asarray(leaves[n]["value"]) for n in trajectory.leaves},
+                loss=float(plateau.record["loss"]),
+                rank={n: np.asarray(np.sum(x, axis=-1)) for n, x in now.items()},
+                step=plateau.step,
+                level=level,
+                model=_model(trajectory, leaves, plateau.t),
+            )
+        )
+    return stages
+
+
+def history(
+    trajectory: Any, found: Courses
+) -> tuple[list[Transition], list[dict[str, np.ndarray]]]:
+    """The transitions, and which modes are active at the start and after each of them.
+
+    One that only single modes show is one if it switches something.
+    """
+    passed = transitions(trajectory.descent, found)
+    if not trajectory.successful:
+        passed = [p for p in passed if not _cut(trajectory.descent, p)]
+    while True:
+        active = _states(trajectory, found, passed)
+        idle = [
+            p
+            for p, (was, now) in zip(passed, itertools.pairwise(active), strict=True)
+            if not p.visible and all(np.array_equal(was[n], now[n]) for n in now)
+        ]
+        if not idle:
+            return passed, active
+        passed = [p for p in passed if p not in idle]
+
+
+def _cut(descent: np.ndarray, transition: Transition) -> bool:
+    """Whether a transition was under way when the run failed, short of its plateau."""
+    at_end = transition.plateau == len(descent) - 1
+    return bool(at_end and descent[-1] > _ARRIVED * descent[transition.step])
+
+
+def _states(trajectory: Any, found: Courses, passed: list[Transition]):
+    steps = [0, *(p.plateau for p in passed)]
+    return states(trajectory, found, steps, [p.step for p in passed])
+
+
+def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
+    """Which weights, of a product of matrices which singular values, carry the plateau.
+
+    At a recorded step, which is taken for the plateau after the last transition before it.
+    """
+    found = courses(trajectory)
+    passed = transitions(trajectory.descent, found)
+    before = [p for p in passed if p.step < step]
+    if not before:
+        return _states(trajectory, found, [])[0]
+    steps = [0, *(p.plateau for p in before[:-1]), step]
+    return states(trajectory, found, steps, [p.step for p in passed[: len(before) + 1]])[-1]
+
+
+def _coordinates(name: str, where: np.ndarray) -> list[Coordinate]:
+    return [(name, _index(i)) for i in np.argwhere(where)]
+
+
+def _index(row: np.ndarray) -> Index:
+    return tuple(int(i) for i in row)
+
+
+def _time_of(
+    trajectory: Any, activated: list[Coordinate], start: Plateau, plateau: Plateau
+) -> tuple[tuple[Any, float] | None, Crossing]:
+    """The level that defines a transition, and when it is crossed."""
+    before, after = start.step, plateau.step
+    leaves = plateau.record["leaves"]
+    winner, value = None, 0.0
+    for name, index in activated:
+        size = float(modes(leaves[name])[0][index])
+        if abs(size) > abs(value) * (1.0 + 1e-6):  # of equal ones the first
+            winner, value = (name, index), size
+    if winner is not None and not is_matrix(leaves[winner[0]]):
+        quantity = Quantity(*winner, float(np.sign(value)))
+        crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
+        if crossing is not None:
+            return (winner, 0.5 * value), _widened(trajectory, quantity, crossing, plateau)
+    middle = 0.5 * (float(start.record["loss"]) + float(plateau.record["loss"]))
+    quantity = Quantity(sign=-1.0)
+    crossing = first_crossing(trajectory, quantity, -middle, before, after + 1)
+    if crossing is not None:
+        return ("loss", middle), _widened(trajectory, quantity, crossing, start, plateau)
+    # a transition whose fall is lost in the rounding of the loss: its steepest step
+    step = before + int(np.argmax(trajectory.descent[before : after + 1]))
+    width = trajectory.t[min(step + 1, after)] - trajectory.t[max(step - 1, before)]
+    return None, Crossing(float(trajectory.t[step]), float(width), step)
+
+
+def _widened(
+    trajectory: Any, quantity: Quantity, crossing: Crossing, *plateaus: Plateau
+) -> Crossing:
+    """The error bar with what the level, half of the plateaus' values, is uncertain by.
+
+    The lowest point of a valley is known to the root of the rounding of its height, 10⁻⁸ of
+    the steps beside it, and where two of these meet to what the solver's error moves it by.
+    Without the flow it lies anywhere between the steps beside the lowest.
+    """
+    values = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
+    slope = sum(
+        p.located * abs(values[p.step + 1] - values[p.step - 1])
+        for p in plateaus
+        if 0 < p.step < len(values) - 1
+    )
+    i = crossing.step
+    speed = (values[i + 1] - values[i]) / (trajectory.t[i + 1] - trajectory.t[i])
+    return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * slope / speed))
+
+
+def _model(trajectory: Any, leaves: dict[str, Any], t: float) -> PyTree:
+    return None if trajectory.like is None else trajectory._model_at(leaves, None, t)

@@ -1,0 +1,342 @@
+"""Trajectories on disk: NetCDF through xarray, with all that made them.
+
+A file holds what the run recorded, its error bars, its stages with their bars as they were found
+with the flow at hand, its settings and a fingerprint of its start, data and decay. It does not
+hold the model, which `like` gives back and which is compared with what is written here.
+"""
+
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._arguments import file_path
+from ..parameters._base import Constant, is_parameter, known_times, leaf_name, trained_leaves
+from ..parameters._elapsed import remember
+from ._fingerprint import Fingerprint, start_factors
+from ._stages import MeasuredStage
+
+#: Of the layout of a file.
+FORMAT = 2
+_SCALARS = ("log_alpha", "status", "successful", "method", "log_alpha_conflict", "counts_steps")
+_PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
+_TIME, _TAU = "flow time", "log(1/alpha)"
+#: Times at which a decay λ(t) is written down.
+_SAMPLES = 129
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages a result depends on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def settings_of(trajectory: Any) -> dict[str, Any]:
+    """Tolerance, solver and decay by leaf: λ, or λ(t) at times through the run."""
+    resolver = trajectory.resolver
+    if resolver is None:
+        return {}
+    flow, times = resolver.flow, np.linspace(trajectory.t[0], trajectory.t[-1], _SAMPLES)
+
+    def described(rate: Any) -> Any:
+        if rate is None:
+            return 0.0
+        if isinstance(rate, Constant):
+            return float(rate.value)
+        values = _sampled(rate, jnp.asarray(times, flow.dtype))
+        return {"t": times.tolist(), "decay": np.asarray(values).tolist()}
+
+    rates = zip(flow.names, flow.decay, strict=True)
+    return {
+        "rtol": float(resolver.rtol),
+        "solver": type(resolver.solver).__name__,
+        "error_bars": trajectory.refined is not None,
+        "dtype": str(np.dtype(flow.dtype)),
+        "prng": str(jax.config.jax_default_prng_impl),  # type: ignore[attr-defined]
+        "decay": {name: described(rate) for name, rate in rates},
+    }
+
+
+@eqx.filter_jit
+def _sampled(rate: Any, times: Array) -> Array:
+    return jax.lax.map(rate, times)
+
+
+def described_model(model: PyTree) -> dict[str, Any]:
+    """The class of a model and the kind and shape of everything in it that is trained."""
+    leaves = {}
+    for name, leaf in trained_leaves(model).items():
+        kind = type(leaf).__name__ if is_parameter(leaf) else "array"
+        shape = leaf.value.shape if is_parameter(leaf) else np.shape(leaf)
+        leaves[name] = {"kind": kind, "shape": list(shape)}
+    return {"class": f"{type(model).__module__}.{type(model).__qualname__}", "leaves": leaves}
+
+
+def to_dataset(trajectory: Any):
+    """Observables and error bars as an `xarray.Dataset` over the dimension `t`."""
+    import xarray as xr
+
+    def variable(name: str, array: np.ndarray, units: str = "1"):
+        return xr.Variable(_dims(trajectory, name, np.shape(array)), array, {"units": units})
+
+    data = {"loss": variable("loss", trajectory.loss)}
+    data["descent"] = variable("descent", trajectory.descent, f"1/({_TIME})")
+    data.update({n: variable(n, a) for n, a in trajectory.observables.items()})
+    data.update({f"error.{n}": variable(n, a) for n, a in trajectory.error.items()})
+    coords: dict[str, Any] = {"t": xr.Variable("t", trajectory.t, {"units": _TIME})}
+    if trajectory.log_alpha < 0:
+        coords["tau"] = xr.Variable("t", trajectory.tau, {"units": _TAU})
+    attrs = {name: getattr(trajectory, name) for name in _SCALARS}
+    for flag in ("successful", "counts_steps"):
+        attrs[flag] = int(attrs[flag])
+    attrs["statistics"] = _json(trajectory.statistics)
+    attrs["settings"] = _json(trajectory.settings)
+    attrs["versions"] = json.dumps(versions())
+    return xr.Dataset(data, coords, attrs)
+
+
+def _dims(trajectory: Any, name: str, shape: tuple[int, ...], key: str = "value") -> list[str]:
+    """One dimension for an axis of a leaf, whatever of the leaf it is an axis of."""
+    leaf = name if name in trajectory.leaves else name.rpartition(".")[0]
+    if leaf in trajectory.leaves:
+        like = np.shape(trajectory.leaves[leaf]["value"])
+        own = [f"{leaf}.axis{i}" for i in range(1, len(like))]
+        if name.endswith(".log_singular"):
+            return ["t", *own[:-2], f"{leaf}.mode"]
+        if shape == like[: len(shape)] and (len(shape) == len(like) or key == "value"):
+            return ["t", *own[: len(shape) - 1]]
+    suffix = "" if key == "value" else f".{key}"
+    return ["t", *(f"{name}{suffix}.axis{i}" for i in range(1, len(shape)))]
+
+
+def save(trajectory: Any, path: str | Path) -> None:
+    """Write the dataset, every leaf's state, the stages and the fingerprint.
+
+    **Raises:** ValueError where a file cannot be written.
+    """
+    import xarray as xr
+
+    path = file_path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"is in {path.parent}, which is no folder"
+        raise ValueError(f"A run cannot be saved as {path}: it {what}. Give a path like run.nc.")
+    dataset = to_dataset(trajectory)
+    records = {"state": trajectory.leaves}
+    if trajectory.refined is not None:
+        records["refined"] = trajectory.refined["leaves"]
+        dataset["refined.loss"] = xr.Variable(["t"], trajectory.refined["loss"])
+    for prefix, leaves in records.items():
+        for name, leaf in leaves.items():
+            for key, array in leaf.items():
+                dims = _dims(trajectory, name, np.shape(array), key)
+                dataset[f"{prefix}.{name}.{key}"] = xr.Variable(dims, array)
+    stages = trajectory.stages()
+    for i, stage in enumerate(stages):
+        for key, array in _stage_arrays(stage).items():
+            dims = [f"stage{i}.{key}.axis{k}" for k in range(np.ndim(array))]
+            dataset[f"stage{i}.{key}"] = xr.Variable(dims, array)
+    written = {
+        "observables": list(trajectory.observables),
+        "leaves": {n: list(x) for n, x in trajectory.leaves.items()},
+        "model": trajectory.made_of,
+        "fingerprint": trajectory.fingerprint.to_dict(),
+        "stages": [_stage_numbers(s) for s in stages],
+    }
+    dataset.attrs |= {key: _json(value) for key, value in written.items()}
+    dataset.attrs["gflow_format"] = FORMAT
+    names = {n: _written(n) for n in [*dataset.variables, *dataset.dims] if _written(n) != n}
+    try:
+        dataset.rename(names).to_netcdf(path, engine="h5netcdf")
+    except OSError as error:
+        raise ValueError(f"A run cannot be saved as {path}: {error}.") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=lambda x: x.item())  # of NumPy's numbers
+
+
+def _written(name: Any) -> str:
+    """A name that is not empty and has no slash, which NetCDF takes for a group."""
+    return str(name).replace("%", "%25").replace("/", "%2F") or "%"
+
+
+def _read(name: Any) -> str:
+    return "" if name == "%" else str(name).replace("%2F", "/").replace("%25", "%")
+
+
+def _stage_numbers(stage: MeasuredStage) -> dict[str, Any]:
+    times = set() if stage.model is None else set().union(
+        *(known_times(x) for x in trained_leaves(stage.model).values())
+    )  # fmt: skip
+    return {
+        "t": stage.t, "tau": stage.tau, "error": stage.error, "loss": stage.loss,
+        "step": stage.step, "activated": stage.activated, "deactivated": stage.deactivated,
+        "level": stage.level, "arrays": list(_stage_arrays(stage)),
+        "stands at": max(times, default=math.nan),
+    }  # fmt: skip
+
+
+def _stage_arrays(stage: MeasuredStage) -> dict[str, np.ndarray]:
+    arrays = {f"value.{n}": x for n, x in stage.value.items()}
+    arrays |= {f"rank.{n}": x for n, x in stage.rank.items()}
+    if stage.model is not None:
+        for n, leaf in trained_leaves(stage.model).items():
+            arrays |= {f"model.{i}.{n}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(leaf))}
+    return arrays
+
+
+def load(path: str | Path, like: PyTree) -> dict[str, Any]:
+    """The fields of a saved trajectory; `like` is compared with what the file was made of.
+
+    **Raises:** ValueError for what is no run in this format, and for another model.
+    """
+    data = _opened(file_path(path))
+    attrs = {k: json.loads(data.attrs[k]) for k in (
+        "leaves", "observables", "statistics", "settings", "model", "fingerprint", "stages"
+    )}  # fmt: skip
+    saved = Fingerprint.from_dict(attrs["fingerprint"])
+    log_alpha = float(data.attrs["log_alpha"])
+    if like is not None:
+        _check_like(like, attrs["model"], saved, log_alpha, path)
+    keys, names = attrs["leaves"], attrs["observables"]
+
+    def records(prefix: str) -> dict[str, Any]:
+        return {n: {k: data[f"{prefix}.{n}.{k}"].values for k in ks} for n, ks in keys.items()}
+
+    refined = None
+    if "refined.loss" in data:
+        refined = {"loss": data["refined.loss"].values, "leaves": records("refined")}
+    fields: dict[str, Any] = {name: data.attrs[name] for name in _SCALARS}
+    for flag in ("successful", "counts_steps"):
+        fields[flag] = bool(fields[flag])
+    return fields | {
+        "log_alpha": log_alpha,
+        "t": data["t"].values,
+        "loss": data["loss"].values,
+        "descent": data["descent"].values,
+        "observables": {n: data[n].values for n in names},
+        "error": {n: data[f"error.{n}"].values for n in ["loss", *names] if f"error.{n}" in data},
+        "leaves": records("state"),
+        "statistics": attrs["statistics"],
+        "refined": refined,
+        "like": like,
+        "kept": {
+            "settings": attrs["settings"],
+            "made_of": attrs["model"],
+            "fingerprint": saved,
+            "stages": [_stage(data, i, x, like) for i, x in enumerate(attrs["stages"])],
+        },
+    }
+
+
+def _opened(path: Path):
+    import xarray as xr
+
+    if not path.is_file():
+        raise ValueError(f"There is no file {path} to load a run from.")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            data = dataset.load()
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as NetCDF ({type(error).__name__}: {error}): it is cut off or "
+            "no file that Trajectory.save has written."
+        ) from error
+    found = data.attrs.get("gflow_format", 1 if "log_alpha_conflict" in data.attrs else None)
+    if found is None:
+        raise ValueError(f"{path} is NetCDF, but no run that Trajectory.save has written.")
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} is a run in format {found}, and this version reads format {FORMAT}. Read its "
+            "arrays with xarray.open_dataset, or simulate again."
+        )
+    return data.rename({n: _read(n) for n in [*data.variables, *data.dims] if _read(n) != n})
+
+
+def _stage(data: Any, i: int, numbers: dict[str, Any], like: PyTree) -> MeasuredStage:
+    arrays = {key: data[f"stage{i}.{key}"].values for key in numbers["arrays"]}
+
+    def of(what: str) -> dict[str, np.ndarray]:
+        prefix = f"{what}."
+        return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
+
+    model = None
+    if like is not None and of("model"):
+        model = _with_leaves(like, of("model"), numbers["stands at"])
+    level = numbers["level"]
+    if level is not None:
+        level = (level[0] if level[0] == "loss" else _coordinate(level[0]), level[1])
+    return MeasuredStage(
+        t=numbers["t"],
+        tau=numbers["tau"],
+        error=numbers["error"],
+        activated=[_coordinate(c) for c in numbers["activated"]],
+        deactivated=[_coordinate(c) for c in numbers["deactivated"]],
+        value=of("value"),
+        loss=numbers["loss"],
+        rank=of("rank"),
+        step=numbers["step"],
+        level=level,
+        model=model,
+    )
+
+
+def _coordinate(written: Any) -> tuple[str, tuple[int, ...]]:
+    name, index = written
+    return name, tuple(index)
+
+
+def _with_leaves(like: PyTree, arrays: dict[str, np.ndarray], time: float) -> PyTree:
+    """`like` with the arrays "i.name" in the places of those of its trained leaves."""
+    trained = trained_leaves(like)
+
+    def change(path, node):
+        name = leaf_name(path)
+        if name not in trained:
+            return node
+        _, treedef = jax.tree.flatten(node)
+        found = [jnp.asarray(arrays[f"{i}.{name}"]) for i in range(treedef.num_leaves)]
+        return remember(jax.tree.unflatten(treedef, found), time)
+
+    return jax.tree_util.tree_map_with_path(change, like, is_leaf=is_parameter)
+
+
+def _check_like(
+    like: PyTree, model: dict[str, Any] | None, saved: Fingerprint, log_alpha: float, path: Any
+) -> None:
+    """**Raises:** ValueError unless `like` is the model that the run was started from."""
+    if model is None:
+        return
+    given = described_model(like)["leaves"]
+    wanted = model["leaves"]
+    listed = ", ".join(f"{n}: {x['kind']} {tuple(x['shape'])}" for n, x in wanted.items())
+    what = f"The run in {path} is of a {model['class']} with the trained leaves {listed}; `like`"
+    if set(given) != set(wanted):
+        raise ValueError(
+            f"{what} has {', '.join(given) or 'none'}. Pass the model that the run was started "
+            "from."
+        )
+    for name, leaf in wanted.items():
+        other = given[name]
+        if other != leaf:
+            raise ValueError(
+                f"{what} has {name}: {other['kind']} {tuple(other['shape'])}. Pass the model that "
+                "the run was started from (of an optimiser's run gflow.to_factors of it)."
+            )
+    own = Fingerprint(start_factors(like, log_alpha), None, None)
+    if difference := saved.difference(own, "factors"):
+        raise ValueError(
+            f"{what} starts elsewhere: {difference}. Pass the model that the run was started from."
+        )

@@ -1,0 +1,43 @@
+"""What every task has, and checks that tasks share."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..objectives._losses import SquaredLoss
+
+
+class Task(eqx.Module):
+    """Inputs, targets and the loss on them."""
+
+    inputs: eqx.AbstractVar[Float[Array, "examples ..."]]
+    targets: eqx.AbstractVar[Float[Array, "examples ..."]]
+
+    @property
+    @abc.abstractmethod
+    def objective(self) -> SquaredLoss:
+        """Squared loss on all examples."""
+
+
+def floats(x: Any) -> Array:
+    return jnp.asarray(x, jnp.result_type(float))
+
+
+def check_count(name: str, value: int, lowest: int, highest: int | None = None) -> None:
+    if value < lowest or (highest is not None and value > highest):
+        bounds = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise ValueError(f"{name} = {value}: choose {bounds}.")
+
+
+def scikit_data(task: str) -> Any:
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"The {task} data come with scikit-learn, which is not installed: "
+            'pip install "gflow[data]".'
+        ) from error
+    return datasets

@@ -1,0 +1,1 @@
+"""Discrete training in the coordinates of the flow."""

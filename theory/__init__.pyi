@@ -1,0 +1,14 @@
+from . import (
+    assumptions as assumptions,
+    condensation as condensation,
+    exact_linear as exact_linear,
+    gradual_rank as gradual_rank,
+    plot as plot,
+    remainder as remainder,
+    saddle_to_saddle as saddle_to_saddle,
+    two_layer_condensation as two_layer_condensation,
+    weight_decay as weight_decay,
+)
+from ._extrapolate import extrapolate as extrapolate
+from ._prediction import Prediction as Prediction, Stage as Stage
+from .comparison._compare import Comparison as Comparison, compare as compare

@@ -1,0 +1,1 @@
+"""Prediction against simulation: claims, what a run shows of them, and verdicts."""

@@ -1,0 +1,331 @@
+"""Prediction against simulation: every claim judged, one row a transition."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from gflow import Trajectory
+from gflow.internal import Crossing, Quantity, first_crossing, instance
+
+from .._extrapolate import check_same_problem
+from .._prediction import Prediction
+from ._allowance import allowances, by_leaf
+from ._claims import CONFIRMED, REFUTED, UNDECIDED, Claim, worst
+from ._path import path_claims
+from ._plateaus import Resting, rank_label
+from ._readings import Plateau, Reader, measure
+from ._start import start_claims
+from ._times import Timed, limit_claims, merged_claim, time_claim
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One transition, or several that merge at this α, with the claims about it.
+
+    Times are τ; `offset_*` are C = (τ − T)·Λ in flow time; `limit` is the log-Richardson
+    limit from a second run; `error` is the solver's bar of τ, `tolerance` that and what finite α
+    is allowed; `z` the miss over the bar; `loss_*` and `rank_*` belong to the plateau after it.
+    `verdict`: the worst of its claims'.
+    """
+
+    stage: str
+    switches: str
+    tau_limit: float
+    tau_predicted: float
+    tau_measured: float
+    error: float
+    z: float
+    offset_predicted: float
+    offset_measured: float
+    limit: float
+    tolerance: float
+    loss_predicted: float
+    loss_measured: float
+    rank_predicted: str
+    rank_measured: str
+    verdict: str
+    claims: tuple[Claim, ...] = dataclasses.field(default=(), repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == CONFIRMED
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """A prediction judged by a run.
+
+    `rows`: predicted against measured transitions. `claims`: everything judged, the start and
+    the completeness of the path included. `passed`: something was judged, and all of it is
+    confirmed.
+    """
+
+    rows: list[Row]
+    trajectory: Trajectory
+    prediction: Prediction
+    general: tuple[Claim, ...] = ()
+
+    @property
+    def claims(self) -> list[Claim]:
+        return [*self.general, *(claim for row in self.rows for claim in row.claims)]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and all(claim.verdict == CONFIRMED for claim in self.claims)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many claims have each verdict."""
+        found = [claim.verdict for claim in self.claims]
+        return {verdict: found.count(verdict) for verdict in (CONFIRMED, UNDECIDED, REFUTED)}
+
+    @property
+    def summary(self) -> str:
+        """One line: how many claims are confirmed, undecided, refuted."""
+        counts = self.counts
+        return (
+            f"{counts[CONFIRMED]} confirmed, {counts[UNDECIDED]} undecided at this α, "
+            f"{counts[REFUTED]} refuted"
+        )
+
+    def to_dataframe(self):
+        """The rows as a `pandas.DataFrame`."""
+        import pandas as pd
+
+        names = [f.name for f in dataclasses.fields(Row) if f.name != "claims"]
+        return pd.DataFrame(
+            [{n: getattr(row, n) for n in names} for row in self.rows], columns=names
+        )
+
+    def to_xarray(self):
+        """The rows as an `xarray.Dataset` over `stage`."""
+        return self.to_dataframe().set_index("stage").to_xarray()
+
+    def plot(self, ax=None):
+        """Loss against τ: simulated, predicted at this α, and the limit staircase."""
+        from .. import plot
+
+        return plot.comparison(self, ax=ax)
+
+    def __str__(self) -> str:
+        head = [
+            "stage", "switches", "T", "τ measured", "±", "z", "C pred.", "C meas.", "τ → limit",
+            "loss pred.", "loss meas.", "rank pred.", "rank meas.", "verdict",
+        ]  # fmt: skip
+        table = [head]
+        for r in self.rows:
+            table.append(
+                [
+                    r.stage,
+                    r.switches,
+                    f"{r.tau_limit:.6f}",
+                    f"{r.tau_measured:.6f}",
+                    f"{r.error:.0e}",
+                    "" if math.isnan(r.z) else f"{r.z:.2g}",
+                    f"{r.offset_predicted:.5f}",
+                    f"{r.offset_measured:.5f}",
+                    "" if math.isnan(r.limit) else f"{r.limit:.6f}",
+                    f"{r.loss_predicted:.5g}",
+                    f"{r.loss_measured:.5g}",
+                    r.rank_predicted,
+                    r.rank_measured,
+                    r.verdict,
+                ]
+            )
+        if all(math.isnan(r.limit) for r in self.rows):
+            table = [row[:8] + row[9:] for row in table]
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        scale = self.trajectory.scale
+        title = f"α = 10^-{scale / math.log(10):.6g} (Λ = {scale:.6g}); {self.prediction.source}"
+        open_ = [c for c in self.claims if c.verdict != CONFIRMED]
+        reasons = [f"{c.verdict}: {c.reason}" for c in sorted(open_, key=lambda c: c.verdict)]
+        return "\n".join([title, *(line.rstrip() for line in lines), self.summary, *reasons])
+
+
+def compare(
+    trajectory: Trajectory, prediction: Prediction, *, second: Trajectory | None = None
+) -> Comparison:
+    """Judge everything a prediction claims by a run.
+
+    **Arguments:** `trajectory`: the run. `prediction`: from `theory.gradual_rank.predict`
+    or another `Prediction`. `second`: the same factors at another α, best α², from which T and C
+    are judged one by one, T̂ = (t₂ − t₁)/(Λ₂ − Λ₁) and Ĉ = t₁ − T̂Λ₁.
+
+    **Judged:** of each transition its time (the first crossing of the prediction's level after
+    the weight was last switched off), what switches, and the loss, weights, ranks and shares of
+    the plateau after it; that run and prediction start from one problem; that the run has no
+    other transitions and has come to rest. Transitions predicted to overtake each other at this α
+    (`prediction.at(log_alpha).exists`) make one merged row, whose time is not predicted.
+
+    **Verdicts:** "confirmed", "refuted" or "undecided"; finite α is allowed what
+    `theory.remainder` derives from the orbits (`theory.allowance` says what is done without).
+
+    **Raises:** ValueError when leaves differ, or `second` is another problem or has equal α.
+
+    ```python
+    table = theory.compare(trajectory, prediction)
+    print(table); table.passed; table.counts
+    ```
+    """
+    made = "a run by gflow.simulate comes first, then theory.gradual_rank.predict's result"
+    instance("trajectory", trajectory, Trajectory, made)
+    instance("prediction", prediction, Prediction, made)
+    _check_leaves(trajectory, prediction)
+    first = _timed(trajectory, prediction)
+    other = None
+    if second is not None:
+        instance("second", second, Trajectory, "a run at another α")
+        check_same_problem([trajectory, second])
+        other = _timed(second, prediction)
+    judge = _Judge(prediction, first, other, Reader.of(trajectory))
+    return judge.comparison()
+
+
+def _timed(run: Trajectory, prediction: Prediction) -> Timed:
+    crossings = measure(run, prediction)
+    measured = np.array([math.nan if c is None else c.t for c in crossings])
+    return Timed(run, crossings, allowances(prediction, run.log_alpha, measured))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Judge:
+    prediction: Prediction
+    first: Timed
+    second: Timed | None
+    reader: Reader
+
+    def comparison(self) -> Comparison:
+        run, prediction = self.first.run, self.prediction
+        finite = prediction.at(run.log_alpha)
+        start = float(run.t[0])
+        known = [c.t for c in self.first.crossings if c is not None]
+        before = self.reader.plateau(start, min(known, default=self.reader.end))
+        general = start_claims(prediction, self.reader, before)
+        rows, times, count, reached = [], [], 0, True
+        doubtful: dict[str, np.ndarray] = {}
+        formed = True
+        for group in self._groups(finite.exists):
+            found = self._crossing(group)
+            claims = self._time_claims(group, found)
+            if not claims:
+                reached = False
+                continue
+            plateau = None
+            if found is not None:
+                members = [self.first.crossings[k] for k in group]
+                times += [found.t, *(c.t for c in members if c is not None)]
+                count += len(group)
+                resting = self._resting(group, found, before, doubtful, formed)
+                claims += resting.claims()
+                plateau = before = resting.plateau
+                doubtful, formed = resting.doubtful, resting.allowance.exists
+            else:
+                reached = False
+            rows.append(self._row(group, found, plateau, claims))
+        general += path_claims(prediction, self.reader, times, count, reached)
+        return Comparison(rows, run, prediction, tuple(general))
+
+    def _groups(self, exists: np.ndarray) -> list[list[int]]:
+        """Stages that happen one by one, and together those with no plateau between them.
+
+        One is there if the prediction's times leave it, or those of the run do and it is formed.
+        """
+        groups: list[list[int]] = []
+        for k in range(len(exists)):
+            if groups and not (exists[k - 1] or self.first.allowances[k - 1].exists):
+                groups[-1].append(k)
+            else:
+                groups.append([k])
+        return groups
+
+    def _crossing(self, group: list[int]) -> Crossing | None:
+        """Of a merged group: the loss midway between the plateaus around it."""
+        if len(group) == 1:
+            return self.first.crossings[group[0]]
+        stages = self.prediction.stages
+        before = self.prediction.start if group[0] == 0 else stages[group[0] - 1]
+        middle = 0.5 * (before.loss + stages[group[-1]].loss)
+        return first_crossing(self.first.run, Quantity(sign=-1.0), -middle)
+
+    def _time_claims(self, group: list[int], found: Crossing | None) -> list[Claim]:
+        if len(group) > 1:
+            merged = merged_claim(self.prediction, group, self.first, found)
+            return [] if merged is None else [merged]
+        own = time_claim(self.prediction, group[0], self.first)
+        if own is None:
+            return []
+        if self.second is None:
+            return [own]
+        limits = limit_claims(self.prediction, group[0], self.first, self.second)
+        unknown = math.isnan(self.prediction.stages[group[0]].offset)
+        return limits if unknown and limits and own.verdict != REFUTED else [own, *limits]
+
+    def _resting(
+        self,
+        group: list[int],
+        found: Crossing,
+        before: Plateau,
+        doubtful: dict[str, np.ndarray],
+        formed: bool,
+    ) -> Resting:
+        k, run = group[-1], self.first.run
+        later = [c.t for c in self.first.crossings[k + 1 :] if c is not None and c.t > found.t]
+        right = min(later, default=self.reader.next_transition(found.t))
+        allowance = self.first.allowances[k]
+        at = None
+        if len(group) == 1 and allowance.exists and allowance.match is not None:
+            at = found.t + allowance.match
+        matched = at is not None and found.t < at < right and run.resolver is not None
+        plateau = self.reader.plateau(found.t, right, at if matched else None)
+        return Resting(
+            self.prediction, group, self.reader, plateau, before, doubtful, allowance, matched,
+            formed,
+        )  # fmt: skip
+
+    def _row(self, group, found, plateau: Plateau | None, claims: list[Claim]) -> Row:
+        scale, single = self.first.run.scale, len(group) == 1
+        last, time = self.prediction.stages[group[-1]], claims[0]
+        t, error = (math.nan, math.nan) if found is None else (found.t, found.error)
+        limit = math.nan
+        if single and self.second is not None:
+            one, two = (x.crossings[group[0]] for x in (self.first, self.second))
+            if one is not None and two is not None:
+                limit = (two.t - one.t) / (self.second.run.scale - scale)
+        ranks = {}
+        if plateau is not None:
+            names = by_leaf(last.value)
+            ranks = {n: np.sum(a, axis=-1) for n, a in plateau.active.items() if n in names}
+        predicted = last.tau + last.offset / scale
+        return Row(
+            stage=f"{group[0] + 1}" if single else f"{group[0] + 1}–{group[-1] + 1}",
+            switches=" ".join(self.prediction.stages[i].label for i in group),
+            tau_limit=last.tau,
+            tau_predicted=predicted,
+            tau_measured=t / scale,
+            error=error / scale,
+            z=(t / scale - predicted) / (error / scale) if error > 0 else math.nan,
+            offset_predicted=last.offset if single else math.nan,
+            offset_measured=t - last.tau * scale if single else math.nan,
+            limit=limit,
+            tolerance=time.tolerance / scale,
+            loss_predicted=last.loss,
+            loss_measured=math.nan if plateau is None else plateau.loss,
+            rank_predicted=rank_label(last.rank),
+            rank_measured=rank_label(ranks),
+            verdict=worst([claim.verdict for claim in claims]),
+            claims=tuple(claims),
+        )
+
+
+def _check_leaves(trajectory: Trajectory, prediction: Prediction) -> None:
+    """The prediction's leaves are the run's, with equal shapes."""
+    shapes = {n: v.shape for n, v in by_leaf(prediction.start.value).items()}
+    present = {n: leaf["value"].shape[1:] for n, leaf in trajectory.leaves.items()}
+    if any(present.get(n) != shape for n, shape in shapes.items()):
+        raise ValueError(
+            f"The prediction is about leaves {shapes}, the run about {present} (name: shape): "
+            "they belong to different models."
+        )

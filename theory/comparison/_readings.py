@@ -1,0 +1,169 @@
+"""What a run shows of a prediction: when levels are crossed, and its plateaus."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from gflow import Trajectory
+from gflow.internal import Crossing, Quantity, active_weights, first_crossing, modes
+
+from .._prediction import Prediction
+
+#: What a plateau may still move, over what it moves half-way to its edges.
+BEYOND = 3.0
+#: A plateau of so many e-folds is not the inside of one orbit.
+_RESTS = 12.0
+
+
+def measure(trajectory: Trajectory, prediction: Prediction) -> list[Crossing | None]:
+    """When the run crosses each stage's level; None where it does not."""
+    found: list[Crossing | None] = []
+    for k, stage in enumerate(prediction.stages):
+        if stage.level is None:
+            found.append(None)
+            continue
+        what, value = stage.level
+        if what == "loss":
+            found.append(first_crossing(trajectory, Quantity(sign=-1.0), -value))
+            continue
+        start = 0
+        for earlier in range(k):
+            if what in prediction.stages[earlier].deactivated:
+                switched_off = found[earlier]
+                start = len(trajectory.t) if switched_off is None else switched_off.step
+        quantity = Quantity(what[0], what[1], math.copysign(1.0, value))
+        found.append(first_crossing(trajectory, quantity, abs(value), start))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plateau:
+    """A run at rest: where it is read, and how far it moves half-way to either edge.
+
+    `values`, `bars`, `moved`: effective weights by leaf, the solver's error and the change over
+    the middle half of the plateau; `loss`, `loss_bar`, `loss_moved` likewise. `active`: which
+    weights (singular values) carry it, `sizes` theirs.
+    """
+
+    t: float
+    step: int
+    loss: float
+    loss_bar: float
+    loss_moved: float
+    values: dict[str, np.ndarray]
+    bars: dict[str, np.ndarray]
+    moved: dict[str, np.ndarray]
+    active: dict[str, np.ndarray]
+    sizes: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+    """Reads plateaus off a run; `valleys` (recorded steps) and `peaks` (times) are its own."""
+
+    trajectory: Trajectory
+    valleys: list[int]
+    peaks: list[float]
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> "Reader":
+        stages = trajectory.stages()
+        return cls(trajectory, [0, *(s.step for s in stages)], [s.t for s in stages])
+
+    @property
+    def end(self) -> float:
+        return float(self.trajectory.t[-1])
+
+    def next_transition(self, t: float) -> float:
+        """When the run leaves the plateau that follows its transition at t; its end if never."""
+        times = self.trajectory.t
+        for valley, peak in zip(self.valleys[1:], self.peaks[1:], strict=False):
+            if times[valley] >= t:
+                return peak
+        return self.end
+
+    def besides(self, known: list[float]) -> list[float]:
+        """Peaks of the transitions in which none of these times lies."""
+        run, edges = self.trajectory, [float(self.trajectory.t[v]) for v in self.valleys]
+        out = []
+        for i, peak in enumerate(self.peaks):
+            falls = run.loss[self.valleys[i]] - run.loss[self.valleys[i + 1]]
+            inside = any(edges[i] < t <= edges[i + 1] for t in known)
+            if not inside and falls > 1e-13 * abs(run.loss[0]):
+                out.append(peak)
+        return out
+
+    def apart(self, peak: float) -> bool:
+        """Whether the run rests before and after a transition as on no part of one orbit.
+
+        A plateau of e e-folds falls to e⁻ᵉ of the descent beside it, midway between approaching
+        and leaving its saddle; an orbit may pass other saddles, but by no such accident.
+        """
+        i, descent = self.peaks.index(peak), self.trajectory.descent
+        highest = [np.max(descent[a : b + 1]) for a, b in itertools.pairwise(self.valleys)]
+        sides = [(self.valleys[i], i - 1), (self.valleys[i + 1], i + 1)]
+        return all(
+            descent[valley] < math.exp(-_RESTS) * min(highest[i], highest[beside])
+            for valley, beside in sides
+            if 0 <= beside < len(highest)
+        )
+
+    def plateau(self, left: float, right: float, at: float | None = None) -> Plateau:
+        """The plateau in (left, right), read at flow time `at` or where it is flattest."""
+        run = self.trajectory
+        if at is None or not left < at < right:
+            at = float(run.t[self._flattest(left, right)])
+        left = max([left, *(t for t in self.peaks if t <= at)])
+        right = min([right, *(t for t in self.peaks if t > at)])
+        here = self._record(at)
+        around = [self._record(0.5 * (at + edge)) for edge in (left, right)]
+        step = int(np.argmin(np.abs(run.t - at)))
+        beside = slice(max(step - 1, 0), step + 2)
+
+        def moved(read):
+            return np.max([np.abs(np.asarray(read(x) - read(here))) for x in around], axis=0)
+
+        def bar(read):
+            if run.refined is None:
+                return np.full(np.shape(read(here)), math.nan)
+            pair = [np.asarray(read(x)) for x in (self._stacked(run), run.refined)]
+            return 2.0 * np.max(np.abs(pair[0][beside] - pair[1][beside]), axis=0)
+
+        reads = {n: (lambda x, n=n: x["leaves"][n]["value"]) for n in run.leaves}
+        return Plateau(
+            t=at,
+            step=step,
+            loss=float(here["loss"]),
+            loss_bar=float(bar(lambda x: x["loss"])),
+            loss_moved=float(moved(lambda x: x["loss"])),
+            values={n: np.asarray(read(here)) for n, read in reads.items()},
+            bars={n: bar(read) for n, read in reads.items()},
+            moved={n: moved(read) for n, read in reads.items()},
+            active=active_weights(run, step),
+            sizes={n: np.abs(modes(here["leaves"][n])[0]) for n in run.leaves},
+        )
+
+    def _flattest(self, left: float, right: float) -> int:
+        run = self.trajectory
+        inside = [s for s in self.valleys if left <= run.t[s] <= right]
+        if not inside:
+            inside = [s for s in range(len(run.t)) if left <= run.t[s] <= right]
+        if not inside:
+            return int(np.searchsorted(run.t, left).clip(0, len(run.t) - 1))
+        return min(inside, key=lambda s: float(run.descent[s]))
+
+    def _record(self, t: float) -> dict[str, Any]:
+        """At any flow time; without the flow at the recorded time nearest."""
+        run = self.trajectory
+        step = int(np.argmin(np.abs(run.t - t)))
+        if run.resolver is None or run.t[step] == t:
+            leaves = {n: {k: v[step] for k, v in x.items()} for n, x in run.leaves.items()}
+            return {"loss": run.loss[step], "leaves": leaves}
+        return run.record_at(t)
+
+    @staticmethod
+    def _stacked(run: Trajectory) -> dict[str, Any]:
+        return {"loss": run.loss, "leaves": run.leaves}

@@ -1,0 +1,150 @@
+"""Claims about when transitions happen: from one run, from two, and of transitions that merge."""
+
+import dataclasses
+import math
+
+from gflow import Trajectory
+from gflow.internal import Crossing
+
+from .._prediction import Prediction
+from ._allowance import Allowance, could_be, rate_of
+from ._claims import REFUTED, SHARP, UNDECIDED, Allowed, Claim, judged
+
+#: Transitions that merge are within so many e-folds of their times.
+_INSIDE = 12.0
+#: C is not known where it is not predicted; two runs determine both.
+_SECOND = "a second run at another α (second=) would decide"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Timed:
+    """A run with where it crosses the levels of a prediction and what its α is allowed."""
+
+    run: Trajectory
+    crossings: list[Crossing | None]
+    allowances: list[Allowance]
+
+    def allowed(self, prediction: Prediction, k: int) -> Allowed:
+        a, floor = self.allowances[k], prediction.accuracy / rate_of(prediction, k)
+        return Allowed(a.time, a.origin, a.remedy, a.trusted, a.signed, a.rest, a.guess, floor)
+
+
+def time_claim(prediction: Prediction, k: int, timed: Timed) -> Claim | None:
+    """t_k against TΛ + C; None where the run does not reach it."""
+    stage, scale, crossing = prediction.stages[k], timed.run.scale, timed.crossings[k]
+    allowed, sharp = timed.allowed(prediction, k), SHARP / max(1.0, rate_of(prediction, k))
+    known = math.isfinite(stage.offset)
+    predicted = stage.tau * scale + (stage.offset if known else 0.0)
+    if not known:
+        bound = could_be(prediction, k, _largest_factor(timed.run))
+        origin = "what C could be, which is not predicted"
+        allowed, sharp = Allowed(bound, origin, _SECOND), -1.0
+    key = f"stage{k + 1}.time"
+    if crossing is None:
+        reached = predicted + 2.0 * allowed.size < float(timed.run.t[-1])
+        if not reached and predicted > float(timed.run.t[-1]):
+            return None
+        reason = f"{key}: t = {predicted:.6g} predicted, and the level is not crossed"
+        verdict = REFUTED if reached and allowed.trusted else UNDECIDED
+        nan = math.nan
+        return Claim(
+            key, predicted, nan, nan, allowed.size, allowed.origin, "flow time", verdict, reason
+        )
+    return judged(key, predicted, crossing.t, crossing.error, allowed, sharp, "flow time")
+
+
+def _largest_factor(run: Trajectory) -> float:
+    factors = run.fingerprint.factors or {}
+    logs = [abs(x) for n, xs in factors.items() if "log|" in n for x in xs if math.isfinite(x)]
+    return max(logs, default=3.0)
+
+
+def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) -> list[Claim]:
+    r"""T and C from two runs: T̂ = (t₂ − t₁)/(Λ₂ − Λ₁), Ĉ = t₁ − T̂Λ₁, with bars from both."""
+    if first.run.scale > second.run.scale:
+        first, second = second, first
+    one, two = first.crossings[k], second.crossings[k]
+    if one is None or two is None:
+        return []
+    stage, rate = prediction.stages[k], rate_of(prediction, k)
+    here, there = first.run.scale, second.run.scale
+    gap, a, b = there - here, first.allowances[k], second.allowances[k]
+    sum_of = {"T": (1.0 / gap, 1.0 / gap), "C": (there / gap, here / gap)}
+    measured = {"T": (two.t - one.t) / gap}
+    measured["C"] = one.t - measured["T"] * here
+    signed = {"T": (b.signed - a.signed) / gap, "C": (a.signed * there - b.signed * here) / gap}
+    sharp = SHARP / max(1.0, rate)
+    claims = []
+    for what, predicted, limit in (
+        ("T", stage.tau, min(sharp / gap * 2.0, 0.01 * stage.tau)),
+        ("C", stage.offset, sharp),
+    ):
+        if not math.isfinite(predicted):
+            continue
+        u, v = sum_of[what]
+        allowed = Allowed(
+            u * a.time + v * b.time,
+            f"{a.origin}, two runs",
+            a.remedy,
+            a.trusted and b.trusted,
+            signed[what],
+            u * a.rest + v * b.rest,
+            a.guess and b.guess,
+            (u + v) * prediction.accuracy / rate,
+        )
+        unit = "log(1/α)" if what == "T" else "flow time"
+        bar = u * one.error + v * two.error
+        key = f"stage{k + 1}.{what}"
+        claims.append(judged(key, predicted, measured[what], bar, allowed, limit, unit))
+    misses = [x.t - stage.tau * at - stage.offset for x, at in ((one, here), (two, there))]
+    return [_not_falling(claim, misses, one.error + two.error, here, a) for claim in claims]
+
+
+def _not_falling(
+    claim: Claim, misses: list[float], bar: float, scale: float, allowance: Allowance
+) -> Claim:
+    """Refute a claim with no bound of its own where the miss does not fall from run to run.
+
+    A remainder α^p falls by that factor; one that keeps its size would need p < 10⁻³.
+    """
+    before, after = (abs(m) for m in misses)
+    if claim.verdict != UNDECIDED or allowance.trusted or not math.isfinite(before):
+        return claim
+    if (
+        scale < 30.0
+        or not before > 10.0 * bar + 1e-9
+        or not after > math.exp(-1e-3 * scale) * before
+    ):
+        return claim
+    words = f"the miss is {misses[0]:.6g} and then {misses[1]:.6g}: no power of α falls so little"
+    return dataclasses.replace(claim, verdict=REFUTED, reason=f"{claim.reason}; {words}")
+
+
+def merged_claim(prediction: Prediction, group: list[int], timed: Timed, found) -> Claim | None:
+    """One visible jump where the prediction says that transitions overtake each other.
+
+    Its time needs an orbit of its own and is not predicted; far outside those of its members
+    it is refuted.
+    """
+    scale = timed.run.scale
+    stages = [prediction.stages[i] for i in group]
+    times = [s.tau * scale + (s.offset if math.isfinite(s.offset) else 0.0) for s in stages]
+    slack = max(_INSIDE / rate_of(prediction, i) for i in group) + 2.0 * (max(times) - min(times))
+    key, end = f"stage{group[0] + 1}–{group[-1] + 1}.time", float(timed.run.t[-1])
+    origin = "transitions that merge at this α"
+    middle = 0.5 * (min(times) + max(times))
+    if found is None:
+        if max(times) + slack >= end:
+            return None
+        measured, bar, verdict = math.nan, math.nan, REFUTED
+        words = "the loss does not fall from the plateau before to the one after"
+    else:
+        measured, bar = found.t, found.error
+        outside = not min(times) - slack <= measured <= max(times) + slack
+        verdict = REFUTED if outside else UNDECIDED
+        words = "far outside its members' times" if outside else "a smaller α separates them"
+    reason = (
+        f"{key}: members at t = {', '.join(f'{t:.6g}' for t in times)}, one jump measured at "
+        f"{measured:.6g}: {words}"
+    )
+    return Claim(key, middle, measured, bar, slack, origin, "flow time", verdict, reason)

@@ -1,0 +1,53 @@
+"""Curves at finite α: connecting orbits at their times, and the plateaus between them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from .._prediction import Start
+from ._fast import Layout
+from ._orbits import Orbit
+from ._part import Part
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curves:
+    """`orbits[k]` leads to stage k + 1; `plateaus[k]`: the parts after k stages."""
+
+    start: Start
+    orbits: list[Orbit]
+    plateaus: list[list[Part]]
+    layout: Layout
+    names: Sequence[str]
+
+    def composite(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
+        """Each orbit at its own time, added up, the saddles between them subtracted."""
+        loss_before, before = self.start.loss, self.start.value
+        loss = np.full(len(t), loss_before)
+        values = {n: np.repeat(np.asarray(w)[None], len(t), axis=0) for n, w in before.items()}
+        for orbit, time in zip(self.orbits, times, strict=True):
+            height, weights = orbit.at(t - time)
+            loss = loss + height - loss_before
+            values = {n: v + weights[n] - before[n] for n, v in values.items()}
+            loss_before, before = orbit.saddle_loss, orbit.saddle_weights
+        return loss, values
+
+    def log_weights(self, stage: int, scale: float, waited: ArrayLike) -> dict[str, np.ndarray]:
+        """log of every mode at Λ = scale, `waited` flow time after stage `stage` (0: the start)."""
+        waited = np.asarray(waited, float)
+        out: dict[str, Any] = {n: {} for n in self.names}
+        for part, (name, head) in zip(self.plateaus[stage], self.layout, strict=True):
+            out[name][head] = part.log_weights(scale, waited)
+        return {n: _stacked(heads, waited.ndim) for n, heads in out.items()}
+
+
+def _stacked(heads: dict[tuple[int, ...], np.ndarray], lead: int) -> np.ndarray:
+    """Heads of a leaf on axes behind the first `lead` ones; a leaf without heads as it is."""
+    if () in heads:
+        return heads[()]
+    shape = tuple(1 + max(head[i] for head in heads) for i in range(len(next(iter(heads)))))
+    stacked = np.stack(list(heads.values()), axis=lead)
+    return stacked.reshape(*stacked.shape[:lead], *shape, *stacked.shape[lead + 1 :])

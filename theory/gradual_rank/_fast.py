@@ -1,0 +1,288 @@
+r"""The fast system of the limit α → 0: what moves on the orbit between two saddles.
+
+A model is cut into pieces, one for each Hadamard leaf and one for each head of a factored leaf.
+Every piece has an active part, which makes its weight, and a dormant rest, which is infinitely
+smaller as α → 0: it feels the force of the active part and makes none. All pieces together are
+one autonomous system, stiff after the transition.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gflow.internal import TERM, Field, Flow, Pace, march
+from gflow.solvers import ROCK4, Rodas5P, Switching
+
+#: Attempted steps in one compiled call.
+STEPS = 128
+#: Up to this many state components a Rosenbrock step is cheap.
+_DENSE = 400
+
+
+class Piece(eqx.Module):
+    """The state of one leaf, or of one head of it, on an orbit."""
+
+    @abc.abstractmethod
+    def flat(self) -> Float[Array, " size"]: ...
+
+    @abc.abstractmethod
+    def at(self, flat: Float[Array, " size"]) -> "Piece": ...
+
+    @abc.abstractmethod
+    def weight(self) -> Float[Array, "..."]:
+        """The effective weight, of the active part alone."""
+
+    @abc.abstractmethod
+    def velocity(self, force: Float[Array, "..."]) -> Float[Array, " size"]: ...
+
+    @property
+    @abc.abstractmethod
+    def modes(self) -> int:
+        """How many modes it has, dormant ones included, up to the side they are on."""
+
+    @abc.abstractmethod
+    def disturbed(self, amount: Float[Array, " modes"]) -> Float[Array, "..."]:
+        """The weight where dormant modes have these small amounts of their own."""
+
+    @abc.abstractmethod
+    def pushed(
+        self, force: Float[Array, "..."], amount: Float[Array, " modes"]
+    ) -> Float[Array, " size"]:
+        """The velocity then."""
+
+    @property
+    @abc.abstractmethod
+    def active(self) -> Bool[Array, " size"]:
+        """Which components make the weight, and come to rest at a saddle."""
+
+    @property
+    @abc.abstractmethod
+    def log_sizes(self) -> Bool[Array, " size"]:
+        """Which components, active or dormant, are logarithms of sizes."""
+
+    @abc.abstractmethod
+    def without(self, gone: Bool[Array, " size"]) -> "Piece":
+        """The same state, with the active parts of these log-sizes made dormant."""
+
+    def scales(self, speed: np.ndarray) -> np.ndarray:
+        """With what the speed of each component is compared: its own, or that of the piece."""
+        return speed
+
+    @property
+    def drifts(self) -> bool:
+        """Whether rounding takes the state off a manifold that `recentred` puts it back on."""
+        return False
+
+    def recentred(self) -> "Piece":
+        return self
+
+    def loose(self) -> "Piece":
+        """With no weight held at a kink of the loss."""
+        return self
+
+    def alongside(self, other: Any) -> "Piece":
+        """With the direction of another head that learns the same mode at the same time."""
+        return self
+
+
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Fast(eqx.Module):
+    """All pieces of a model; `layout`: leaf name and head of each.
+
+    `twins`: heads whose first columns learn one mode together and stay parallel; what would
+    tell them apart is dormant, and rounding must not take its place.
+    """
+
+    flow: Flow
+    pieces: tuple[Piece, ...]
+    layout: Layout = eqx.field(static=True)
+    twins: tuple[int, ...] = eqx.field(static=True, default=())
+
+    def start(self) -> Float[Array, " size"]:
+        return joined(self.pieces)
+
+    def unpack(self, state: Float[Array | np.ndarray, " size"]) -> list[Piece]:
+        out, at = [], 0
+        for piece in self.pieces:
+            size = piece.flat().size
+            out.append(piece.at(jnp.asarray(state[at : at + size])))
+            at += size
+        return out
+
+    def place(self, piece: int) -> int:
+        """Where the state of a piece begins."""
+        return sum(p.flat().size for p in self.pieces[:piece])
+
+    def weights(self, state: Float[Array, " size"]) -> dict[str, Array]:
+        """Leaf name → effective weight."""
+        parts = [p.weight() for p in self.unpack(state)]
+        return assembled(parts, self.layout, self.flow.names)
+
+    def velocity(self, state: Float[Array, " size"]) -> Float[Array, " size"]:
+        pieces = self.unpack(state)
+        weights = assembled([p.weight() for p in pieces], self.layout, self.flow.names)
+        force = self.flow.forces(weights)[1]
+        moved = [p.velocity(force[n][i]) for p, (n, i) in zip(pieces, self.layout, strict=True)]
+        return jnp.concatenate(moved)
+
+    @property
+    def active(self) -> np.ndarray:
+        return np.concatenate([np.asarray(p.active) for p in self.pieces])
+
+    @property
+    def log_sizes(self) -> np.ndarray:
+        return np.concatenate([np.asarray(p.log_sizes) for p in self.pieces])
+
+    def scales(self, speed: np.ndarray) -> np.ndarray:
+        """The speeds of all components, each on the scale of its piece."""
+        cuts = np.cumsum([p.flat().size for p in self.pieces])[:-1]
+        parts = zip(self.pieces, np.split(speed, cuts), strict=True)
+        return np.concatenate([p.scales(x) for p, x in parts])
+
+    def without(self, gone: np.ndarray) -> "Fast":
+        if not gone.any():
+            return self
+        pieces, at = [], 0
+        for p in self.pieces:
+            size = p.flat().size
+            pieces.append(p.without(jnp.asarray(gone[at : at + size])))
+            at += size
+        return eqx.tree_at(lambda f: f.pieces, self, tuple(pieces))
+
+
+def joined(pieces: Sequence[Piece]) -> Float[Array, " size"]:
+    return jnp.concatenate([p.flat() for p in pieces])
+
+
+def assembled(parts: Sequence[Any], layout: Layout, names: Sequence[str]) -> dict[str, Any]:
+    """Leaf name → array, from its pieces: a leaf as it is, heads stacked in order."""
+    out = {}
+    for name in names:
+        mine = [(head, x) for (n, head), x in zip(layout, parts, strict=True) if n == name]
+        heads = mine[0][0]
+        if not heads:
+            out[name] = mine[0][1]
+            continue
+        shape = tuple(1 + max(head[i] for head, _ in mine) for i in range(len(heads)))
+        out[name] = jnp.stack([x for _, x in mine]).reshape(*shape, *mine[0][1].shape)
+    return out
+
+
+class _Started(Field):
+    """The fast system at a point, for `march`: autonomous, in one frame."""
+
+    fast: Fast
+    state: Float[Array, " size"]
+
+    def start(self):
+        return self.state
+
+    def velocity(self, t, state):
+        return self.fast.velocity(state)
+
+    def horizon(self, t, state, atol):
+        return jnp.full((), jnp.inf, state.dtype)
+
+    def frame(self):
+        return ()
+
+    def framed(self, frame):
+        return self
+
+    def recentred(self, state):
+        twins = self.fast.twins
+        if not twins and not any(p.drifts for p in self.fast.pieces):
+            return (), state, jnp.array(False)
+        pieces = [p.recentred() for p in self.fast.unpack(state)]
+        for i in twins[1:]:
+            pieces[i] = pieces[i].alongside(pieces[twins[0]])
+        return (), joined(pieces), jnp.array(True)
+
+
+def _solver(size: int, stiff: bool) -> diffrax.AbstractAdaptiveSolver:
+    if not stiff:
+        return diffrax.Dopri8()
+    return Rodas5P() if size <= _DENSE else Switching(diffrax.Tsit5(), ROCK4())
+
+
+@eqx.filter_jit
+def advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""], stiff: bool):
+    """Up to `STEPS` steps from `state`: times, what `motion` reads there, which were kept."""
+    zero = jnp.zeros_like(tolerance)
+    steps = march(
+        lambda x: _Started(fast, x), state, _solver(state.size, stiff), (tolerance, zero), zero,
+        jnp.full_like(zero, jnp.inf), pace, attempts=STEPS,
+    )  # fmt: skip
+    return (steps.t, *jax.vmap(lambda y: _motion(fast, y))(steps.state)), steps.kept, steps.pace
+
+
+def _motion(fast: Fast, state: Array) -> tuple[Array, Array, Array, Array]:
+    velocity, acceleration = jax.jvp(fast.velocity, (state,), (fast.velocity(state),))
+    return state, velocity, acceleration, fast.flow.loss(fast.weights(state))
+
+
+@eqx.filter_jit
+def motion(fast: Fast, state: Array) -> tuple[Array, Array, Array, Array]:
+    """State, velocity, acceleration and loss."""
+    return _motion(fast, state)
+
+
+@eqx.filter_jit
+def one_step(fast: Fast, state: Array, step: Float[Array, ""], stiff: bool) -> tuple[Array, Array]:
+    """State and loss after one step of this length."""
+    zero = jnp.zeros_like(step)
+    solver = _solver(state.size, stiff)
+    args = (_Started(fast, state), zero)
+    inner = jax.tree.map(jnp.asarray, solver.init(TERM, zero, step, state, args))
+    out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))[0]
+    return out, fast.flow.loss(fast.weights(out))
+
+
+@eqx.filter_jit
+def velocity_and_loss(fast: Fast, state: Array) -> tuple[Array, Array]:
+    return fast.velocity(state), fast.flow.loss(fast.weights(state))
+
+
+@eqx.filter_jit
+def _velocities(fast: Fast, states: Float[Array, "n size"]) -> Float[Array, "n size"]:
+    return jax.lax.map(fast.velocity, states, batch_size=64)
+
+
+def velocities(fast: Fast, states: np.ndarray) -> np.ndarray:
+    """At many points, compiled once for all numbers up to a power of two."""
+    return np.asarray(_velocities(fast, _padded(states)))[: len(states)]
+
+
+@eqx.filter_jit
+def velocity_jacobian(fast: Fast, state: Array) -> Float[Array, "size size"]:
+    return jax.jacfwd(fast.velocity)(state)
+
+
+@eqx.filter_jit
+def _evaluated(fast: Fast, states: Float[Array, "n size"]) -> tuple[Array, dict[str, Array]]:
+    def at(state):
+        weights = fast.weights(state)
+        return fast.flow.loss(weights), weights
+
+    return jax.lax.map(at, states, batch_size=64)
+
+
+def evaluated(fast: Fast, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Loss and weights at many points, compiled once for all numbers up to a power of two."""
+    count = len(states)
+    loss, weights = _evaluated(fast, _padded(states))
+    return np.asarray(loss)[:count], {n: np.asarray(w)[:count] for n, w in weights.items()}
+
+
+def _padded(states: np.ndarray) -> Array:
+    room = max(1 << (len(states) - 1).bit_length(), 256)
+    return jnp.asarray(np.resize(states, (room, states.shape[1])))

@@ -1,0 +1,340 @@
+"""Connecting orbits: the fast system followed from one saddle to rest at the next."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gflow.internal import Pace, bracketed_root
+
+from ._fast import (
+    Fast,
+    Piece,
+    advance,
+    evaluated,
+    motion,
+    one_step,
+    velocity_and_loss,
+    velocity_jacobian,
+)
+
+#: An orbit that takes more than so many explicit rounds is stiff; then implicit ones follow.
+_EXPLICIT, _ROUNDS = 8, 60
+#: Longest orbit, in units of 1/(largest speed of what still moves).
+_PATIENCE = 1e8
+#: A part that has fallen so many e-folds (of the square root of its weight) counts as zero.
+_VANISHED = 18.0
+#: Log-size beyond the natural one at which an orbit is taken to run away.
+_RUNAWAY = 12.0
+#: A speed this far below the largest of the same component on the orbit counts as rest.
+_AT_REST = 1e-10
+#: Newton from the end of an orbit moves log-sizes by far less than this.
+_DRIFT = 0.05
+#: Relaxation this much slower than the motion was: curvature or a creeping approach?
+_SLOW = 1e-3
+#: Below this what is left of the relaxation at the saddle is rounding: it has no curvature.
+_FLAT = 1e-6
+#: Steps of Newton's method with a Jacobian of their own; at a double root each halves the way.
+_NEWTON = 40
+#: An error of so many roundings of the speed is accepted in each step.
+_ROUNDED = 10.0
+#: Speeds of so many roundings, and rows of a Jacobian of so many, say something.
+_FELT, _ROW = 20.0, 5e4
+
+
+class Unbounded(ValueError):
+    """An orbit along which the weights grow without bound."""
+
+
+class Degenerate(ValueError):
+    """An orbit that creeps: it does not end in a saddle with a definite support."""
+
+
+_AT_INFINITY = (
+    "the weights grow without bound on a connecting orbit while the force on them fades: the "
+    "minimum lies at infinity, so there is no finite saddle (a logistic or exponential loss on "
+    "separable data); add decay or targets that a finite weight can reach, or stop the path before "
+    "by max_stages"
+)
+_BELOW = (
+    "the weights grow without bound on a connecting orbit and the force on them does not fade: the "
+    "objective is unbounded below there, so there is no finite saddle; add decay, or a loss that "
+    "a finite weight minimises"
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Limits:
+    """For every component of the fast system: what is small, and what is large.
+
+    `noise`: one rounding of its speed. `rest`: a speed that counts as none. `reach`: the log-size
+    to be expected.
+    """
+
+    noise: np.ndarray
+    rest: np.ndarray
+    reach: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Orbit:
+    """A connecting orbit in its own time s, 0 where it crosses its level.
+
+    `s`, `state`, `velocity`, `acceleration`, `loss`: accepted steps, explicit ones before number
+    `stiff_from`. `saddle`: the fast system at the saddle
+    it ends in, its active parts at rest and the others where they are once what these still
+    have to gain is added; `saddle_loss`, `saddle_weights`: there. `approach`: how fast what
+    moves last dies out at the saddle, in units of the speed it had on the orbit.
+    """
+
+    fast: Fast
+    s: np.ndarray
+    state: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+    loss: np.ndarray
+    stiff_from: int
+    saddle: Fast
+    saddle_loss: float
+    saddle_weights: dict[str, np.ndarray]
+    approach: float
+    limits: Limits
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether it creeps into its saddle, as a power of time and not exponentially."""
+        return self.approach < _FLAT
+
+    def shifted(self, crossing: float) -> "Orbit":
+        return dataclasses.replace(self, s=self.s - crossing)
+
+    def start_pieces(self) -> list[Piece]:
+        return self.fast.unpack(self.state[0])
+
+    def states(self, s: np.ndarray) -> np.ndarray:
+        """States at any s: quintic Hermite, before the first step along its tail."""
+        i = np.clip(np.searchsorted(self.s, s) - 1, 0, len(self.s) - 2)
+        h = (self.s[i + 1] - self.s[i])[:, None]
+        u = np.clip((s - self.s[i])[:, None] / h, 0.0, 1.0)
+        value, slope, bend = self.state, self.velocity, self.acceleration
+        step = value[i + 1] - value[i]
+        state = (
+            value[i]
+            + u**3 * (10 + u * (-15 + 6 * u)) * step
+            + h * u * (1 + u**2 * (-6 + u * (8 - 3 * u))) * slope[i]
+            + h * u**3 * (-4 + u * (7 - 3 * u)) * slope[i + 1]
+            + 0.5 * (h * u) ** 2 * (1 - u) ** 3 * bend[i]
+            + 0.5 * (h * u) ** 2 * u * (1 - u) ** 2 * bend[i + 1]
+        )
+        before = np.minimum(s - self.s[0], 0.0)[:, None]
+        return state + before * slope[0]
+
+    def at(self, s: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Loss and weights at any s: from `states`, at the saddle beyond the last step."""
+        loss, weights = evaluated(self.fast, self.states(s))
+        after = s > self.s[-1]
+        loss = np.where(after, self.saddle_loss, loss)
+        for n, end in self.saddle_weights.items():
+            where = after.reshape(-1, *(1 for _ in end.shape))
+            weights[n] = np.where(where, end, weights[n])
+        return loss, weights
+
+    def crossing(self, component: int | None, level: float) -> float:
+        """First time a component of the state rises, or (None) the loss falls, through `level`.
+
+        Re-solved in its step.
+        """
+        values, sign = (-self.loss, -1.0) if component is None else (self.state[:, component], 1.0)
+        level = sign * level
+        i = int(np.flatnonzero((values[:-1] < level) & (values[1:] >= level))[0])
+        start, width = jnp.asarray(self.state[i]), float(self.s[i + 1] - self.s[i])
+
+        def gap(step: float) -> float:
+            if step in (0.0, width):
+                return float(values[i + (step > 0)]) - level
+            state, loss = one_step(self.fast, start, jnp.asarray(step), i >= self.stiff_from)
+            return (-float(loss) if component is None else float(state[component])) - level
+
+        return float(self.s[i]) + bracketed_root(gap, width)
+
+
+def connect(fast: Fast, limits: Limits, tolerance: float) -> Orbit:
+    """Follow the fast system from its start until every active part rests or has gone to zero.
+
+    `tolerance` is the local error in directions and logarithms of sizes, absolute; where the speed
+    that sets the pace is itself hardly more than rounding it is wider.
+
+    **Raises:** Unbounded when the weights blow up (objective unbounded below, or a minimum at
+    infinity); Degenerate when they creep without coming to rest.
+    """
+    state = fast.start()
+    rows: list[tuple] = [(np.zeros(1), *(np.asarray(x)[None] for x in motion(fast, state)))]
+    fastest = float(np.max(np.abs(rows[0][2])))
+    pace = Pace.at(jnp.asarray(1e-3 / max(fastest, 1e-300)))
+    rest = _Rest(fast, limits)
+    rest.reached(rows[0][1][0], rows[0][2][0])
+    tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
+    # a Jacobian costs as many evaluations as the state has components
+    explicit = _EXPLICIT * (1 + len(rest.active) // 13)
+    for number in range(explicit + _ROUNDS):
+        offset = float(rows[-1][0][-1])
+        if rest.overdue(offset):
+            break
+        found, kept, pace = advance(fast, state, pace, jnp.asarray(tolerance), number >= explicit)
+        t, states, velocity, *more = (np.asarray(x)[np.asarray(kept)] for x in found)
+        if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
+            raise Unbounded(_AT_INFINITY if rest.faded else _BELOW)
+        new = offset + t, states, velocity, *more
+        for i in range(len(t)):
+            if rest.reached(states[i], velocity[i]):
+                rows.append(tuple(x[: i + 1] for x in new))
+                return _finish(rest, rows, explicit)
+        rows.append(new)
+        state = jnp.asarray(states[-1])
+    s, end, velocity = rows[-1][0][-1], rows[-1][1][-1], rows[-1][2][-1]
+    best, _ = _polished(rest, end, True)
+    if np.max((best - end)[rest.active & rest.sizes], initial=0.0) > _DRIFT:
+        raise Unbounded(_AT_INFINITY)
+    raise Degenerate(_creeping(s, float(np.max(np.abs(velocity[fast.active])))))
+
+
+def _creeping(s: float, rate: float) -> str:
+    return (
+        f"a connecting orbit did not come to rest within s = {s:.3g}: something still moves at "
+        f"rate {rate:.3g}. The saddle is degenerate (zero restricted curvature, or a weight that "
+        "leaves the support at zero force)"
+    )
+
+
+class _Rest:
+    """Whether an orbit has come to rest, and which active parts have gone to zero on it.
+
+    Every component is measured with its own largest speed so far (`peak`), columns with that of
+    their matrix, down to where speeds are rounding.
+    """
+
+    def __init__(self, fast: Fast, limits: Limits):
+        self.fast, self.limits, self.saddle = fast, limits, fast
+        self.active = fast.active
+        self.sizes = fast.log_sizes & self.active
+        start = np.asarray(fast.start())
+        self.reach = np.maximum(limits.reach, start) + _RUNAWAY
+        self.peak, self.top, self.steps = np.zeros(len(start)), start, 0
+        self.gone = np.zeros_like(self.active)
+        self.moving, self.faded = self.active, False
+
+    def runaway(self, state: np.ndarray) -> bool:
+        return bool(np.any((state > self.reach)[self.sizes]))
+
+    def noisiness(self, velocity: np.ndarray) -> float:
+        """Relative rounding of the speed that is known best."""
+        if not self.moving.any():
+            return 0.0
+        return float(np.min(self.limits.noise[self.moving] / np.abs(velocity[self.moving])))
+
+    def overdue(self, s: float) -> bool:
+        return bool(np.any(s * self.peak[self.moving] > _PATIENCE))
+
+    def reached(self, state: np.ndarray, velocity: np.ndarray) -> bool:
+        self.steps += 1
+        speed = self.fast.scales(np.where(self.fast.active, np.abs(velocity), 0.0))
+        self.peak, self.top = np.maximum(self.peak, speed), np.maximum(self.top, state)
+        slow = np.maximum(_AT_REST * self.peak, self.limits.rest)
+        gone = self.sizes & (state < self.top - _VANISHED) & (velocity < -slow)
+        if np.any(gone != self.gone):
+            self.gone, self.saddle = gone, self.fast.without(gone)
+            self.active = self.saddle.active
+        self.moving = self.active & (np.abs(velocity) > slow)
+        self.faded = not np.any((velocity > 0.1 * self.peak)[self.sizes])
+        return self.steps > 8 and not np.any(self.moving)
+
+    def relaxation(self, velocity: np.ndarray, change: np.ndarray) -> float:
+        """Rate at which motion at `velocity` changes, in units of the speed it had before."""
+        felt = self.active & (np.abs(velocity) > _FELT * self.limits.noise)
+        if not felt.any():
+            return np.inf
+        peak = self.peak[felt]
+        relative = velocity[felt] / peak
+        speed = np.sum(relative**2 * peak) / np.sum(relative**2)
+        return float(np.linalg.norm(change[felt] / peak) / np.linalg.norm(relative) / speed)
+
+
+def _finish(rest: _Rest, rows: list[tuple], explicit: int) -> Orbit:
+    s, state, velocity, acceleration, loss = (np.concatenate(x) for x in zip(*rows, strict=True))
+    fast, saddle, active, end = rest.fast, rest.saddle, rest.active, state[-1]
+    approach = rest.relaxation(velocity[-1], acceleration[-1])
+    slow = approach < _SLOW
+    best, jacobian = _polished(rest, end, slow)
+    # at a saddle Newton has little left to do; where the force only fades it runs away
+    drift = np.where(active & fast.log_sizes, best - end, 0.0)
+    if np.max(drift) > _DRIFT:
+        raise Unbounded(_AT_INFINITY)
+    if np.min(drift) < -_DRIFT:
+        raise Degenerate(_creeping(float(s[-1]), float(np.max(np.abs(velocity[-1][active])))))
+    if slow:
+        last = np.where(active, velocity[-1], 0.0)
+        approach = rest.relaxation(last, jacobian @ last)
+    if rest.gone.any():
+        jacobian = np.asarray(velocity_jacobian(fast, jnp.asarray(best)))
+    # what is left after the last step, from the linear flow around the saddle: δ' = Jδ on the
+    # active parts, so ∫δ = −J⁻¹δ, and the sizes of the others gain (∂v/∂active)∫δ
+    block = jacobian[np.ix_(active, active)]
+    integral = _solved(block, best[active] - end[active], _row_scales(rest, block))
+    tail = np.where(fast.log_sizes & ~active, jacobian[:, active] @ integral, 0.0)
+    flat = jnp.asarray(best + tail)
+    saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(flat)))
+    _, height = velocity_and_loss(saddle, flat)
+    weights = jax.tree.map(np.asarray, saddle.weights(flat))
+    stiff_from = sum(len(r[0]) for r in rows[: explicit + 1]) - 1
+    return Orbit(
+        fast, s, state, velocity, acceleration, loss, stiff_from, saddle, float(height), weights,
+        approach, rest.limits,
+    )  # fmt: skip
+
+
+def _polished(rest: _Rest, state: np.ndarray, renewed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Newton on the active parts, minimum-norm along lines of saddles; the last Jacobian.
+
+    Where it is not `renewed` that of the end of the orbit will do.
+    """
+    fast, active = rest.saddle, rest.active
+
+    def rate(state):
+        return np.asarray(velocity_and_loss(fast, jnp.asarray(state))[0])
+
+    def derivative(state):
+        whole = np.asarray(velocity_jacobian(fast, jnp.asarray(state)))
+        block = whole[np.ix_(active, active)]
+        return whole, block, _row_scales(rest, block)
+
+    jacobian, block, rows = derivative(state)
+    best, residual = state, rate(state)
+    for _ in range(_NEWTON if renewed else 8):
+        if not active.any():
+            break
+        candidate = best.copy()
+        candidate[active] += _solved(block, -residual[active], rows)
+        new = rate(candidate)
+        if not np.max(np.abs(new[active] / rows)) < np.max(np.abs(residual[active] / rows)):
+            break
+        best, residual = candidate, new
+        if renewed:
+            jacobian, block, rows = derivative(best)
+    return best, jacobian
+
+
+def _row_scales(rest: _Rest, block: np.ndarray) -> np.ndarray:
+    """Sizes of the rows of a Jacobian of the active parts; infinite where it is rounding."""
+    norms = np.zeros(len(rest.active))
+    norms[rest.active] = np.linalg.norm(block, axis=1)
+    scales = rest.fast.scales(norms)
+    return np.where(scales > _ROW * rest.limits.noise, scales, np.inf)[rest.active]
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Least squares, each row in units of its own."""
+    if not right.size:
+        return right
+    return np.linalg.lstsq(matrix / rows[:, None], right / rows, rcond=1e-9)[0]

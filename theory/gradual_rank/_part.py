@@ -1,0 +1,172 @@
+"""What the limit algorithm knows of one leaf, or of one head of it, at a saddle."""
+
+import abc
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from gflow.internal import (
+    Coordinate,
+)
+
+from ._fast import Piece
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Due:
+    """Dormant modes that grow: in how much τ each is O(1), at which rate, and b of its e^{b−eΛ}.
+
+    Entry i belongs to item i of the part; `wait` is infinite for those that do not grow.
+    """
+
+    wait: np.ndarray
+    rate: np.ndarray
+    size: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Passage:
+    """A piece through an orbit: at its first point, at the saddle, and the times of both."""
+
+    before: Piece
+    after: Piece
+    start: float
+    end: float
+
+
+class Part(abc.ABC):
+    """One leaf, or head of it: the weight at the saddle, and where its dormant modes stand.
+
+    A mode has size e^{b − eΛ} at the time of the last transition. Arrays are replaced and
+    never written to, so that a copy of the part keeps the plateau it was taken on.
+    """
+
+    name: str
+    head: tuple[int, ...]
+    weight: np.ndarray
+    #: b of every item.
+    size: np.ndarray
+    #: A force counts as zero up to so many roundings of the terms it is made of.
+    roundings: float
+    #: Whether each entry of the weight has units of its own.
+    single: bool
+    decay: float
+    #: Modes learned by several heads at once stay parallel (a weight has no direction to lose).
+    directed: bool
+
+    @property
+    @abc.abstractmethod
+    def rank(self) -> np.ndarray: ...
+
+    @property
+    @abc.abstractmethod
+    def active(self) -> list[Coordinate]:
+        """The modes that are not dormant."""
+
+    def size_of(self, force: np.ndarray) -> np.ndarray:
+        """How large a force is: entry by entry, or one number where entries mix."""
+        return np.abs(force) if self.single else np.asarray(np.linalg.norm(force, 2))
+
+    @abc.abstractmethod
+    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
+        """The force of the plateau; what is below `floor` is zero."""
+
+    @abc.abstractmethod
+    def due(self, faint: bool = False) -> Due:
+        """What grows or, if `faint`, what would if forces that count as zero were real."""
+
+    @property
+    @abc.abstractmethod
+    def held_back(self) -> int:
+        """Dormant modes that would grow but for decay."""
+
+    @abc.abstractmethod
+    def stands(self, item: int) -> tuple[float, float]:
+        """e and b of a dormant mode whose weight is e^{2(b − eΛ)}/4."""
+
+    @abc.abstractmethod
+    def coordinate(self, item: int) -> Coordinate: ...
+
+    @abc.abstractmethod
+    def copies(self, item: int) -> Any:
+        """Equal for modes that may be due together without accident."""
+
+    @abc.abstractmethod
+    def wait(self, tau: float, offset: float) -> None:
+        """Let a plateau of length tau·Λ + offset pass."""
+
+    @abc.abstractmethod
+    def piece(self, entries: Mapping[int, float]) -> Piece:
+        """At the start of an orbit on which these items are active as well, at these log-sizes."""
+
+    @abc.abstractmethod
+    def land(
+        self, entries: Mapping[int, float], passage: Passage, force: np.ndarray, floor: ArrayLike
+    ) -> None:
+        """At the next saddle, with what the dormant modes gained on the orbit."""
+
+    def threshold(self, item: int, weight: np.ndarray) -> tuple[int, float, float] | None:
+        """Half of what a winner becomes: component of its piece, log-size, signed weight.
+
+        None where no weight of its own tells when it has switched; then the loss does.
+        """
+        return None
+
+    def forget(self) -> None:
+        """At a saddle that is never quite reached: sizes of dormant modes are not known."""
+        self.size = np.full_like(self.size, math.nan)
+
+    def rising(self, passage: Passage) -> list[int]:
+        """Items that are active and below half of what they become."""
+        return []
+
+    def defer(self, passage: Passage, log_alpha: float) -> bool:
+        """Make modes dormant that are still on their way to another saddle; whether any was."""
+        return False
+
+    def signs(self) -> np.ndarray:
+        """Signs of the weights, of a part whose modes are weights; at a kink a side of it."""
+        return np.ones(self.weight.shape)
+
+    @property
+    def turning(self) -> np.ndarray:
+        """Dormant weights that come to zero on this plateau or are held there."""
+        return np.zeros(self.weight.shape, bool)
+
+    def meet(self, beyond: np.ndarray) -> None:
+        """The force on the other side of the kinks at zero, of weights that are `turning`."""
+        assert not np.any(self.turning)
+
+    @property
+    def at_kink(self) -> np.ndarray:
+        """Weights that a kink of the loss keeps at zero."""
+        return np.zeros(self.weight.shape, bool)
+
+    def leaned(self, over: np.ndarray) -> None:
+        """Take the other side of these weights at a kink."""
+        assert not np.any(over)
+
+    def crossed(self, states: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """Dormant weights whose sign an orbit changes, from the states of the piece at times s."""
+        return np.zeros(self.weight.shape, bool)
+
+    def flat_directions(self) -> np.ndarray | None:
+        """Unit weights along which the active part may move, or None where it is curved."""
+        return None
+
+    @abc.abstractmethod
+    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
+        """log of every mode at Λ = scale, `waited` flow time after the transition."""
+
+    def snapshot(self) -> "Part":
+        return copy.copy(self)
+
+
+def log_abs(weight: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(np.abs(weight)) + math.log(factor)

@@ -1,0 +1,419 @@
+"""The limit algorithm: from saddle to saddle, with the times of the transitions.
+
+At a saddle every dormant mode has size e^{b − eΛ} and grows at a rate of its own, so that the
+next one to become O(1) is the one with the smallest e/rate, and
+
+    T ← T + e/rate,   C ← C + (x_m − b)/rate,
+
+where x_m + rate·s is its log-size on the orbit that connects the two saddles, with s = 0 at the
+level that defines the time. The exponents of the others fall by rate·ΔT; their b gain rate·ΔC
+and what the orbit adds to their plateau rates. The offsets C are matched asymptotics of this
+project: at finite α the transition is at T·Λ + C up to a power of α.
+"""
+
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gflow.internal import (
+    Coordinate,
+    Flow,
+    coordinate_label,
+)
+
+from .._prediction import (
+    Prediction,
+    Stage,
+    Start,
+)
+from ._curvature import curvature
+from ._curves import Curves
+from ._fast import Fast, assembled
+from ._kinks import Kink, find_kink, has_kinks, on_sides
+from ._orbits import Degenerate, Limits, Orbit, Unbounded, connect
+from ._part import Part, Passage
+from ._scales import Scale, felt
+from ._sides import check_forces, choose_sides
+from ._ties import TIE, Winner, shares, twins
+from ._turns import rate_of_turning
+
+#: Log-size at which the leading winner enters its orbit: its weight is about e^{-40}.
+_ENTRY = -20.0
+_DEGENERATE = (
+    "degenerate saddle: the flow creeps into the saddle after {} as a power of time, not "
+    "exponentially (what moves last relaxes there at {:.1g} of its speed before: no curvature). "
+    "What follows has no time of the form T·Λ + C and is not predicted"
+)
+
+
+#: By part, the log-sizes of the items that enter an orbit; heads that stay parallel on it.
+Entries = Sequence[dict[int, float]]
+Heads = tuple[int, ...]
+
+
+class SaddlePath:
+    """The state of the limit algorithm: parts at a saddle, and the time."""
+
+    def __init__(self, flow: Flow, parts: Sequence[Part], log_alpha: float, elapsed: float, rtol):
+        self.flow, self.parts, self.log_alpha, self.elapsed = flow, parts, log_alpha, elapsed
+        self.tolerance = 0.2 * rtol
+        self.layout = tuple((p.name, p.head) for p in parts)
+        self.tau, self.offset = elapsed / -log_alpha, 0.0
+        self.copies: list[set[Coordinate]] = []
+        self.scales = [Scale(p.roundings, p.decay) for p in parts]
+        self.drop = 0.0
+        self.kinked = has_kinks(flow, parts)
+        self.kink: Kink | None = None
+        # a start at rest has no force to compare with: that at zero weights sets the unit
+        at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts], "at zero weights")[1]
+        self.loss, forces = self._evaluate([p.weight for p in parts], "at the start")
+        self._feel(forces)
+        if not any(p.active for p in parts):
+            self._refuse_kinks()
+        if not self._pulls(at_zero) and not self._pulls(forces):
+            raise ValueError(
+                "No weight feels a force at the start, so nothing ever escapes from it. In an "
+                "attention model make sure that value–output weights see a gradient at zero."
+            )
+
+    def _pulls(self, forces: Sequence[np.ndarray]) -> bool:
+        pairs = zip(self.parts, forces, self._floors(), strict=True)
+        return any(bool(np.any(p.size_of(g) > floor)) for p, g, floor in pairs)
+
+    def _feel(self, forces: Sequence[np.ndarray]) -> None:
+        for part, force, floor in zip(self.parts, forces, self._floors(), strict=True):
+            part.feel(force, floor)
+        if self.kinked:
+            self._look_across(forces)
+
+    def _sided(self, across: Sequence[np.ndarray] | None = None, draw: int = 0) -> Flow:
+        """The flow on the sides of the kinks at zero that the weights are on, or `across`.
+
+        `draw`: which sizes the dormant weights are given, should these matter.
+        """
+        if not self.kinked:
+            return self.flow
+        none = [np.zeros(p.weight.shape, bool) for p in self.parts]
+        return on_sides(self.flow, self.parts, none if across is None else across, draw)
+
+    def _look_across(self, forces: Sequence[np.ndarray]) -> None:
+        """The forces that dormant weights will feel once their sign has changed."""
+        turning = [p.turning for p in self.parts]
+        beyond = forces
+        if any(np.any(over) for over in turning):
+            weights = [p.weight for p in self.parts]
+            beyond = self._evaluate(weights, "on the other side of zero", turning)[1]
+        largest = max(float(np.max(scale.force)) for scale in self.scales)
+        self.kink = find_kink(self.flow, self.parts, forces, beyond, largest)
+        if self.kink is None:
+            for part, force in zip(self.parts, beyond, strict=True):
+                part.meet(force)
+
+    def follow(self, max_stages: int, source: str, validity: str) -> Prediction:
+        found: list[tuple[Stage, Orbit]] = []
+        start, plateaus = self._begin(found)
+        ended = f"stopped at max_stages = {max_stages}"
+        while len(found) < max_stages:
+            try:
+                transition = self._next_stage(len(found) + 1)
+            except Degenerate as error:
+                ended = str(error)
+                break
+            if transition is None:
+                ended = self._complete()
+                break
+            found.append(transition)
+            plateaus.append([p.snapshot() for p in self.parts])
+            if transition[1].degenerate:
+                ended = _DEGENERATE.format(f"stage {len(found)}", transition[1].approach)
+                break
+        if not ended.startswith(("complete", "stopped")):
+            warnings.warn(f"The saddle path is predicted up to here: {ended}", stacklevel=3)
+        if found:
+            self._check_time(found[0][0])
+        stages, orbits = [s for s, _ in found], [o for _, o in found]
+        curves = Curves(start, orbits, plateaus, self.layout, self.flow.names)
+        return Prediction(start, stages, source, validity, ended, curves)
+
+    def _refuse_kinks(self) -> None:
+        if self.kink is not None:
+            raise ValueError(f"At the start {self.kink}.")
+
+    def _begin(self, found: list[tuple[Stage, Orbit]]) -> tuple[Start, list[list[Part]]]:
+        """Where the path starts, with a stage that is under way there if there is one."""
+        if any(p.active for p in self.parts):
+            under_way = self._settle()
+            self._refuse_kinks()
+            if under_way is not None:
+                start, transition, before = under_way
+                found.append(transition)
+                return start, [before, [p.snapshot() for p in self.parts]]
+        start = Start(self.tau, self._values(), self.loss, self._ranks())
+        return start, [[p.snapshot() for p in self.parts]]
+
+    def _check_time(self, first: Stage) -> None:
+        time = first.tau * -self.log_alpha + first.offset
+        if time < self.elapsed - 1e-9 * abs(self.elapsed):
+            raise ValueError(
+                f"At the log_alpha = {self.log_alpha:g} of this model the first stage "
+                f"({first.label}) would come at t = T·Λ + C = {time:.6g}, before the start: its "
+                "factors are not small, being declared as α^e times factors that are as large as "
+                "1/α^e. Give the leaf the log_alpha that its factors have, exponents (0, 2) for a "
+                "weight that starts active, or take gflow.rescale(model, log_alpha) for the same "
+                "O(1) factors at a smaller α."
+            )
+
+    def _complete(self) -> str:
+        """That nothing grows any more, and what would if rounding were real."""
+        if rate := rate_of_turning(self.flow, self.parts, self.layout):
+            return (
+                "an unstable saddle: nothing that is dormant grows, but a mode feels a force that "
+                f"no column is left to learn, and the learned ones turn to it at rate {rate:.3g} "
+                "from the part of size α that they have along it. When they do is not predicted. "
+                "Give the leaf more columns"
+            )
+        ended = "complete: nothing that is dormant feels a force that makes it grow"
+        if held_back := sum(p.held_back for p in self.parts):
+            ended += f"; decay holds {held_back} back that would"
+        if held := sum(int(np.sum(p.at_kink)) for p in self.parts):
+            ended += f"; a kink of the loss holds {held} at zero"
+        due = [p.due(faint=True) for p in self.parts]
+        faint = [
+            (float(d.wait[j]), float(d.rate[j]), i, int(j))
+            for i, d in enumerate(due)
+            for j in np.flatnonzero(np.isfinite(d.wait))
+        ]
+        if not faint:
+            return ended
+        wait, rate, part, item = min(faint)
+        what = "1 force counts" if len(faint) == 1 else f"{len(faint)} forces count"
+        return (
+            f"{ended}. {what} as zero, being little more than rounding: if it is real, that of "
+            f"{rate:.2g} would switch {coordinate_label(self._coordinate(part, item))} at "
+            f"T ≈ {self.tau + wait:.3g}"
+        )
+
+    def _evaluate(
+        self,
+        weights: Sequence[np.ndarray],
+        where: str,
+        across: Sequence[np.ndarray] | None = None,
+    ) -> tuple[float, list[np.ndarray]]:
+        """Loss and the force on every part, remembered as scales of what counts as zero."""
+        single = tuple(p.single for p in self.parts)
+        at = [jnp.asarray(w) for w in weights]
+        loss, forces, curvatures = felt(self._sided(across), at, self.layout, single)
+        forces = [np.asarray(g) for g in forces]
+        pairs = zip(self.layout, forces, strict=True)
+        broken = {name for (name, _), g in pairs if not np.all(np.isfinite(g))}
+        if broken:
+            raise ValueError(
+                f"The gradient {where} is not finite in {sorted(broken)}, so the limit has no "
+                "rates there. Look for a norm, root, logarithm or division of weights that are "
+                "zero, and add a small constant inside it or give it a derivative at zero."
+            )
+        for scale, p, g, h in zip(self.scales, self.parts, forces, curvatures, strict=True):
+            scale.see(p.size_of(g), np.nan_to_num(np.asarray(h)))
+            self.drop = max(self.drop, scale.drop())
+        self.drop = max(self.drop, abs(float(loss)))
+        return float(loss), forces
+
+    def _floors(self) -> list[np.ndarray]:
+        return [scale.floor(self.drop) for scale in self.scales]
+
+    def _values(self) -> dict[str, np.ndarray]:
+        return self._by_leaf([p.weight for p in self.parts])
+
+    def _ranks(self) -> dict[str, np.ndarray]:
+        return self._by_leaf([p.rank for p in self.parts])
+
+    def _by_leaf(self, parts: Sequence[np.ndarray]) -> dict[str, Any]:
+        whole = assembled(parts, self.layout, self.flow.names)
+        return {name: np.asarray(x) for name, x in whole.items()}
+
+    def _settle(self) -> tuple[Start, tuple[Stage, Orbit], list[Part]] | None:
+        """From an active start to the saddle below it, before anything else escapes.
+
+        In a model taken from a run, modes that have only begun to grow wait like dormant ones,
+        and those in the midst of it make a stage that is under way: its time is that of the
+        orbit through the start.
+        """
+        idle: list[dict[int, float]] = [{} for _ in self.parts]
+        while True:
+            orbit = self._connect(idle, (), "from the start")
+            passages = self._passages(orbit)
+            if self.elapsed == 0.0:
+                break
+            pairs = zip(self.parts, passages, strict=True)
+            if not any([p.defer(passage, self.log_alpha) for p, passage in pairs]):
+                break
+            self.loss, forces = self._evaluate([p.weight for p in self.parts], "at the start")
+            self._feel(forces)
+            if not any(p.active for p in self.parts):
+                return None
+        if orbit.degenerate:
+            raise Degenerate(_DEGENERATE.format("from the start", orbit.approach))
+        rising = [
+            Winner(i, j, math.nan, math.nan)
+            for i, (p, passage) in enumerate(zip(self.parts, passages, strict=True))
+            for j in p.rising(passage)
+        ]
+        if self.elapsed == 0.0 or not rising:
+            self._land(idle, orbit)
+            return None
+        start = Start(self.tau, self._values(), self.loss, self._ranks())
+        before = [p.snapshot() for p in self.parts]
+        levels = [self._level(orbit, w) for w in rising]
+        first = min(range(len(rising)), key=lambda k: levels[k][1])
+        _, shift = levels[first]
+        transition = self._transition(
+            orbit, idle, rising[first], levels[first], shift, rising, math.inf, None
+        )
+        return start, transition, before
+
+    def _next_stage(self, number: int) -> tuple[Stage, Orbit] | None:
+        due = [p.due() for p in self.parts]
+        wait = np.concatenate([d.wait for d in due])
+        best = float(np.min(wait, initial=math.inf))
+        if self.kink is not None:
+            raise Degenerate(f"At stage {number} {self.kink}")
+        if not math.isfinite(best):
+            return None
+        tied = np.flatnonzero(wait <= best * (1 + TIE) + 1e-300)
+        modes = [(i, j) for i, d in enumerate(due) for j in range(len(d.wait))]
+        winners = [
+            Winner(i, j, float(due[i].rate[j]), float(due[i].size[j]))
+            for i, j in (modes[k] for k in tied)
+        ]
+        parallel = twins(self.parts, winners, number, self.tau + best) if len(winners) > 1 else ()
+        leader = max(winners, key=lambda w: -math.inf if math.isnan(w.size) else w.size)
+
+        wait[tied] = math.inf
+        margin = float(np.min(wait)) - best
+        rival = modes[int(np.argmin(wait))] if math.isfinite(margin) else None
+        entries: list[dict[int, float]] = [{} for _ in self.parts]
+        for w in winners:
+            apart = w.size - leader.size if len(winners) > 1 else 0.0
+            entries[w.part][w.item] = _ENTRY + apart
+        for p in self.parts:
+            p.wait(best, 0.0)
+        orbit = self._connect(entries, parallel, f"stage {number}")
+        level = self._level(orbit, leader)
+        entry = float(orbit.s[0]) - level[1]
+        shift = (_ENTRY - leader.rate * entry - leader.size) / leader.rate
+        self.tau += best
+        return self._transition(orbit, entries, leader, level, shift, winners, margin, rival)
+
+    def _transition(
+        self,
+        orbit: Orbit,
+        entries: Entries,
+        leader: Winner,
+        level: tuple[tuple[Any, float], float],
+        shift: float,
+        winners: Sequence[Winner],
+        margin: float,
+        rival: tuple[int, int] | None,
+    ) -> tuple[Stage, Orbit]:
+        """To the saddle at the end of an orbit that crosses its level `shift` from here."""
+        switched = {self._coordinate(w.part, w.item): w for w in winners}
+        before = [c for p in self.parts for c in p.active if c not in switched]
+        observable, crossing = level
+        orbit = orbit.shifted(crossing)
+        for p in self.parts:
+            p.wait(0.0, shift)
+        self.offset += shift
+        standing = None if rival is None else self._standing(*rival)
+        self._land(entries, orbit)
+        if orbit.degenerate:
+            for p in self.parts:
+                p.forget()
+        shared = shares(self.parts, switched, leader)
+        if shared:
+            self.copies.append(set(switched))
+        after = [c for p in self.parts for c in p.active]
+        stage = Stage(
+            tau=self.tau,
+            offset=self.offset,
+            activated=[c for c in after if c not in before],
+            deactivated=[c for c in before if c not in after],
+            value=self._values(),
+            loss=self.loss,
+            rank=self._ranks(),
+            margin=margin,
+            level=observable,
+            curvature=curvature(self._sided(), self.parts, self.layout, self.copies),
+            rate=leader.rate,
+            rival=standing,
+            shares=shared,
+        )
+        return stage, orbit
+
+    def _coordinate(self, part: int, item: int) -> Coordinate:
+        return self.parts[part].coordinate(item)
+
+    def _standing(self, part: int, item: int) -> tuple[Coordinate, float, float]:
+        """Exponent and log-size of a dormant mode now."""
+        return self._coordinate(part, item), *self.parts[part].stands(item)
+
+    def _connect(self, entries: Entries, parallel: Heads, where: str) -> Orbit:
+        fast = self._fast(entries, parallel)
+        sizes = [p.flat().size for p in fast.pieces]
+        limits = Limits(
+            _spread([s.noise(self.drop) for s in self.scales], sizes),
+            _spread(self._floors(), sizes),
+            _spread([s.reach for s in self.scales], sizes),
+        )
+        try:
+            orbit = connect(fast, limits, self.tolerance)
+            again = functools.partial(self._fast, entries, parallel)
+            if choose_sides(self.parts, orbit, again, self._floors()):
+                orbit = connect(again(), limits, self.tolerance)
+            return orbit
+        except (Degenerate, Unbounded) as error:
+            raise type(error)(f"At {where}, {error}.") from None
+
+    def _fast(self, entries: Entries, parallel: Heads) -> Fast:
+        pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
+        return Fast(self._sided(), pieces, self.layout, parallel)
+
+    def _level(self, orbit: Orbit, leader: Winner) -> tuple[tuple[Any, float], float]:
+        """Half the winner's plateau value where it has one of its own, else midway in the loss."""
+        part = self.parts[leader.part]
+        own = part.threshold(leader.item, np.asarray(orbit.saddle.pieces[leader.part].weight()))
+        if own is not None:
+            component, log_size, value = own
+            component += orbit.fast.place(leader.part)
+            coordinate = self._coordinate(leader.part, leader.item)
+            return (coordinate, value), orbit.crossing(component, log_size)
+        middle = 0.5 * (self.loss + orbit.saddle_loss)
+        return ("loss", middle), orbit.crossing(None, middle)
+
+    def _passages(self, orbit: Orbit) -> list[Passage]:
+        ends = float(orbit.s[0]), float(orbit.s[-1])
+        pieces = zip(orbit.fast.pieces, orbit.saddle.pieces, strict=True)
+        return [Passage(before, after, *ends) for before, after in pieces]
+
+    def _land(self, entries: Entries, orbit: Orbit) -> None:
+        if self.kinked:
+            check_forces(self.parts, orbit, self._sided)
+        weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
+        self.loss, forces = self._evaluate(weights, "at a saddle")
+        passages = self._passages(orbit)
+        floors = self._floors()
+        rows = zip(self.parts, entries, passages, forces, floors, strict=True)
+        for p, e, passage, g, floor in rows:
+            p.land(e, passage, g, floor)
+        if self.kinked:
+            self._look_across(forces)
+
+
+def _spread(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """One value for every component of the pieces."""
+    pairs = zip(values, sizes, strict=True)
+    return np.concatenate([np.broadcast_to(np.ravel(x), n) for x, n in pairs])

@@ -1,0 +1,70 @@
+"""The limit algorithm for squares W = X Xᵀ.
+
+As for A Bᵀ with both halves of a column alike and G + Gᵀ in place of the force G: on the
+complement of the saddle j columns grow together at the sum of its j largest eigenvalues,
+which may be negative, and nothing ever grows along a negative one.
+"""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+from ._column_piece import Block
+from ._columns import Columns
+from ._turning import Mode
+
+
+class SymmetricBlock(Block):
+    """Columns [x; x] under G + Gᵀ."""
+
+    def made_of(self, square):
+        half = self._half()
+        return jnp.matmul(half * square[None], half.T)
+
+    def moving(self, force, share):
+        return super().moving(force + force.T, share)
+
+    def _half(self):
+        return 0.5 * (self.direction[: self.split] + self.direction[self.split :])
+
+    @property
+    def drifts(self) -> bool:
+        return True
+
+    def recentred(self):
+        """Both halves alike again: along [v; −v] rounding would grow where G is negative."""
+        half = self._half()
+        return eqx.tree_at(lambda b: b.direction, self, jnp.concatenate([half, half]))
+
+
+class SymmetricColumns(Columns):
+    """`Columns` of a leaf X Xᵀ: eigenvectors in place of singular vectors, no second branch."""
+
+    block = SymmetricBlock
+
+    @property
+    def full(self) -> bool:
+        return False
+
+    def factors(self) -> np.ndarray:
+        return super().factors()[: self.split]
+
+    @staticmethod
+    def product(factors: Array, split: int) -> Array:
+        return jnp.matmul(factors, factors.T)
+
+    def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
+        complement = np.linalg.svd(self.weight)[0][:, self.k :]
+        h, p = np.linalg.eigh(complement.T @ (force + force.T) @ complement)
+        h, half = h[::-1], (complement @ p)[:, ::-1]
+        basis = np.concatenate([half, half]) / math.sqrt(2.0)
+        self._felt(force, floor, h)
+        grows, shrinks = h > self.floor, h < -self.floor
+        self.modes = [
+            *self._alike(h[grows], basis[:, grows]),
+            Mode(0.0, basis[:, ~grows & ~shrinks]),
+            *self._alike(h[shrinks], basis[:, shrinks]),
+        ]

@@ -1,0 +1,59 @@
+r"""Whether learned columns would sooner turn: saddles that are unstable in what has been learned.
+
+A saddle W = ABᵀ of rank k is a critical point of the loss of its k columns. Where the force on
+the complement has a mode that no dormant column is left to learn, the columns themselves may
+turn to it: in second order the loss falls by σ·h·δuδv and rises by what its curvature costs.
+The limit algorithm enters such a saddle by an orbit that never leaves its columns' span; the
+flow has a part α along the mode, which grows.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+from gflow.internal import Flow
+
+from ._columns import Columns
+from ._fast import Layout, assembled
+from ._part import Part
+
+#: Below this share of the largest curvature a direction is level: a family of equal saddles.
+_LEVEL = 1e-7
+
+
+def rate_of_turning(flow: Flow, parts: Sequence[Part], layout: Layout) -> float:
+    """The rate at which learned columns leave the saddle, where force is left over; 0 if none."""
+    columns = [p if isinstance(p, Columns) and p.k else None for p in parts]
+    if not any(p is not None and p.left_over for p in columns):
+        return 0.0
+    factors = [None if p is None else jnp.asarray(p.factors()) for p in columns]
+    weights = [jnp.asarray(p.weight) for p in parts]
+    makers = tuple(None if p is None else (p.product, p.split) for p in columns)
+    decays = [jnp.asarray(p.decay) for p in parts]
+    curvature = np.asarray(_curvature(flow, factors, weights, decays, makers, layout))
+    values = np.linalg.eigvalsh(0.5 * (curvature + curvature.T))
+    return float(-values[0]) if -values[0] > _LEVEL * np.max(np.abs(values)) else 0.0
+
+
+@eqx.filter_jit
+def _curvature(flow, factors, weights, decays, makers, layout):
+    """∇² of the loss and its decay in the learned columns of all heads."""
+    flat, unravel = jax.flatten_util.ravel_pytree(factors)
+
+    def potential(flat):
+        made, cost = [], jnp.zeros(())
+        rows = zip(unravel(flat), weights, decays, makers, strict=True)
+        for factor, weight, decay, maker in rows:
+            if maker is None:
+                made.append(weight)
+                continue
+            product, split = maker
+            made.append(product(factor, split))
+            cost = cost + 0.5 * decay * jnp.sum(factor**2)
+        return flow.loss(assembled(made, layout, flow.names)) + cost
+
+    return jax.jacfwd(jax.grad(potential))(flat)
