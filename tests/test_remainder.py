@@ -24,11 +24,10 @@ from test_gradual_rank import (
 )
 
 import gflow
-import theory.remainder._orbit
 from gflow.models import SymmetricFactored
 from theory.comparison._compare import measure
 from theory.gradual_rank import predict
-from theory.remainder import remainder
+from theory.remainder import _orbit, _remainder, remainder
 from theory.remainder._remainder import TRUSTED
 
 #: Below this a remainder is the rounding of the orbits.
@@ -258,15 +257,12 @@ def test_scales_beyond_the_range_of_numbers_are_named():
 def test_a_remainder_does_not_depend_on_how_orbits_are_cut(true, monkeypatch):
     """Joined steps of the orbit against steps an eighth as long: far within the first order."""
     joined = [remainder(true(), -n * LOG10) for n in (16, 32, 64)]
-    count = max(len(path.s) for path in theory.remainder._remainder._known[true().orbits].paths)
-    monkeypatch.setattr(theory.remainder._remainder, "_known", weakref.WeakKeyDictionary())
-    monkeypatch.setattr(theory.remainder._orbit, "_MISSED", theory.remainder._orbit._MISSED / 512)
-    monkeypatch.setattr(theory.remainder._orbit, "_CHANGE", theory.remainder._orbit._CHANGE / 8)
+    count = max(len(path.s) for path in _remainder._known[true().orbits].paths)
+    monkeypatch.setattr(_remainder, "_known", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(_orbit, "_MISSED", _orbit._MISSED / 512)
+    monkeypatch.setattr(_orbit, "_CHANGE", _orbit._CHANGE / 8)
     cut = [remainder(true(), -n * LOG10) for n in (16, 32, 64)]
-    assert (
-        max(len(path.s) for path in theory.remainder._remainder._known[true().orbits].paths)
-        > 3 * count
-    )
+    assert max(len(path.s) for path in _remainder._known[true().orbits].paths) > 3 * count
     for one, other in zip(joined, cut, strict=True):
         clear = (other.efolds <= TRUSTED) & (other.time > FLOOR)
         assert clear.any()

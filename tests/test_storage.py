@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow.parameters._elapsed import recall
 
 TARGET = np.array([1.0, 0.4])
 
@@ -87,7 +88,7 @@ def test_it_keeps_the_fingerprint(run, again):
 def test_its_model_stands_at_its_end(run, path):
     loaded = gflow.Trajectory.load(path, like=start())
     assert eqx.tree_equal(loaded.final, run.final)
-    assert gflow.elapsed.recall(loaded.final["bias"]) == {100.0}
+    assert recall(loaded.final["bias"]) == {100.0}
 
 
 def test_units_and_dimensions_are_shared(run):
