@@ -1,0 +1,242 @@
+"""The command line: listing, errors, report.json, exit status."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from theory.reproduce import cli
+from theory.reproduce.registry import EXPERIMENTS, Experiment
+from theory.reproduce.report import Report, judged
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = {
+    "quantity", "unit", "paper", "predicted", "measured", "error_bar", "tolerance", "verdict",
+    "reason", "passed",
+}  # fmt: skip
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    """An experiment whose module the test writes; it runs in a process of its own."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, *lines: str) -> None:
+        body = "\n".join(f"    {line}" for line in lines)
+        code = f"import ctypes, os, time\n\n\ndef run(report):\n{body}\n"
+        (tmp_path / f"module_{name}.py").write_text(code)
+        made = Experiment(name, "no paper", "for tests", f"module_{name}")
+        monkeypatch.setitem(EXPERIMENTS, name, made)
+
+    return make
+
+
+def answer(measured: str) -> str:
+    return f"report.add('answer', 42.0, {measured}, tolerance=0.5, error_bar=0.1, unit='τ')"
+
+
+def written(folder: Path, name: str) -> dict:
+    return json.loads((folder / name / "report.json").read_text())
+
+
+def test_list_names_every_experiment(capsys):
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name, experiment in EXPERIMENTS.items():
+        assert name in printed
+        assert experiment.paper in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["reproduce", "gradual-rnk"], "Did you mean 'gradual-rank'?"),
+        (["reproduce", "quantum"], "There are: gradual-rank"),
+        (["reproduce"], "--all"),
+    ],
+)
+def test_unknown_experiments_are_named(arguments, says, capsys):
+    assert cli.main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("measured", "status", "verdict"),
+    [("42.3", 0, "confirmed"), ("43.0", 1, "refuted"), ("float('nan')", 1, "refuted")],
+)
+def test_report_and_exit_status(experiment, measured, status, verdict, tmp_path, capsys):
+    experiment("fake", "report.say('a table')", answer(measured))
+    assert cli.main(["reproduce", "fake", "--out", str(tmp_path)]) == status
+    report = written(tmp_path, "fake")
+    assert set(report) == {
+        "name", "paper", "versions", "settings", "seconds", "rows", "error", "passed",
+    }  # fmt: skip
+    assert set(report["rows"][0]) == ROW
+    assert report["rows"][0]["verdict"] == verdict
+    assert report["rows"][0]["unit"] == "τ"
+    assert report["rows"][0]["passed"] is report["passed"] is (status == 0)
+    assert report["error"] is None
+    assert report["settings"] == {"fast": False}
+    assert "jax" in report["versions"]
+    out = capsys.readouterr().out
+    assert "a table" in out
+    assert f"1 {verdict}" in out
+
+
+def test_json_is_one_report_or_a_list_of_them(experiment, tmp_path, capsys):
+    experiment("one", "print('not JSON')", "report.say('a table')", answer("42"))
+    experiment("two", answer("42"))
+    options = ["--json", "--fast", "--out", str(tmp_path)]
+    assert cli.main(["reproduce", "one", *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == written(tmp_path, "one")
+    assert printed["settings"]["fast"] is True
+    assert cli.main(["reproduce", "one", "two", *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == [written(tmp_path, "one"), written(tmp_path, "two")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals by name")
+def test_a_death_is_that_experiments_own(experiment, tmp_path, capsys):
+    experiment("crash", answer("42"), "report.say('so far')", "ctypes.string_at(0)")
+    experiment("raises", answer("42"), "raise RuntimeError('boom')")
+    experiment("leaves", answer("42"), "os._exit(0)")
+    experiment("empty", "report.say('nothing judged')")
+    experiment("good", answer("42"))
+    names = ["crash", "raises", "leaves", "empty", "good"]
+    # what an earlier run left must not pass for this one's result
+    stale = tmp_path / "crash" / "report.json"
+    stale.parent.mkdir()
+    stale.write_text(json.dumps({"passed": True, "rows": [], "error": None}))
+    assert cli.main(["reproduce", *names, "--out", str(tmp_path)]) == 1
+    reports = {name: written(tmp_path, name) for name in names}
+    assert [reports[name]["passed"] for name in names] == [False] * 4 + [True]
+    assert "SIGSEGV" in reports["crash"]["error"]
+    assert "string_at" in reports["crash"]["error"]
+    assert [row["quantity"] for row in reports["crash"]["rows"]] == ["answer"]
+    first, *traceback = reports["raises"]["error"].splitlines()
+    assert first.endswith("RuntimeError: boom")
+    assert any("module_raises" in line for line in traceback)
+    assert "not finished" in reports["leaves"]["error"]
+    assert "no rows" in reports["empty"]["error"]
+    out = capsys.readouterr().out
+    summary = out[out.index("good  ") :]
+    for name in names:
+        assert re.search(rf"^{name} ", summary, re.MULTILINE)
+    assert "5 experiments: 3 confirmed, 0 undecided, 0 refuted; 4 died" in summary
+
+
+def test_undecided_is_listed_and_fails_nothing(experiment, tmp_path, capsys):
+    undecided = answer("50").replace("unit", "undecided='a smaller α would decide', unit")
+    experiment("fake", undecided)
+    assert cli.main(["reproduce", "fake", "--out", str(tmp_path)]) == 0
+    report = written(tmp_path, "fake")
+    assert report["rows"][0]["verdict"] == "undecided"
+    assert report["passed"] is False
+    assert "answer: a smaller α would decide" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_ends_both_processes(tmp_path, number, status):
+    (tmp_path / "module_slow.py").write_text(
+        "import os, time\n\n\ndef run(report):\n    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from theory.reproduce import cli, registry\n"
+        "slow = registry.Experiment('slow', '', '', 'module_slow')\n"
+        "registry.EXPERIMENTS['slow'] = slow\n"
+        f"sys.exit(cli.main(['reproduce', 'slow', '--out', {str(tmp_path)!r}]))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    began = time.monotonic()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.send_signal(number)
+    parent.communicate(timeout=30)
+    assert parent.returncode == status
+    assert time.monotonic() - began < 50
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert written(tmp_path, "slow")["error"].startswith("Interrupted")
+
+
+def test_the_parent_needs_no_jax():
+    code = "import sys, theory.reproduce.cli, theory.reproduce.process; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("measured", "tolerance", "bar", "verdict"),
+    [
+        (1.0, 0.0, 0.0, "confirmed"),
+        (1.1, 0.05, 0.04, "refuted"),
+        (1.1, 0.08, 0.04, "confirmed"),
+        (0.9, 0.05, 0.04, "refuted"),
+        (1.0, 0.01, 0.5, "undecided"),  # a bar that could hide anything confirms nothing
+        (1.6, 0.01, 0.5, "refuted"),
+        (1.0, 0.01, float("inf"), "undecided"),
+        (1.0, 0.01, float("nan"), "undecided"),
+        (float("inf"), 0.01, 0.0, "refuted"),
+    ],
+)
+def test_a_number_is_judged_against_tolerance_and_bar(measured, tolerance, bar, verdict):
+    assert judged(1.0, measured, tolerance, bar)[0] == verdict
+
+
+def test_a_key_names_one_quantity(tmp_path):
+    report = Report("twice", "no paper", tmp_path)
+    report.add("answer", 1.0, 1.0, 0.1)
+    with pytest.raises(ValueError, match=r"'twice' records 'answer' twice"):
+        report.add("answer", 1.0, 1.0, 0.1)
+
+
+def test_only_a_finished_report_passes(tmp_path):
+    report = Report("empty", "no paper", tmp_path)
+    report.finish()
+    assert not report.passed
+    report = Report("unfinished", "no paper", tmp_path)
+    report.add("answer", 1.0, 1.0, 0.1)
+    assert not report.passed
+    report.finish()
+    assert report.passed
+
+
+def test_readme_example_runs_and_is_confirmed(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    own_model = next(b for b in blocks if "eqx.Module" in b)
+    lines = [line for line in own_model.splitlines() if line.strip()]
+    assert len(lines) <= 20
+    exec(compile(own_model, "README.md", "exec"), {})
+    table = capsys.readouterr().out
+    rows = [line for line in table.splitlines() if re.match(r"\d+ +\+", line)]
+    assert len(rows) == 3
+    assert re.search(r"^\d+ confirmed, 0 undecided at this α, 0 refuted$", table, re.MULTILINE)
+    assert all(line.endswith("confirmed") for line in rows)
+
+
+@pytest.mark.slow
+def test_gradual_rank_reproduces_in_fast_mode(tmp_path):
+    assert cli.main(["reproduce", "gradual-rank", "--fast", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "gradual-rank"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["error"] is None
+    assert len(report["rows"]) > 40
+    assert {row["verdict"] for row in report["rows"]} <= {"confirmed", "undecided"}
+    for name in ("fixture", "softmax_head", "softmax_head_checks", "diabetes", "digits"):
+        assert (folder / f"{name}.png").stat().st_size > 20_000
+        assert (folder / f"{name}.pdf").exists()
