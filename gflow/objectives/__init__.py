@@ -1,6 +1,5 @@
 """Scalar losses of a model: functions of its effective weights, without decay."""
 
-from ._losses import (
-    MarginLoss as MarginLoss,
-    SquaredLoss as SquaredLoss,
-)
+from ._cross_entropy import CrossEntropy as CrossEntropy
+from ._margin import MarginLoss as MarginLoss
+from ._squared import SquaredLoss as SquaredLoss

@@ -6,14 +6,12 @@ stage times are quoted: squared, but for tokens and labels. Random data take a t
 
 from ._anchor import (
     Anchor as Anchor,
-    LastTokenLoss as LastTokenLoss,
     anchor_function as anchor_function,
 )
 from ._digits import Digits as Digits, digits_rows as digits_rows
 from ._last_token import AttentionLabels as AttentionLabels, attention_labels as attention_labels
 from ._recall import (
     Recall as Recall,
-    TokenLoss as TokenLoss,
     associative_recall as associative_recall,
 )
 from ._regression import (

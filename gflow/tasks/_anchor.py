@@ -1,37 +1,12 @@
 """The anchor function: one marked place in a sequence of keys says what to answer, and how."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
+from ..objectives._cross_entropy import CrossEntropy
 from ._task import check_count
-
-
-class LastTokenLoss(eqx.Module):
-    """Mean cross-entropy (nats) of what follows the last token.
-
-    `model` maps tokens (length,) to logits, (vocabulary,) for the last token or
-    (length, vocabulary) for all, of which the last is read.
-    """
-
-    inputs: Int[Array, "examples length"]
-    targets: Int[Array, " examples"]
-
-    def __call__(self, model: Any) -> Float[Array, ""]:
-        logs = jax.nn.log_softmax(self._logits(model), axis=-1)
-        return -jnp.mean(jnp.take_along_axis(logs, self.targets[:, None], axis=-1))
-
-    def accuracy(self, model: Any) -> Float[Array, ""]:
-        """Share of the examples whose target gets the largest logit."""
-        logits = self._logits(model)
-        return jnp.mean((jnp.argmax(logits, axis=-1) == self.targets).astype(logits.dtype))
-
-    def _logits(self, model: Any) -> Float[Array, "examples vocabulary"]:
-        logits = jax.vmap(model)(self.inputs)
-        return logits if logits.ndim == 2 else logits[:, -1]
 
 
 class Anchor(eqx.Module):
@@ -52,8 +27,9 @@ class Anchor(eqx.Module):
         return jnp.take_along_axis(self.inputs, self.places[:, None], axis=1)[:, 0]
 
     @property
-    def objective(self) -> LastTokenLoss:
-        return LastTokenLoss(self.inputs, self.targets)
+    def objective(self) -> CrossEntropy:
+        """Nats of the answer, which is asked for at the last token."""
+        return CrossEntropy(self.inputs, self.targets, last=True)
 
 
 def anchor_function(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..objectives._losses import SquaredLoss
+from ..objectives._squared import SquaredLoss
 from ._task import Task, check_count, floats, scikit_data
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..objectives._losses import MarginLoss
+from ..objectives._margin import MarginLoss
 from ._task import check_count, floats
 
 

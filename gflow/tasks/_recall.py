@@ -1,46 +1,12 @@
 """Associative recall: pairs of a key and a value, then one of the keys again."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
+from ..objectives._cross_entropy import SILENT, CrossEntropy
 from ._task import check_count
-
-#: A target that is not asked for.
-SILENT = -1
-
-
-class TokenLoss(eqx.Module):
-    """Mean cross-entropy (nats) of the tokens asked for; targets of −1 are not.
-
-    `model` maps tokens (length,) to logits (length, vocabulary). Every example asks for the
-    same number of tokens, so that the mean over examples is the mean over tokens.
-    """
-
-    inputs: Int[Array, "examples length"]
-    targets: Int[Array, "examples length"]
-
-    def __call__(self, model: Any) -> Float[Array, ""]:
-        asked, logits = self._logits(model)
-        chosen = jnp.take_along_axis(
-            jax.nn.log_softmax(logits, axis=-1), jnp.maximum(self.targets, 0)[..., None], axis=-1
-        )
-        return -jnp.sum(jnp.where(asked, chosen[..., 0], 0.0)) / self._count(asked, logits)
-
-    def accuracy(self, model: Any) -> Float[Array, ""]:
-        """Share of the tokens asked for that get the largest logit."""
-        asked, logits = self._logits(model)
-        right = asked & (jnp.argmax(logits, axis=-1) == self.targets)
-        return jnp.sum(right.astype(logits.dtype)) / self._count(asked, logits)
-
-    def _logits(self, model: Any) -> tuple[Bool[Array, "examples length"], Array]:
-        return self.targets != SILENT, jax.vmap(model)(self.inputs)
-
-    def _count(self, asked: Bool[Array, "examples length"], logits: Array) -> Array:
-        return jnp.sum(asked.astype(logits.dtype))
 
 
 class Recall(eqx.Module):
@@ -55,8 +21,9 @@ class Recall(eqx.Module):
         return self.inputs.shape[1]
 
     @property
-    def objective(self) -> TokenLoss:
-        return TokenLoss(self.inputs, self.targets)
+    def objective(self) -> CrossEntropy:
+        """Nats a value asked for."""
+        return CrossEntropy(self.inputs, self.targets, "token_mean")
 
 
 def associative_recall(

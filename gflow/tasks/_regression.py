@@ -4,7 +4,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..objectives._losses import SquaredLoss
+from ..objectives._squared import SquaredLoss
 from ._task import Task, floats, scikit_data
 
 

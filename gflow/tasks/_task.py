@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..objectives._losses import SquaredLoss
+from ..objectives._squared import SquaredLoss
 
 
 class Task(eqx.Module):

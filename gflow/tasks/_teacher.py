@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ..models import DiagonalAttention
-from ..objectives._losses import SquaredLoss
+from ..objectives._squared import SquaredLoss
 from ..parameters._base import Frozen
 from ._task import Task, check_count, floats
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from ._recall import TokenLoss
+from ..objectives._cross_entropy import CrossEntropy
 from ._task import check_count
 
 #: Printable ASCII and the line break.
@@ -31,8 +31,8 @@ class Text(eqx.Module):
 
     def windows(
         self, length: int, *, count: int, key: PRNGKeyArray, held_out: bool = False
-    ) -> TokenLoss:
-        """Next-character loss on `count` random windows of `length` characters."""
+    ) -> CrossEntropy:
+        """Nats a character on `count` random windows of `length` characters."""
         text = self.held_out if held_out else self.training
         check_count("count", count, 1)
         check_count("length", length, 1, len(text) - 1)
@@ -46,10 +46,10 @@ class Text(eqx.Module):
 
 def windows(
     text: Int[Array, " characters"], starts: Int[Array, " count"], length: int
-) -> TokenLoss:
+) -> CrossEntropy:
     """The characters from each start on, and each one's successor as its target."""
     index = starts[:, None] + jnp.arange(length)[None]
-    return TokenLoss(text[index], text[index + 1])
+    return CrossEntropy(text[index], text[index + 1], "token_mean")
 
 
 def python_reference() -> Text:

@@ -46,12 +46,12 @@ def make_batches(
         raise ValueError(f"batch = {batch} needs a key: pass key=jax.random.key(0).")
     if not (eqx.is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
         raise ValueError(f"key = {key!r} is not one typed key: pass key=jax.random.key(0).")
-    given: list[Any] = [getattr(objective, name, None) for name in ("inputs", "targets")]
-    if not all(is_array(x) and x.ndim > 0 for x in given):
+    given = [getattr(objective, name) for name in _names(objective)]
+    if len(given) != 2 or not all(is_array(x) and x.ndim > 0 for x in given):
         raise ValueError(
             f"batch = {batch} draws examples from the leading axis of objective.inputs and "
-            f"objective.targets, which {type(objective).__name__} does not have. Use "
-            "gflow.objectives.SquaredLoss or a module with these two arrays."
+            f"objective.targets (or .labels), which {type(objective).__name__} does not have. Use "
+            "one of gflow.objectives or a module with these two arrays."
         )
     places = _places(objective)
     count = flow.data[places[0]].shape[0]
@@ -73,9 +73,16 @@ def make_batches(
     return Batches(key, jnp.asarray(factor, total.dtype), program, batch, places)
 
 
+def _names(objective: Any) -> list[str]:
+    """Of the fields that hold one entry an example."""
+    names = [n for n in ("inputs", "targets", "labels") if hasattr(objective, n)]
+    return names[:2] if "inputs" in names else []
+
+
 def _places(objective: Any) -> tuple[int, ...]:
     """Of inputs and targets among the arrays that the objective holds."""
-    marked = eqx.tree_at(lambda o: (o.inputs, o.targets), objective, (_Mark, _Mark))
+    names = _names(objective)
+    marked = eqx.tree_at(lambda o: [getattr(o, n) for n in names], objective, [_Mark, _Mark])
     leaves = [x for x in jax.tree.leaves(marked) if is_array(x) or x is _Mark]
     return tuple(i for i, x in enumerate(leaves) if x is _Mark)
 

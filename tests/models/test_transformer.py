@@ -13,6 +13,7 @@ from scipy.special import erf
 import gflow
 from gflow import tasks
 from gflow.models import Transformer
+from gflow.objectives import CrossEntropy
 from gflow.tasks._text import windows
 
 KEY = jax.random.key(0)
@@ -110,7 +111,7 @@ def test_a_head_is_its_two_products():
 def test_every_head_conserves_its_imbalance():
     """AᵀĠ_A = Ġ_BᵀB of both products: d/dt(AᵀA − BᵀB) = 0 under the flow of any loss."""
     model = small()
-    objective = tasks.TokenLoss(jnp.array([[1, 2, 3, 4]]), jnp.array([[2, 3, 4, 0]]))
+    objective = CrossEntropy(jnp.array([[1, 2, 3, 4]]), jnp.array([[2, 3, 4, 0]]), "token_mean")
     gradient = eqx.filter_grad(objective)(model)
     for layer, slope in zip(model.layers, gradient.layers, strict=True):
         for name in ("kq", "vo"):
@@ -169,10 +170,10 @@ def test_text_is_split_without_overlap():
     shared = set(training.split("\n\n")) & set(held_out.split("\n\n"))
     assert not shared
     loss = text.windows(8, count=3, key=KEY)
-    np.testing.assert_array_equal(loss.inputs[:, 1:], loss.targets[:, :-1])
+    np.testing.assert_array_equal(loss.inputs[:, 1:], loss.labels[:, :-1])
     one = windows(jnp.asarray(text.training), jnp.array([5]), 8)
     assert text.decoded(one.inputs[0]) == training[5:13]
-    assert text.decoded(one.targets[0]) == training[6:14]
+    assert text.decoded(one.labels[0]) == training[6:14]
 
 
 def test_a_python_without_the_text(monkeypatch):

@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 
 from gflow import models, tasks
 from gflow.internal import windows
+from gflow.objectives import CrossEntropy
 from gflow.plot import COLOURS
 
 from .. import weight_decay as theory
@@ -39,7 +40,8 @@ class Members(eqx.Module):
     targets: Int[Array, "examples length"]
 
     def __call__(self, stacked: models.Transformer) -> Float[Array, ""]:
-        return jnp.sum(eqx.filter_vmap(tasks.TokenLoss(self.inputs, self.targets))(stacked))
+        loss = CrossEntropy(self.inputs, self.targets, "token_mean")
+        return jnp.sum(eqx.filter_vmap(loss)(stacked))
 
 
 def stack(count: int, seed: int, **sizes: int) -> models.Transformer:
@@ -152,7 +154,7 @@ def _trained(
         model, memory = carry
         places = jax.random.randint(key, (BATCH,), 0, characters.shape[0] - LENGTH)
         batch = windows(characters, places, LENGTH)
-        gradient = jax.grad(lambda m: Members(batch.inputs, batch.targets)(m))(model)
+        gradient = jax.grad(lambda m: Members(batch.inputs, batch.labels)(m))(model)
         with jax.numpy_dtype_promotion("standard"):  # which Optax is written for
             updates, memory = rule.update(gradient, memory, model)
         return (eqx.apply_updates(model, updates), memory), None
