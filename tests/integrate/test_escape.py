@@ -17,7 +17,7 @@ from gflow.flow._flow import build_flow
 from theory import condensation as co
 from theory.condensation._effective_flow import EffectiveChain, effective_course
 from theory.condensation._reduced_flow import follow, reduced
-from theory.reproduce.key_query_spectra import excess, predicted_spectra, spectra
+from theory.reproduce.condensation.key_query_spectra import excess, predicted_spectra, spectra
 
 LOG10 = math.log(10.0)
 D = 4

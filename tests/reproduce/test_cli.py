@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from theory.reproduce import cli
-from theory.reproduce.registry import EXPERIMENTS, Experiment
-from theory.reproduce.report import Report, judged
+from theory.reproduce._registry import EXPERIMENTS, Experiment
+from theory.reproduce._report import Report, judged
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {
@@ -152,7 +152,7 @@ def test_an_interruption_ends_both_processes(tmp_path, number, status):
     code = (
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from theory.reproduce import cli, registry\n"
+        "from theory.reproduce import _registry as registry, cli\n"
         "slow = registry.Experiment('slow', '', '', 'module_slow')\n"
         "registry.EXPERIMENTS['slow'] = slow\n"
         f"sys.exit(cli.main(['reproduce', 'slow', '--out', {str(tmp_path)!r}]))\n"
@@ -175,7 +175,8 @@ def test_an_interruption_ends_both_processes(tmp_path, number, status):
 
 
 def test_the_parent_needs_no_jax():
-    code = "import sys, theory.reproduce.cli, theory.reproduce.process; print('jax' in sys.modules)"
+    modules = "theory.reproduce.cli, theory.reproduce._process"
+    code = f"import sys, {modules}; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
 

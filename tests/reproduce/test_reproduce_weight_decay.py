@@ -10,8 +10,11 @@ import pytest
 from scipy import stats
 
 from gflow import tasks
-from theory.reproduce import cli, decay_text, decay_transformer, weight_decay
-from theory.reproduce.report import Report
+from theory.reproduce import cli
+from theory.reproduce._report import Report
+from theory.reproduce.weight_decay.lookup import measure as decay_transformer
+from theory.reproduce.weight_decay.nuclear_norm import measure as weight_decay
+from theory.reproduce.weight_decay.transformers import measure as decay_text
 
 KEY = jax.random.key(0)
 

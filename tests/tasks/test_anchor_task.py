@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 from gflow import tasks
-from theory.reproduce import anchor as experiment
+from theory.reproduce.condensation.anchor import measure as experiment
 
 KEY = jax.random.key(0)
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list() -> int:
-    from .registry import EXPERIMENTS
+    from ._registry import EXPERIMENTS
 
     for experiment in EXPERIMENTS.values():
         print(f"{experiment.name:16} {experiment.summary}\n{'':16} {experiment.paper}")
@@ -53,7 +53,7 @@ def _list() -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    from .registry import EXPERIMENTS
+    from ._registry import EXPERIMENTS
 
     names = list(EXPERIMENTS) if arguments.all else list(dict.fromkeys(arguments.names))
     if not names:
@@ -72,8 +72,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _run(experiments: list, arguments: argparse.Namespace) -> int:
-    from . import document
-    from .process import run_apart
+    from . import _document as document
+    from ._process import run_apart
 
     contents, interrupted = [], False
     for experiment in experiments:

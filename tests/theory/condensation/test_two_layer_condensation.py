@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from theory.reproduce.two_layer import Setting
+from theory.reproduce.condensation.two_layer.measure import Setting
 from theory.two_layer_condensation import (
     force,
     linear_course,

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import document
-from .registry import Experiment
+from . import _document as document
+from ._registry import Experiment
 
 #: Lines of the child's standard error that report.json keeps when it dies, and their length.
 KEPT, WIDTH = 40, 300
@@ -172,7 +172,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_up()
     task = json.loads(sys.argv[1])
-    from .report import Report
+    from ._report import Report
 
     name, paper, module = (task.pop(key) for key in ("name", "paper", "module"))
     report = Report(name, paper, Path(task.pop("folder")), **task)

@@ -12,8 +12,8 @@ import numpy as np
 
 import gflow
 
-from .. import exact_linear as exact
-from .report import Report
+from ... import exact_linear as exact
+from .._report import Report
 
 #: Runs must agree with the exact solution to this multiple of rtol. Error bars, which do not
 #: know the exact solution, are reported beside it.

@@ -7,9 +7,9 @@ import numpy as np
 
 from gflow.plot import COLOURS
 
-from .. import exact_linear as exact
-from .linear_runs import MARGIN, new_figure, simulate
-from .report import Report
+from ... import exact_linear as exact
+from .._report import Report
+from ..exact_linear.runs import MARGIN, new_figure, simulate
 
 
 def random_networks(report: Report) -> None:

@@ -8,8 +8,8 @@ from jaxtyping import ArrayLike
 from gflow import Trajectory
 from gflow.plot import COLOURS
 
-from .. import saddle_to_saddle
-from .._prediction import Prediction
+from ... import saddle_to_saddle
+from ..._prediction import Prediction
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -27,21 +27,21 @@ EXPERIMENTS = {
             "Boix-Adsera, Littwin, Abbe, Bengio, Susskind 2023, arXiv 2306.07042",
             "stage times and rank jumps of diagonal networks and softmax heads, "
             "predicted and simulated",
-            "theory.reproduce.gradual_rank",
+            "theory.reproduce.gradual_rank.measure",
         ),
         Experiment(
             "gradual-rank-full",
             "beyond Boix-Adsera et al. 2023, arXiv 2306.07042; matrix sensing: arXiv 2301.11500",
             "rank jumps of softmax heads with full matrices, from α = 1e-1000, predicted and "
             "simulated",
-            "theory.reproduce.gradual_rank_full",
+            "theory.reproduce.gradual_rank_full.measure",
         ),
         Experiment(
             "adapters",
             "beyond Boix-Adsera et al. 2023, arXiv 2306.07042; adapters: arXiv 2106.09685",
             "rank jumps of low-rank adapters on a frozen transformer, four softmax heads × two "
             "layers, predicted and simulated",
-            "theory.reproduce.adapters",
+            "theory.reproduce.adapters.measure",
         ),
         Experiment(
             "exact-linear",
@@ -49,21 +49,21 @@ EXPERIMENTS = {
             "arXiv 2409.14623",
             "two-layer linear networks against their exact solutions: sigmoids, any balance, "
             "50 random networks, lazy to rich",
-            "theory.reproduce.exact_linear",
+            "theory.reproduce.exact_linear.measure",
         ),
         Experiment(
             "weight-decay",
             "Kobayashi, Akram, von Oswald 2024, arXiv 2410.23819",
             "decay on two factors: balance, nuclear norm, soft thresholds, the rank of attention "
             "in lookup, recall and text",
-            "theory.reproduce.weight_decay",
+            "theory.reproduce.weight_decay.nuclear_norm.measure",
         ),
         Experiment(
             "condensation",
             "Chen, Luo 2025, arXiv 2510.06954",
             "condensation and rank collapse of a one-layer transformer from weights down to "
             "1e-100, predicted and simulated",
-            "theory.reproduce.condensation",
+            "theory.reproduce.condensation.escape.measure",
         ),
     ]
 }

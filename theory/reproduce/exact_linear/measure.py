@@ -12,9 +12,10 @@ from scipy.optimize import elementwise
 
 from gflow.plot import COLOURS, STYLE
 
-from .. import exact_linear as exact
-from .linear_random import random_networks
-from .linear_runs import (
+from ... import exact_linear as exact
+from .._report import Report
+from ..exact_linear.random_networks import random_networks
+from ..exact_linear.runs import (
     EXACT,
     MARGIN,
     RTOL,
@@ -26,7 +27,6 @@ from .linear_runs import (
     tolerance_line,
     visible,
 )
-from .report import Report
 
 SAXE = "Saxe et al. 2014, arXiv 1312.6120"
 BRAUN = "Braun et al. 2022"

@@ -15,11 +15,12 @@ from jaxtyping import Array, Float
 import gflow
 from gflow.plot import COLOURS, STYLE
 
-from .. import weight_decay as theory
-from . import decay_text, decay_transformer
-from .decay_transformer import Pair, factors, flows, singular_values
-from .linear_runs import EXACT, MARGIN, RTOL, SIMULATED, TIME, new_figure
-from .report import Report
+from .... import weight_decay as theory
+from ..._report import Report
+from ...exact_linear.runs import EXACT, MARGIN, RTOL, SIMULATED, TIME, new_figure
+from ...weight_decay.lookup import measure as decay_transformer
+from ...weight_decay.lookup.measure import Pair, factors, flows, singular_values
+from ...weight_decay.transformers import measure as decay_text
 
 TARGET = np.diag([0.2, 0.4, 0.6, 0.8, 1.0])
 #: Written as a formula: the two losses of `theory.weight_decay`.

@@ -13,10 +13,10 @@ from gflow import models, objectives
 from gflow.internal import PlainFactors
 from gflow.plot import COLOURS, STYLE, alpha_label
 
-from .. import gradual_rank, plot
-from ..comparison._compare import compare, measure
-from .gradual_rank import _compare_runs, _figure
-from .report import Report
+from ... import gradual_rank, plot
+from ...comparison._compare import compare, measure
+from .._report import Report
+from ..gradual_rank.measure import _compare_runs, _figure
 
 LOG10 = math.log(10.0)
 

@@ -16,11 +16,11 @@ from scipy import optimize
 import gflow
 from gflow.plot import COLOURS
 
-from .. import condensation as co
-from ..condensation._separability import check_not_separable
-from .key_query_spectra import excess, factors, predicted_spectra, spectra
-from .linear_runs import EXACT, new_figure
-from .report import Report
+from .... import condensation as co
+from ....condensation._separability import check_not_separable
+from ..._report import Report
+from ...condensation.key_query_spectra import excess, factors, predicted_spectra, spectra
+from ...exact_linear.runs import EXACT, new_figure
 
 LOG10 = math.log(10.0)
 EXAMPLES, TOKENS, WIDTH = 256, 6, 6

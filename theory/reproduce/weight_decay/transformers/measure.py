@@ -19,9 +19,9 @@ from gflow.internal import windows
 from gflow.objectives import CrossEntropy
 from gflow.plot import COLOURS
 
-from .. import weight_decay as theory
-from .linear_runs import new_figure
-from .report import Report
+from .... import weight_decay as theory
+from ..._report import Report
+from ...exact_linear.runs import new_figure
 
 #: Singular values of W_KᵀW_Q and P W_V above this count. Tokens enter with norm √d, about 6: a
 #: smaller one moves a logit by less than 0.1 and the residual stream by less than 0.06.

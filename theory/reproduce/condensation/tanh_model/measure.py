@@ -10,12 +10,12 @@ import numpy as np
 import gflow
 from gflow.plot import COLOURS
 
-from .. import condensation as co
-from ..condensation._measures import stable_rank
-from ..condensation._separability import check_not_separable
-from .key_query_spectra import factors
-from .linear_runs import EXACT, new_figure
-from .report import Report
+from .... import condensation as co
+from ....condensation._measures import stable_rank
+from ....condensation._separability import check_not_separable
+from ..._report import Report
+from ...condensation.key_query_spectra import factors
+from ...exact_linear.runs import EXACT, new_figure
 
 EXPONENT, EXAMPLES, TOKENS = 8, 512, 10
 #: Norm of the outer weights at the hand-over; that of W_Q at which attention saturates.

@@ -10,7 +10,7 @@ from gflow import Trajectory
 from gflow.internal import versions
 
 from ..comparison._compare import Comparison
-from . import document
+from . import _document as document
 
 #: report.json of an experiment that is under way, or that died without a word, says so.
 UNFINISHED = "The experiment has not finished."

@@ -9,11 +9,11 @@ import gflow
 from gflow import models, tasks
 from gflow.plot import STYLE, alpha_label
 
-from .. import assumptions, gradual_rank, plot, saddle_to_saddle
-from .._prediction import Prediction
-from ..comparison._compare import compare, measure
-from . import lasso
-from .report import Report
+from ... import assumptions, gradual_rank, plot, saddle_to_saddle
+from ..._prediction import Prediction
+from ...comparison._compare import compare, measure
+from .._report import Report
+from ..gradual_rank import lasso
 
 LOG10 = math.log(10.0)
 

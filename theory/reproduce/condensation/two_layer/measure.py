@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 import gflow
 from gflow.plot import COLOURS
 
-from .. import two_layer_condensation as theory
-from .linear_runs import EXACT, SIMULATED, TIME, new_figure
-from .report import Report
+from .... import two_layer_condensation as theory
+from ..._report import Report
+from ...exact_linear.runs import EXACT, SIMULATED, TIME, new_figure
 
 #: A draw for which h takes both signs where p = 2, so that all four critical angles attract; with
 #: one sign only two do, and slowly.

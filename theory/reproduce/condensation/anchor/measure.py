@@ -30,9 +30,9 @@ import gflow
 from gflow import tasks
 from gflow.plot import COLOURS
 
-from ..condensation import _measures as measures
-from .linear_runs import new_figure
-from .report import Report
+from ....condensation import _measures as measures
+from ..._report import Report
+from ...exact_linear.runs import new_figure
 
 WIDTH, HIDDEN, BATCH, EXAMPLES = 64, 128, 200, 2000
 PAPER_SCALE, PAPER_RATE, PAPER_WIDTH = 640**-0.85, 1.5e-4, 640

@@ -14,12 +14,13 @@ import numpy as np
 import gflow
 from gflow.plot import COLOURS, STYLE
 
-from .. import condensation as co
-from ..condensation._effective_flow import EffectiveChain, effective_course
-from ..condensation._measures import stable_rank
-from . import condensation_full, condensation_plateau
-from .linear_runs import EXACT, new_figure
-from .report import Report
+from .... import condensation as co
+from ....condensation._effective_flow import EffectiveChain, effective_course
+from ....condensation._measures import stable_rank
+from ..._report import Report
+from ...condensation.plateau import measure as condensation_plateau
+from ...condensation.tanh_model import measure as condensation_full
+from ...exact_linear.runs import EXACT, new_figure
 
 MARKERS = "osD^v"
 #: Width of the simulated starts, and the norm to which they are followed.
@@ -31,8 +32,8 @@ def run(report: Report) -> None:
     """Stage one, stage two, both of the tanh model, then the other experiments of the paper."""
     import matplotlib.pyplot as plt
 
-    from .anchor import anchor
-    from .two_layer import two_layer
+    from ...condensation.anchor.measure import anchor
+    from ...condensation.two_layer.measure import two_layer
 
     with plt.rc_context(STYLE):
         first_stage(report)

@@ -15,10 +15,10 @@ import gflow
 from gflow import models, objectives
 from gflow.plot import STYLE, alpha_label
 
-from .. import gradual_rank, plot
-from ..comparison._compare import measure
-from .gradual_rank import _compare_runs, _figure
-from .report import Report
+from ... import gradual_rank, plot
+from ...comparison._compare import measure
+from .._report import Report
+from ..gradual_rank.measure import _compare_runs, _figure
 
 LOG10 = math.log(10.0)
 LAYERS, HEADS, WIDTH, COLUMNS = 2, 4, 3, 2

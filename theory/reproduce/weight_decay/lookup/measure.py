@@ -16,8 +16,10 @@ from gflow import models, tasks
 from gflow.internal import trained_leaves
 from gflow.plot import COLOURS
 
-from .. import weight_decay as theory
-from .decay_text import (
+from .... import weight_decay as theory
+from ..._report import Report
+from ...exact_linear.runs import EXACT, MARGIN, RTOL, SIMULATED, TIME, new_figure
+from ...weight_decay.transformers.measure import (
     PRODUCTS,
     RATE,
     Members,
@@ -30,8 +32,6 @@ from .decay_text import (
     sign_row,
     stack,
 )
-from .linear_runs import EXACT, MARGIN, RTOL, SIMULATED, TIME, new_figure
-from .report import Report
 
 
 class Pair(eqx.Module):
