@@ -65,7 +65,7 @@ def descend(
     batch: int | None = None,
     key: Any = None,
     decay: Decay = 0.0,
-    log_alpha: float | int | None = None,
+    log_alpha: float | None = None,
     observables: Any = None,
     save_every: int | None = None,
     allow_float32: bool = False,

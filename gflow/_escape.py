@@ -79,7 +79,7 @@ class Escape:
             raise ValueError(f"No leaf {name!r} was trained; there are {', '.join(names)}.")
         return np.stack([self.path.weight(i, name) for i in range(len(self.t))])
 
-    def at_norm(self, level: float | int) -> Passage:
+    def at_norm(self, level: float) -> Passage:
         """When the largest plain weight last rises to norm `level`: a re-solve of that step.
 
         **Raises:** ValueError for a level outside the run.
@@ -111,7 +111,7 @@ def escape(
     model: PyTree,
     objective: Objective,
     *,
-    level: float | int,
+    level: float,
     rtol: float = 1e-8,
     max_steps: int = 10_000,
     solver: diffrax.AbstractAdaptiveSolver | None = None,

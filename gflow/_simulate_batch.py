@@ -79,7 +79,7 @@ def simulate_batch(
     t1: ArrayLike | Sequence[float] | None = None,
     tau1: ArrayLike | Sequence[float] | None = None,
     t0: ArrayLike | Sequence[float] | None = None,
-    log_alpha: float | int | None = None,
+    log_alpha: float | None = None,
     decay: BatchDecay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
@@ -265,7 +265,7 @@ def _starts(t0: Any, model: PyTree, single: PyTree, members: int) -> np.ndarray:
     )
 
 
-def _scales(model: PyTree, log_alpha: float | int | None, members: int) -> np.ndarray:
+def _scales(model: PyTree, log_alpha: float | None, members: int) -> np.ndarray:
     """log α of every member; NaN where its leaves do not agree on one."""
     if log_alpha is not None:
         value = number("log_alpha", log_alpha, "the natural logarithm of α")

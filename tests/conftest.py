@@ -29,7 +29,10 @@ jax.config.update("jax_num_cpu_devices", 2)
 # The hook decorates one method at a time, where beartype cannot know what Self is.
 anything = Annotated[object, Is[lambda _: True]]
 checked = beartype.beartype(
-    conf=beartype.BeartypeConf(hint_overrides=beartype.FrozenDict({Self: anything}))
+    conf=beartype.BeartypeConf(
+        hint_overrides=beartype.FrozenDict({Self: anything}),
+        is_pep484_tower=True,  # an int is a float, as type checkers have it
+    )
 )
 install_import_hook(["gflow", "theory"], "conftest.checked")
 

@@ -34,7 +34,7 @@ from ._leaves import check_leaves, check_observable_names
 
 # a Callable[[Any], Float[Array, ""]]; anything else is refused in a sentence
 Objective = Any
-Decay = float | int | Callable[[Any], Any] | Mapping[str, Any]
+Decay = float | Callable[[Any], Any] | Mapping[str, Any]
 # in a batch one number for each member as well
 BatchDecay = Decay | ArrayLike | Sequence[float]
 

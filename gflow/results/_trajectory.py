@@ -213,7 +213,7 @@ class Trajectory:
         """
         return self._model_at(self.leaves, -1, float(self.t[-1]))
 
-    def model(self, at: float | int | None = None, *, t: float | int | None = None) -> PyTree:
+    def model(self, at: float | None = None, *, t: float | None = None) -> PyTree:
         """The model at τ = `at` (or at flow time `t`), re-solved to the run's accuracy."""
         if (at is None) == (t is None):
             raise ValueError("Give either at=τ or t=flow time.")
@@ -410,7 +410,7 @@ def _leaf_observables(
     return out
 
 
-def log_alpha_of(model: PyTree, given: float | int | None = None) -> tuple[float, str]:
+def log_alpha_of(model: PyTree, given: float | None = None) -> tuple[float, str]:
     """log α of a model and, where it has none below 0, the sentence that says why."""
     if given is not None:
         value = number("log_alpha", given, "the natural logarithm of α")

@@ -61,11 +61,11 @@ def condensation_direction(X: Numbers, y: Numbers) -> Direction:
 
 
 def escape_time(
-    time: float | int,
+    time: float,
     epsilon: Numbers,
-    strength: float | int,
+    strength: float,
     level: Numbers = math.inf,
-    slope: float | int = 1.0,
+    slope: float = 1.0,
 ) -> Float[np.ndarray, "..."]:
     r"""Flow time until the outer weights have norm w: T*/(εm) − 1/(wm), m → −ℓ'(0)m.
 

@@ -64,7 +64,7 @@ class Course(NamedTuple):
 
 
 def effective_course(
-    a: Numbers, B: Numbers, c: Numbers, growth: float | int = 1e4, rtol: float = 1e-12
+    a: Numbers, B: Numbers, c: Numbers, growth: float = 1e4, rtol: float = 1e-12
 ) -> Course:
     r"""The flow a' = Bc, B' = acᵀ, c' = Bᵀa until weights have grown by `growth`.
 

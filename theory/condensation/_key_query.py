@@ -152,7 +152,7 @@ def key_query_limit(F: Numbers, Q0: Numbers, K0: Numbers) -> KeyQueryLimit:
     return KeyQueryLimit(u @ growing / norm, v @ growing / norm, rank, k, float(top - rest))
 
 
-def plateau(F: Numbers, Q0: Numbers, K0: Numbers, level: float | int) -> Plateau:
+def plateau(F: Numbers, Q0: Numbers, K0: Numbers, level: float) -> Plateau:
     r"""How long until ‖W_Q‖_F = level, where attention saturates, and the rank left at that time.
 
     ‖Q‖_F² is convex in t, so the passage is unique. At small ε it is T ≈ ln(2·level/‖s₁⁺‖)/σ₁,

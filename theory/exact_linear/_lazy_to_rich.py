@@ -10,7 +10,7 @@ from .._arguments import Numbers, real_array, times
 from ._starts import Pair, frame
 
 
-def orthogonal_start(sizes: tuple[int, int, int], *, gain: float | int, key: PRNGKeyArray) -> Pair:
+def orthogonal_start(sizes: tuple[int, int, int], *, gain: float, key: PRNGKeyArray) -> Pair:
     """W₂W₁ = 0, W₁ᵀW₁ = gI, W₂W₂ᵀ = gI: the start of `lazy_to_rich`, and what a Gaussian one of
     variance g/h tends to as h → ∞.
 
@@ -28,7 +28,7 @@ def orthogonal_start(sizes: tuple[int, int, int], *, gain: float | int, key: PRN
     return columns[:, :i], columns[:, i:].T
 
 
-def lazy_to_rich(target: Numbers, gain: float | int, t: Numbers) -> Float[np.ndarray, "*t o i"]:
+def lazy_to_rich(target: Numbers, gain: float, t: Numbers) -> Float[np.ndarray, "*t o i"]:
     r"""W₂W₁ from W₂W₁ = 0, W₁ᵀW₁ = gI, W₂W₂ᵀ = gI: from rich (g → 0) to lazy (g → ∞).
 
     The modes of Σ never mix, and each strength follows w' = 2(s − w)sqrt(w² + g²). With

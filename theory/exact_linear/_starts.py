@@ -14,8 +14,8 @@ Pair = tuple[Float[np.ndarray, "h i"], Float[np.ndarray, "o h"]]
 def balanced_start(
     sizes: tuple[int, int, int],
     *,
-    balance: float | int = 0.0,
-    scale: float | int = 1.0,
+    balance: float = 0.0,
+    scale: float = 1.0,
     key: PRNGKeyArray,
 ) -> Pair:
     """Random (W₁, W₂) with W₂ᵀW₂ − W₁W₁ᵀ = λI.

@@ -45,7 +45,7 @@ class RestingPoint:
 
 
 def two_layer(
-    w1: Numbers, w2: Numbers, target: Numbers, t: Numbers, decay: float | int = 0.0
+    w1: Numbers, w2: Numbers, target: Numbers, t: Numbers, decay: float = 0.0
 ) -> Float[np.ndarray, "*t o i"]:
     r"""W₂W₁ at the times `t` of gradient flow from a λ-balanced start, exactly.
 
@@ -80,7 +80,7 @@ def two_layer(
 
 
 def two_layer_gram(
-    w1: Numbers, w2: Numbers, target: Numbers, t: Numbers, decay: float | int = 0.0
+    w1: Numbers, w2: Numbers, target: Numbers, t: Numbers, decay: float = 0.0
 ) -> Gram:
     """`two_layer` with the Gram matrices W₁ᵀW₁ and W₂W₂ᵀ, the blocks of QQᵀ(t).
 
@@ -96,7 +96,7 @@ def two_layer_gram(
 
 
 def two_layer_factors(
-    w1: Numbers, w2: Numbers, target: Numbers, t: Numbers, decay: float | int = 0.0
+    w1: Numbers, w2: Numbers, target: Numbers, t: Numbers, decay: float = 0.0
 ) -> tuple[Float[np.ndarray, "*t h i"], Float[np.ndarray, "*t o h"]]:
     """(RW₁, W₂Rᵀ) at the times `t`, with an unknown rotation R(t) of the hidden layer.
 
@@ -114,9 +114,7 @@ def two_layer_factors(
     return q[..., :i, :].mT, q[..., i:, :]
 
 
-def resting_point(
-    w1: Numbers, w2: Numbers, target: Numbers, decay: float | int = 0.0
-) -> RestingPoint:
+def resting_point(w1: Numbers, w2: Numbers, target: Numbers, decay: float = 0.0) -> RestingPoint:
     """Where the flow from this start ends, and which singular values of Σ it misses.
 
     A start whose overlap with a growing mode is zero to rounding never learns it. With λ = 0

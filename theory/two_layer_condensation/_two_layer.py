@@ -107,7 +107,7 @@ def linear_course(a0: Numbers, W0: Numbers, g: Numbers, t: Numbers) -> LinearCou
     return LinearCourse(plus + minus, inner, defect)
 
 
-def linear_escape(a0: Numbers, W0: Numbers, g: Numbers, level: float | int) -> float:
+def linear_escape(a0: Numbers, W0: Numbers, g: Numbers, level: float) -> float:
     r"""The flow time at which √Σ a_j² = level, for p = 1: (1/‖g‖) ln(2·level/‖(a + w∥)(0)‖) and
     corrections of order ε², all included.
 

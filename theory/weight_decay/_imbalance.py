@@ -75,8 +75,8 @@ def descent_imbalance(
     right: Numbers,
     left_gradient: Numbers,
     right_gradient: Numbers,
-    learning_rate: float | int,
-    decay: float | int = 0.0,
+    learning_rate: float,
+    decay: float = 0.0,
 ) -> Float[np.ndarray, "*batch r r"]:
     r"""G after one step of gradient descent with decay, exactly: discretisation told from bugs.
 

@@ -36,7 +36,7 @@ class EndPoint:
 
 def classify(
     certificate: Certificate,
-    curvature: float | int | None = None,
+    curvature: float | None = None,
     *,
     convex: bool = True,
     tolerance: float = 1e-6,
