@@ -22,6 +22,9 @@ from .flow._flow import (
     build_flow as build_flow,
     check_single as check_single,
 )
+from .integrate._bars import (
+    error_bar as error_bar,
+)
 from .integrate._march import (
     TERM as TERM,
     Field as Field,

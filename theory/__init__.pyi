@@ -9,6 +9,13 @@ from . import (
     two_layer_condensation as two_layer_condensation,
     weight_decay as weight_decay,
 )
+from ._closed_form import (
+    Curve as Curve,
+    Number as Number,
+    Reading as Reading,
+    from_weights as from_weights,
+)
 from ._extrapolate import extrapolate as extrapolate
-from ._prediction import Prediction as Prediction, Stage as Stage
+from ._prediction import Prediction as Prediction
+from ._stage import Level as Level, Stage as Stage
 from .comparison._compare import Comparison as Comparison, compare as compare

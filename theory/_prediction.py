@@ -1,95 +1,26 @@
-"""What a prediction is: saddles in order, their times in the limit and at finite α."""
+"""What a prediction is: saddles in order with their times, curves of time, and numbers."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
-from gflow.internal import (
-    Coordinate,
-    Fingerprint,
-    switch_label,
-)
+from gflow.internal import Decay, Fingerprint, Objective, Origin, build_flow, log_alpha_of
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Start:
-    """The saddle a prediction starts from: `tau`, effective weights, loss, ranks."""
-
-    tau: float
-    value: Any
-    loss: float
-    rank: Any
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stage:
-    r"""One transition and the saddle after it.
-
-    The transition happens at flow time t_k = T_k·Λ + C_k + (a power of α), Λ = log(1/α).
-
-    - `tau`: T_k. `offset`: C_k, for crossing `level`; NaN where it is not predicted.
-    - `activated`, `deactivated`: (leaf name, index) of the weights that switch.
-    - `value`: effective weights at the saddle after it; `loss`, `rank` there.
-    - `margin`: by how much, in τ, the next candidate would have come later.
-    - `level`: (observable, value) whose first crossing defines the time: "loss", or
-      (leaf name, index) and the signed weight.
-    - `curvature`: smallest eigenvalue of the Hessian of L restricted to the support.
-    - `rate`: the winner's growth rate |g| on the plateau before.
-    - `rival`: (leaf name, index) of the next candidate, and (e, b): at the transition its
-      factor has size e^{b − eΛ}.
-    - `exponent`: the smallest power of α in the remainder of t_k, where a prediction without
-      connecting orbits knows it.
-    - `shares`: for exchangeable copies that switch together, each one's share.
-    """
-
-    tau: float
-    offset: float
-    activated: list[Coordinate]
-    deactivated: list[Coordinate]
-    value: Any
-    loss: float
-    rank: Any
-    margin: float
-    level: tuple[Any, float] | None = None
-    curvature: float = math.nan
-    rate: float = math.nan
-    rival: tuple[Coordinate, float, float] | None = None
-    shares: dict[Coordinate, float] = dataclasses.field(default_factory=dict)
-    exponent: float = math.nan
-
-    @property
-    def label(self) -> str:
-        """What switches, as `+kq[head 0, 2] −vo[head 0, 1]`."""
-        return switch_label(self.activated, self.deactivated)
-
-
-@runtime_checkable
-class Orbits(Protocol):
-    """The connecting orbits behind a prediction, one a stage."""
-
-    @property
-    def orbits(self) -> list[Any]: ...
-
-    def composite(
-        self, t: np.ndarray, times: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Loss and weights at flow times `t` when stage k happens at `times[k]`."""
-        ...
-
-    def log_weights(self, stage: int, scale: float, waited: ArrayLike) -> dict[str, np.ndarray]:
-        """log|θ| of every weight, `waited` flow time after the first `stage` stages."""
-        ...
+from . import plot
+from ._closed_form import Curve, Number
+from ._finite_alpha import FiniteAlpha, Orbits
+from ._stage import NOWHERE, Stage, Start
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """Saddles visited as α → 0, and what they become at finite α.
+    """What a paper, or you, say of a flow: stages as α → 0, curves of flow time, and numbers.
 
     `start`, `stages`: the saddle path. `at(log_alpha)`: finite-α times and curves.
+    `curves`, `numbers`: closed forms (`Curve`, `Number`); `parts`: all of it. One without a
+    path (`staged` is False) is made by `Prediction.of`.
     `source`: the paper; `validity`: the regime in which it holds; `ended`: why there are
     no further stages. `accuracy`: error of rate·(TΛ + C), the rounding of the prediction
     itself. `fingerprint`: what it was made from, None where that is not known.
@@ -100,123 +31,113 @@ class Prediction:
     source: str
     validity: str
     ended: str
-    orbits: "Orbits | None" = dataclasses.field(default=None, repr=False)
+    orbits: Orbits | None = dataclasses.field(default=None, repr=False)
     origin: Callable[[], Fingerprint] | None = dataclasses.field(default=None, repr=False)
     accuracy: float = 1e-8
+    curves: tuple[Curve, ...] = ()
+    numbers: tuple[Number, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *parts: Curve | Number,
+        source: str = "",
+        validity: str = "",
+        made_from: tuple[PyTree, Objective] | None = None,
+        decay: Decay = 0.0,
+    ) -> "Prediction":
+        """A prediction by curves and numbers alone, for `theory.compare`.
+
+        **Arguments:** `parts`: a `Curve` or a `Number` each, every label once. `source`,
+        `validity`: by default those of the parts. `made_from`: (model, objective) that the closed
+        forms were worked out for, with `decay`: a run of another problem is then told apart.
+
+        **Raises:** ValueError without parts, for a label that occurs twice, for what is neither.
+
+        ```python
+        curve = theory.Curve("loss", lambda t: 0.5 * np.exp(-2.0 * t), source="eq. 4")
+        prediction = theory.Prediction.of(curve, made_from=(model, objective))
+        print(theory.compare(gflow.simulate(model, objective, t1=5.0), prediction))
+        ```
+        """
+        curves = tuple(part for part in parts if isinstance(part, Curve))
+        numbers = tuple(part for part in parts if isinstance(part, Number))
+        if not parts or len(curves) + len(numbers) < len(parts):
+            others = [part for part in parts if not isinstance(part, Curve | Number)]
+            raise ValueError(
+                f"Prediction.of was given {others or 'nothing'}: it takes theory.Curve and "
+                "theory.Number objects, one after the other."
+            )
+        labels = [part.label for part in parts]
+        if twice := [x for i, x in enumerate(labels) if x in labels[:i]]:
+            raise ValueError(
+                f"Two parts are called {twice[0]!r}: give one of them another label=, so that "
+                "tables can tell them apart."
+            )
+        said = ["; ".join(dict.fromkeys(getattr(p, what) for p in parts if getattr(p, what)))
+                for what in ("source", "validity")]  # fmt: skip
+        origin = None
+        if made_from is not None:
+            model, objective = made_from
+            flow = build_flow(model, objective, decay=decay)
+            origin = Origin(flow, model, log_alpha_of(model)[0])
+        return cls(
+            NOWHERE, [], source or said[0], validity or said[1], "no stages are predicted",
+            origin=origin, curves=curves, numbers=numbers,
+        )  # fmt: skip
+
+    @property
+    def parts(self) -> tuple[Stage | Curve | Number, ...]:
+        """Stages, curves and numbers, in this order."""
+        return (*self.stages, *self.curves, *self.numbers)
+
+    @property
+    def staged(self) -> bool:
+        """Whether it says by which saddles the flow goes (perhaps that it stays at the first)."""
+        return self.start is not NOWHERE
 
     @property
     def fingerprint(self) -> Fingerprint | None:
         return None if self.origin is None else self.origin()
 
-    def at(self, log_alpha: float) -> "FiniteAlpha":
+    def at(self, log_alpha: float) -> FiniteAlpha:
         """Times, surviving plateaus and curves at α = e^log_alpha."""
         log_alpha = float(log_alpha)
+        if not self.staged:
+            raise ValueError(
+                f"{self.source or 'This prediction'} has no stages, whose times depend on α: its "
+                "curves are functions of flow time, prediction.curves[0].value(t)."
+            )
         if not (math.isfinite(log_alpha) and log_alpha < 0):
             raise ValueError(
                 f"log_alpha = {log_alpha}: a finite-α prediction needs 0 < α < 1, that is a "
                 "negative, finite natural logarithm."
             )
-        return FiniteAlpha(self, log_alpha)
+        return FiniteAlpha(self.start, self.stages, log_alpha, self.orbits, self.source)
 
-    def plot(self, ax=None):
-        """Staircase of the limit loss against τ."""
-        from . import plot
-
-        return plot.staircase(self, ax=ax)
+    def plot(self, ax=None, *, t: ArrayLike | None = None):
+        """Staircase of the limit loss against τ; without stages, the curves at flow times `t`."""
+        if self.staged:
+            return plot.staircase(self, ax=ax)
+        return plot.curves(self, t, ax=ax)
 
     def __str__(self) -> str:
-        rows = [f"{'T':>12} {'C':>12} {'loss after':>12} {'margin':>9}  switches"]
+        lines = []
+        if self.staged:
+            lines.append(f"{'T':>12} {'C':>12} {'loss after':>12} {'margin':>9}  switches")
         for s in self.stages:
-            rows.append(f"{s.tau:12.8f} {s.offset:12.6f} {s.loss:12.6g} {s.margin:9.3g}  {s.label}")
-        return "\n".join(rows)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FiniteAlpha:
-    """A prediction at one α: `t` = T·Λ + C, `tau` = T + C/Λ, `exists`, curves.
-
-    `exists[k]`: the plateau after stage k lasts (t_{k+1} > t_k); where it does not, the
-    next transition has overtaken this one. The remainder of `t` is a power of α.
-    """
-
-    prediction: Prediction
-    log_alpha: float
-
-    @property
-    def scale(self) -> float:
-        return -self.log_alpha
-
-    @property
-    def t(self) -> np.ndarray:
-        return np.array([s.tau * self.scale + s.offset for s in self.prediction.stages])
-
-    @property
-    def tau(self) -> np.ndarray:
-        return np.array([s.tau + s.offset / self.scale for s in self.prediction.stages])
-
-    @property
-    def exists(self) -> np.ndarray:
-        # a time that is not predicted (NaN) overtakes nothing
-        return np.append(~(np.diff(self.t) <= 0), True) if len(self.t) else np.zeros(0, bool)
-
-    @property
-    def merged(self) -> list[list[int]]:
-        """Stages grouped into transitions: a group of several is one visible jump."""
-        groups: list[list[int]] = []
-        for k in range(len(self.t)):
-            if groups and not self.exists[k - 1]:
-                groups[-1].append(k)
-            else:
-                groups.append([k])
-        return groups
-
-    def loss(self, tau: ArrayLike) -> np.ndarray:
-        """Composite loss curve: connecting orbits placed at the predicted times."""
-        return self._composite(tau)[0]
-
-    def value(self, tau: ArrayLike) -> dict[str, np.ndarray]:
-        """Composite effective weights by leaf name, with leading axes of `tau`."""
-        return self._composite(tau)[1]
-
-    def above_sqrt_alpha(self, tau: ArrayLike) -> dict[str, np.ndarray]:
-        """How many weights (of a matrix: singular values) are above √α, as a simulation counts.
-
-        With leading axes of `tau`. A weight passes √α before its stage, half-way up from the
-        size α² it starts at; the rank of a plateau is `Stage.rank`.
-        """
-        logs = self._log_weights(tau)
-        return {n: np.sum(x > 0.5 * self.log_alpha, axis=-1) for n, x in logs.items()}
-
-    def log_singular(self, leaf: str, tau: ArrayLike) -> np.ndarray:
-        """Logarithms of the singular values of a factored leaf, heads one after the other."""
-        logs = self._log_weights(tau)[leaf]
-        return logs.reshape(*np.shape(tau), -1)
-
-    def _log_weights(self, tau: ArrayLike) -> dict[str, np.ndarray]:
-        """log|θ|, or the logarithms of singular values, with leading axes of `tau`."""
-        orbits = self._orbits()
-        times = np.asarray(tau, float).ravel() * self.scale
-        starts = np.concatenate([[self.prediction.start.tau * self.scale], self.t])
-        stage = np.searchsorted(self.t, times, side="right")
-        rows: dict[str, list[np.ndarray]] = {n: [] for n in self.prediction.start.value}
-        for k, t in zip(stage, times, strict=True):
-            logs = orbits.log_weights(int(k), self.scale, t - starts[k])
-            for name, log_abs in logs.items():
-                rows[name].append(log_abs)
-        shape = np.shape(tau)
-        return {n: np.reshape(x, (*shape, *np.shape(x[0]))) for n, x in rows.items()}
-
-    def _orbits(self) -> Orbits:
-        if self.prediction.orbits is None:
-            raise ValueError(
-                f"{self.prediction.source} gives saddles and limit times only; curves at "
-                "finite α come with theory.gradual_rank.predict."
+            lines.append(
+                f"{s.tau:12.8f} {s.offset:12.6f} {s.loss:12.6g} {s.margin:9.3g}  {s.label}"
             )
-        return self.prediction.orbits
+        for curve in self.curves:
+            lines.append(f"{curve.label}: a curve of flow time ({_said(curve)})")
+        for number in self.numbers:
+            value = f"{number.predicted:.8g} {number.unit}".strip()
+            lines.append(f"{number.label} = {value} ({_said(number)})")
+        return "\n".join(lines)
 
-    def _composite(self, tau: ArrayLike):
-        tau = np.asarray(tau, float)
-        loss, values = self._orbits().composite(tau.ravel() * self.scale, self.t)
-        return loss.reshape(tau.shape), {
-            n: v.reshape(*tau.shape, *v.shape[1:]) for n, v in values.items()
-        }
+
+def _said(part: Curve | Number) -> str:
+    exact = not callable(part.tolerance) and part.tolerance == 0.0
+    words = "exact" if exact else f"to within {part.derivation}"
+    return "; ".join(x for x in (words, part.validity, part.source) if x)

@@ -5,10 +5,13 @@ finite α, dotted for the limit α → 0, open circles for predicted values.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import ArrayLike
 
+from gflow import Trajectory
 from gflow.plot import (
     COLOURS,
     alpha_label,
@@ -18,14 +21,47 @@ from gflow.plot import (
     weights,
 )
 
-from ._prediction import Prediction
+from ._arguments import times
+from ._closed_form import Curve, Number, reading
+from ._finite_alpha import FiniteAlpha
+from ._stage import Stage, Start
 
 LIMIT = {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
 FINITE = {"color": "black", "ls": (0, (4, 2)), "lw": 1.0}
+#: Entries of one curve that are drawn.
+_ENTRIES = 12
 TAU_LABEL = r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
+TIME_LABEL = "flow time $t$"
 
 
-def staircase(prediction: Prediction, ax=None, end: float = math.nan, **style):
+class Predicted(Protocol):
+    """What figures need of a `theory.Prediction`."""
+
+    @property
+    def start(self) -> Start: ...
+    @property
+    def stages(self) -> list[Stage]: ...
+    @property
+    def curves(self) -> tuple[Curve, ...]: ...
+    @property
+    def numbers(self) -> tuple[Number, ...]: ...
+    @property
+    def staged(self) -> bool: ...
+    def at(self, log_alpha: float) -> FiniteAlpha: ...
+
+
+class Judged(Protocol):
+    """What figures need of a `theory.Comparison`."""
+
+    @property
+    def trajectory(self) -> Trajectory: ...
+    @property
+    def prediction(self) -> Predicted: ...
+    @property
+    def closed_forms(self) -> Sequence[Any]: ...
+
+
+def staircase(prediction: Predicted, ax=None, end: float = math.nan, **style):
     """The limit staircase: loss of the saddle occupied at τ."""
     ax = new_axes(ax)
     taus = np.array([s.tau for s in prediction.stages])
@@ -43,7 +79,7 @@ def staircase(prediction: Prediction, ax=None, end: float = math.nan, **style):
     return ax
 
 
-def finite_grid(prediction: Prediction, log_alpha: float, end: float) -> np.ndarray:
+def finite_grid(prediction: Predicted, log_alpha: float, end: float) -> np.ndarray:
     """Values of τ up to `end`, dense around the predicted transitions."""
     times = prediction.at(log_alpha).tau
     local = np.sinh(np.linspace(-7, 7, 161)) / -log_alpha
@@ -51,7 +87,7 @@ def finite_grid(prediction: Prediction, log_alpha: float, end: float) -> np.ndar
     return np.unique(grid[(grid >= 0) & (grid <= end)])
 
 
-def collapse(trajectories: list[Any], prediction: Prediction, ax=None):
+def collapse(trajectories: list[Any], prediction: Predicted, ax=None):
     """Loss against τ for several α: the runs, their predicted curves, and the limit."""
     ax = new_axes(ax)
     end = max(float(run.tau[-1]) for run in trajectories)
@@ -67,12 +103,83 @@ def collapse(trajectories: list[Any], prediction: Prediction, ax=None):
     return ax
 
 
-def comparison(result: Any, ax=None):
-    """One run against its prediction."""
-    return collapse([result.trajectory], result.prediction, ax)
+def comparison(result: Judged, ax=None):
+    """One run against its prediction: its staircase, or a panel for each of its curves."""
+    if result.prediction.staged:
+        return collapse([result.trajectory], result.prediction, ax)
+    drawn, numbers = result.prediction.curves, result.prediction.numbers
+    axes = _panels(len(drawn) + bool(numbers), ax)
+    for panel, curve in zip(axes, drawn, strict=False):
+        beside_curve(result.trajectory, curve, panel)
+    if numbers:
+        beside_numbers(result.closed_forms[len(drawn) :], axes[-1])
+    return axes[0] if len(axes) == 1 or ax is not None else axes
 
 
-def weights_with_times(trajectory, prediction: Prediction, leaf: str, ax=None):
+def curves(prediction: Predicted, t: ArrayLike | None, ax=None):
+    """The curves of a prediction at flow times `t`, a panel each unless `ax` is given."""
+    if t is None or not prediction.curves:
+        raise ValueError(
+            "Curves are drawn at flow times: prediction.plot(t=np.linspace(0, 10, 200))."
+            if prediction.curves
+            else "This prediction has numbers only: print it, or plot its comparison with a run."
+        )
+    axes, grid = _panels(len(prediction.curves), ax), times(np.asarray(t))
+    for panel, curve in zip(axes, prediction.curves, strict=False):
+        _dashed(panel, curve, grid)
+        panel.set(xlabel=TIME_LABEL, ylabel=curve.label)
+    return axes[0] if len(axes) == 1 or ax is not None else axes
+
+
+def beside_curve(trajectory: Trajectory, curve: Curve, ax=None):
+    """A curve in its regime, dashed, over what the run says; of arrays the first entries."""
+    ax, read = new_axes(ax), reading(trajectory, curve)
+    values = np.asarray(read.value).reshape(len(trajectory.t), -1)[:, :_ENTRIES]
+    for i, column in enumerate(values.T):
+        label = "simulated" if i == 0 else None
+        ax.plot(trajectory.t, column, color=COLOURS[i % 6], lw=2.2, alpha=0.55, label=label)
+    inside = (trajectory.t >= curve.regime[0]) & (trajectory.t <= curve.regime[1])
+    _dashed(ax, curve, trajectory.t[inside])
+    ax.set(xlabel=TIME_LABEL, ylabel=curve.label)
+    ax.legend(frameon=False, fontsize="x-small")
+    return ax
+
+
+def _dashed(ax, curve: Curve, t: np.ndarray) -> None:
+    values = np.asarray(curve.value(t), float).reshape(len(t), -1)[:, :_ENTRIES]
+    for i, column in enumerate(values.T):
+        ax.plot(t, column, **FINITE, label="predicted" if i == 0 else None)
+
+
+def beside_numbers(rows: Sequence[Any], ax=None):
+    """Measured over predicted of every number (measured itself where 0 is), with its bar."""
+    ax = new_axes(ax)
+    for i, row in enumerate(rows):
+        unit = row.predicted or 1.0
+        ax.errorbar(i, row.measured / unit, 2.0 * row.error / abs(unit), fmt="o",
+                    color=COLOURS[i % 6], ms=4)  # fmt: skip
+        ax.plot(i, row.predicted / unit, "o", mfc="none", mec="black", ms=8)
+    ax.set_xticks(range(len(rows)), [row.part for row in rows], rotation=20, ha="right")
+    ax.set(ylabel="measured / predicted", xlim=(-0.5, len(rows) - 0.5))
+    return ax
+
+
+def _panels(count: int, ax) -> list[Any]:
+    """One pair of axes a panel, all the same if `ax` is given."""
+    if ax is not None:
+        return [ax] * count
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (3.4 * columns, 2.4 * rows)
+    _, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for spare in grid.ravel()[count:]:
+        spare.remove()
+    return list(grid.ravel()[:count])
+
+
+def weights_with_times(trajectory, prediction: Predicted, leaf: str, ax=None):
     """Simulated entries of a leaf with the predicted transitions and saddle values."""
     ax = weights(trajectory, leaf, ax)
     finite = prediction.at(trajectory.log_alpha)
@@ -89,7 +196,7 @@ def weights_with_times(trajectory, prediction: Prediction, leaf: str, ax=None):
     return ax
 
 
-def spectrum_with_times(trajectory, prediction: Prediction, ax=None, logarithmic: bool = False):
+def spectrum_with_times(trajectory, prediction: Predicted, ax=None, logarithmic: bool = False):
     """Singular values of every factored leaf, simulated, and predicted times and values."""
     ax = new_axes(ax)
     grid = np.linspace(0.0, float(trajectory.tau[-1]), 1500)
@@ -123,7 +230,7 @@ def spectrum_with_times(trajectory, prediction: Prediction, ax=None, logarithmic
     return ax
 
 
-def ranks_with_times(trajectory, prediction: Prediction, ax=None):
+def ranks_with_times(trajectory, prediction: Predicted, ax=None):
     """Modes of each leaf above √α, all heads together: simulated count and predicted one."""
     ax = new_axes(ax)
     grid = np.linspace(0.0, float(trajectory.tau[-1]), 1500)
@@ -138,7 +245,7 @@ def ranks_with_times(trajectory, prediction: Prediction, ax=None):
     return ax
 
 
-def convergence(scales, measured, errors, prediction: Prediction, limits, ax=None):
+def convergence(scales, measured, errors, prediction: Predicted, limits, ax=None):
     """τ_k − T_k against 1/Λ: runs, the line C_k/Λ, and the extrapolated limit at 0.
 
     `measured[i, k]`, `errors[i, k]`: stage k of the run with Λ = scales[i]; `limits[k]`.

@@ -13,7 +13,8 @@ from scipy import optimize
 
 from gflow.internal import Fingerprint, probe_weights, summary
 
-from ._prediction import Prediction, Stage, Start
+from ._prediction import Prediction
+from ._stage import Level, Stage, Start
 
 SOURCE = "Pesme & Flammarion 2023 (2304.00488), Algorithm 1"
 VALIDITY = "β = u⊙v, squared loss, α → 0, unique winners (features in general position)"
@@ -126,7 +127,7 @@ def _stage(tau, before, beta, winner, margin, loss, hessian, g) -> Stage:
     off = np.flatnonzero((beta == 0) & (before != 0))
     level = None
     if beta[winner] != 0:
-        level = (("weight", (winner,)), 0.5 * float(beta[winner]))
+        level = Level(("weight", (winner,)), 0.5 * float(beta[winner]))
     return Stage(
         tau=tau,
         offset=math.nan,

@@ -13,12 +13,12 @@ beyond a quarter of an e-fold they are not trusted.
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from .._prediction import Prediction, Stage
+from .._prediction import Prediction
+from .._stage import Stage, by_leaf
 from ..remainder import Remainder, remainder
 from ..remainder._remainder import TRUSTED
 
@@ -178,12 +178,6 @@ def _guessed(stage: Stage, rate: float, plateau: float) -> float:
     return min(candidates)
 
 
-def by_leaf(value: Any) -> dict[str, np.ndarray]:
-    """Weights or ranks by leaf name; those of a single vector are called "weight"."""
-    whole = value if isinstance(value, dict) else {"weight": value}
-    return {name: np.asarray(x) for name, x in whole.items()}
-
-
 def rate_of(prediction: Prediction, k: int) -> float:
     """The winner's growth rate; where it is not given, 1/(length of its plateau)."""
     stage = prediction.stages[k]
@@ -203,7 +197,8 @@ def could_be(prediction: Prediction, k: int, factors: float) -> float:
     total = 0.0
     for i, stage in enumerate(prediction.stages[: k + 1]):
         size = 1.0
-        if stage.level is not None and stage.level[0] != "loss" and stage.level[1] != 0:
-            size = abs(stage.level[1])
+        level = stage.level
+        if level is not None and level.coordinate is not None and level.value != 0:
+            size = abs(level.value)
         total += (0.5 * abs(math.log(4.0 * size)) + factors + 1.0) / rate_of(prediction, i)
     return 10.0 * total

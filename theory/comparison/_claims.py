@@ -72,6 +72,7 @@ class Allowed:
     `guess`: no bound stands behind `size`, so that a number met without it is met.
     `trusted`: whether the bound holds; beyond it only a miss ten times as large refutes.
     `floor`: what rounding adds to bound and bar. `remedy`: what would make it smaller.
+    `what`: whose size it is.
     """
 
     size: float
@@ -82,6 +83,7 @@ class Allowed:
     rest: float = math.inf
     guess: bool = False
     floor: float = 0.0
+    what: str = "finite α"
 
 
 def judged(
@@ -103,7 +105,7 @@ def judged(
     miss = abs(measured - predicted)
     b = allowed.size + 2.0 * bar + allowed.floor
     numbers = f"{key}: {predicted:.8g} predicted, {measured:.8g} measured, a miss of {miss:.2g}"
-    bounds = f"bar {bar:.1g}, finite α {allowed.size:.1g} from {allowed.origin}"
+    bounds = f"bar {bar:.1g}, {allowed.what} {allowed.size:.1g} from {allowed.origin}"
 
     def claim(verdict: str, words: str) -> Claim:
         reason = f"{numbers} {unit}".strip() + f" ({bounds}): {words}"
@@ -116,7 +118,7 @@ def judged(
     if not math.isfinite(predicted):
         return claim(UNDECIDED, "the prediction does not give it")
     if math.isnan(allowed.size):
-        return claim(UNDECIDED, f"what finite α adds is not known; {allowed.remedy}")
+        return claim(UNDECIDED, f"what {allowed.what} adds is not known; {allowed.remedy}")
     if math.isnan(bar):
         certain = math.isfinite(allowed.size) and miss > 10.0 * (allowed.size + sharp)
         if certain:

@@ -1,4 +1,4 @@
-"""Prediction against simulation: every claim judged, one row a transition."""
+"""Prediction against simulation: every claim judged, one row a transition, curve or number."""
 
 import dataclasses
 import math
@@ -10,139 +10,16 @@ from gflow.internal import Crossing, Quantity, first_crossing, instance
 
 from .._extrapolate import check_same_problem
 from .._prediction import Prediction
-from ._allowance import allowances, by_leaf
-from ._claims import CONFIRMED, REFUTED, UNDECIDED, Claim, worst
+from .._stage import by_leaf
+from ._allowance import allowances
+from ._claims import REFUTED, Claim, worst
+from ._closed_forms import ClosedFormRow, curve_row, number_row
+from ._comparison import Comparison, Row
 from ._path import path_claims
 from ._plateaus import Resting, rank_label
 from ._readings import Plateau, Reader, measure
-from ._start import start_claims
+from ._start import problem_claims, start_claims
 from ._times import Timed, limit_claims, merged_claim, time_claim
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One transition, or several that merge at this α, with the claims about it.
-
-    Times are τ; `offset_*` are C = (τ − T)·Λ in flow time; `limit` is the log-Richardson
-    limit from a second run; `error` is the solver's bar of τ, `tolerance` that and what finite α
-    is allowed; `z` the miss over the bar; `loss_*` and `rank_*` belong to the plateau after it.
-    `verdict`: the worst of its claims'.
-    """
-
-    stage: str
-    switches: str
-    tau_limit: float
-    tau_predicted: float
-    tau_measured: float
-    error: float
-    z: float
-    offset_predicted: float
-    offset_measured: float
-    limit: float
-    tolerance: float
-    loss_predicted: float
-    loss_measured: float
-    rank_predicted: str
-    rank_measured: str
-    verdict: str
-    claims: tuple[Claim, ...] = dataclasses.field(default=(), repr=False)
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict == CONFIRMED
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
-    """A prediction judged by a run.
-
-    `rows`: predicted against measured transitions. `claims`: everything judged, the start and
-    the completeness of the path included. `passed`: something was judged, and all of it is
-    confirmed.
-    """
-
-    rows: list[Row]
-    trajectory: Trajectory
-    prediction: Prediction
-    general: tuple[Claim, ...] = ()
-
-    @property
-    def claims(self) -> list[Claim]:
-        return [*self.general, *(claim for row in self.rows for claim in row.claims)]
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.rows) and all(claim.verdict == CONFIRMED for claim in self.claims)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many claims have each verdict."""
-        found = [claim.verdict for claim in self.claims]
-        return {verdict: found.count(verdict) for verdict in (CONFIRMED, UNDECIDED, REFUTED)}
-
-    @property
-    def summary(self) -> str:
-        """One line: how many claims are confirmed, undecided, refuted."""
-        counts = self.counts
-        return (
-            f"{counts[CONFIRMED]} confirmed, {counts[UNDECIDED]} undecided at this α, "
-            f"{counts[REFUTED]} refuted"
-        )
-
-    def to_dataframe(self):
-        """The rows as a `pandas.DataFrame`."""
-        import pandas as pd
-
-        names = [f.name for f in dataclasses.fields(Row) if f.name != "claims"]
-        return pd.DataFrame(
-            [{n: getattr(row, n) for n in names} for row in self.rows], columns=names
-        )
-
-    def to_xarray(self):
-        """The rows as an `xarray.Dataset` over `stage`."""
-        return self.to_dataframe().set_index("stage").to_xarray()
-
-    def plot(self, ax=None):
-        """Loss against τ: simulated, predicted at this α, and the limit staircase."""
-        from .. import plot
-
-        return plot.comparison(self, ax=ax)
-
-    def __str__(self) -> str:
-        head = [
-            "stage", "switches", "T", "τ measured", "±", "z", "C pred.", "C meas.", "τ → limit",
-            "loss pred.", "loss meas.", "rank pred.", "rank meas.", "verdict",
-        ]  # fmt: skip
-        table = [head]
-        for r in self.rows:
-            table.append(
-                [
-                    r.stage,
-                    r.switches,
-                    f"{r.tau_limit:.6f}",
-                    f"{r.tau_measured:.6f}",
-                    f"{r.error:.0e}",
-                    "" if math.isnan(r.z) else f"{r.z:.2g}",
-                    f"{r.offset_predicted:.5f}",
-                    f"{r.offset_measured:.5f}",
-                    "" if math.isnan(r.limit) else f"{r.limit:.6f}",
-                    f"{r.loss_predicted:.5g}",
-                    f"{r.loss_measured:.5g}",
-                    r.rank_predicted,
-                    r.rank_measured,
-                    r.verdict,
-                ]
-            )
-        if all(math.isnan(r.limit) for r in self.rows):
-            table = [row[:8] + row[9:] for row in table]
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
-        lines.insert(1, "  ".join("-" * w for w in widths))
-        scale = self.trajectory.scale
-        title = f"α = 10^-{scale / math.log(10):.6g} (Λ = {scale:.6g}); {self.prediction.source}"
-        open_ = [c for c in self.claims if c.verdict != CONFIRMED]
-        reasons = [f"{c.verdict}: {c.reason}" for c in sorted(open_, key=lambda c: c.verdict)]
-        return "\n".join([title, *(line.rstrip() for line in lines), self.summary, *reasons])
 
 
 def compare(
@@ -151,8 +28,9 @@ def compare(
     """Judge everything a prediction claims by a run.
 
     **Arguments:** `trajectory`: the run. `prediction`: from `theory.gradual_rank.predict`
-    or another `Prediction`. `second`: the same factors at another α, best α², from which T and C
-    are judged one by one, T̂ = (t₂ − t₁)/(Λ₂ − Λ₁) and Ĉ = t₁ − T̂Λ₁.
+    or another `Prediction`, yours included (`Prediction.of`). `second`: the same factors at
+    another α, best α², from which T and C of stages are judged one by one,
+    T̂ = (t₂ − t₁)/(Λ₂ − Λ₁) and Ĉ = t₁ − T̂Λ₁.
 
     **Judged:** of each transition its time (the first crossing of the prediction's level after
     the weight was last switched off), what switches, and the loss, weights, ranks and shares of
@@ -160,10 +38,14 @@ def compare(
     other transitions and has come to rest. Transitions predicted to overtake each other at this α
     (`prediction.at(log_alpha).exists`) make one merged row, whose time is not predicted.
 
+    Of each curve every recorded time and entry, by the run's error bar there: the row shows the
+    one that decides. Of each number the number.
+
     **Verdicts:** "confirmed", "refuted" or "undecided"; finite α is allowed what
     `theory.remainder` derives from the orbits (`theory.allowance` says what is done without).
 
-    **Raises:** ValueError when leaves differ, or `second` is another problem or has equal α.
+    **Raises:** ValueError when leaves differ, an observable was not recorded, a curve has another
+    shape than it, or `second` is another problem or has equal α.
 
     ```python
     table = theory.compare(trajectory, prediction)
@@ -173,15 +55,30 @@ def compare(
     made = "a run by gflow.simulate comes first, then theory.gradual_rank.predict's result"
     instance("trajectory", trajectory, Trajectory, made)
     instance("prediction", prediction, Prediction, made)
-    _check_leaves(trajectory, prediction)
-    first = _timed(trajectory, prediction)
-    other = None
+    if second is not None and not prediction.staged:
+        raise ValueError(
+            "second= is a run at another α, from which T and C of stages are found. This "
+            "prediction has none: compare the second run with it by itself."
+        )
     if second is not None:
         instance("second", second, Trajectory, "a run at another α")
         check_same_problem([trajectory, second])
-        other = _timed(second, prediction)
-    judge = _Judge(prediction, first, other, Reader.of(trajectory))
-    return judge.comparison()
+    if prediction.staged:
+        rows, general = _path(trajectory, prediction, second)
+    else:
+        rows, general = [], problem_claims(prediction, trajectory)
+    parts: list[ClosedFormRow] = [curve_row(trajectory, curve) for curve in prediction.curves]
+    parts += [number_row(trajectory, number) for number in prediction.numbers]
+    return Comparison([*rows, *parts], trajectory, prediction, tuple(general))
+
+
+def _path(
+    run: Trajectory, prediction: Prediction, second: Trajectory | None
+) -> tuple[list[Row], list[Claim]]:
+    _check_leaves(run, prediction)
+    first = _timed(run, prediction)
+    other = None if second is None else _timed(second, prediction)
+    return _Judge(prediction, first, other, Reader.of(run)).judged()
 
 
 def _timed(run: Trajectory, prediction: Prediction) -> Timed:
@@ -197,7 +94,7 @@ class _Judge:
     second: Timed | None
     reader: Reader
 
-    def comparison(self) -> Comparison:
+    def judged(self) -> tuple[list[Row], list[Claim]]:
         run, prediction = self.first.run, self.prediction
         finite = prediction.at(run.log_alpha)
         start = float(run.t[0])
@@ -226,7 +123,7 @@ class _Judge:
                 reached = False
             rows.append(self._row(group, found, plateau, claims))
         general += path_claims(prediction, self.reader, times, count, reached)
-        return Comparison(rows, run, prediction, tuple(general))
+        return rows, general
 
     def _groups(self, exists: np.ndarray) -> list[list[int]]:
         """Stages that happen one by one, and together those with no plateau between them.

@@ -12,11 +12,9 @@ from gflow.internal import (
     is_matrix,
 )
 
-from .._prediction import (
-    Prediction,
-    Stage,
-)
-from ._allowance import Allowance, by_leaf
+from .._prediction import Prediction
+from .._stage import Stage, by_leaf
+from ._allowance import Allowance
 from ._claims import CONFIRMED, REFUTED, SHARE, UNDECIDED, Allowed, Claim, judged, label_claim
 from ._readings import BEYOND, Plateau, Reader
 

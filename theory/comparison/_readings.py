@@ -25,8 +25,8 @@ def measure(trajectory: Trajectory, prediction: Prediction) -> list[Crossing | N
         if stage.level is None:
             found.append(None)
             continue
-        what, value = stage.level
-        if what == "loss":
+        what, value = stage.level.coordinate, stage.level.value
+        if what is None:
             found.append(first_crossing(trajectory, Quantity(sign=-1.0), -value))
             continue
         start = 0

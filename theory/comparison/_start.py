@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
@@ -10,15 +9,15 @@ from gflow import Trajectory
 from gflow.internal import log_modes, start_factors
 
 from .._prediction import Prediction
-from ._allowance import by_leaf
+from .._stage import by_leaf
 from ._claims import CONFIRMED, REFUTED, SHARE, Allowed, Claim, judged, label_claim
 from ._readings import BEYOND, Plateau, Reader
 
 
 def start_claims(prediction: Prediction, reader: Reader, rest: Plateau) -> list[Claim]:
     """The same factors, data and decay, and the loss the flow starts from."""
-    run, mine = reader.trajectory, prediction.fingerprint
-    claims = [] if mine is None else _same_problem(run, mine)
+    run = reader.trajectory
+    claims = problem_claims(prediction, run)
     zero = not any(np.any(x) for x in by_leaf(prediction.start.value).values())
     dormant = run.log_alpha < 0 and all(
         np.max(log_modes({k: v[:1] for k, v in leaf.items()}), initial=-math.inf)
@@ -42,8 +41,12 @@ def start_claims(prediction: Prediction, reader: Reader, rest: Plateau) -> list[
     return [*claims, judged("start.loss", loss, measured, bar, allowed, sharp, "loss")]
 
 
-def _same_problem(run: Trajectory, mine: Any) -> list[Claim]:
-    theirs, claims = run.fingerprint, []
+def problem_claims(prediction: Prediction, run: Trajectory) -> list[Claim]:
+    """The same factors, data and decay, as far as both know what they were made from."""
+    mine, theirs = prediction.fingerprint, run.fingerprint
+    claims: list[Claim] = []
+    if mine is None:
+        return claims
     if mine.elapsed != theirs.elapsed and mine.factors is not None and run.resolver is not None:
         # predicted from a later point of a run: what this run is there
         model = run.model(t=mine.elapsed) if run.t[0] <= mine.elapsed <= run.t[-1] else None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from .._prediction import Start
+from .._stage import Start, by_leaf
 from ._fast import Layout
 from ._orbits import Orbit
 from ._part import Part
@@ -25,9 +25,9 @@ class Curves:
 
     def composite(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
         """Each orbit at its own time, added up, the saddles between them subtracted."""
-        loss_before, before = self.start.loss, self.start.value
+        loss_before, before = self.start.loss, by_leaf(self.start.value)
         loss = np.full(len(t), loss_before)
-        values = {n: np.repeat(np.asarray(w)[None], len(t), axis=0) for n, w in before.items()}
+        values = {n: np.repeat(w[None], len(t), axis=0) for n, w in before.items()}
         for orbit, time in zip(self.orbits, times, strict=True):
             height, weights = orbit.at(t - time)
             loss = loss + height - loss_before

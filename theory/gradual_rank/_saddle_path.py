@@ -26,11 +26,8 @@ from gflow.internal import (
     coordinate_label,
 )
 
-from .._prediction import (
-    Prediction,
-    Stage,
-    Start,
-)
+from .._prediction import Prediction
+from .._stage import Level, Stage, Start
 from ._curvature import curvature
 from ._curves import Curves
 from ._fast import Fast, assembled
@@ -314,7 +311,7 @@ class SaddlePath:
         orbit: Orbit,
         entries: Entries,
         leader: Winner,
-        level: tuple[tuple[Any, float], float],
+        level: tuple[Level, float],
         shift: float,
         winners: Sequence[Winner],
         margin: float,
@@ -323,7 +320,7 @@ class SaddlePath:
         """To the saddle at the end of an orbit that crosses its level `shift` from here."""
         switched = {self._coordinate(w.part, w.item): w for w in winners}
         before = [c for p in self.parts for c in p.active if c not in switched]
-        observable, crossing = level
+        defining, crossing = level
         orbit = orbit.shifted(crossing)
         for p in self.parts:
             p.wait(0.0, shift)
@@ -346,7 +343,7 @@ class SaddlePath:
             loss=self.loss,
             rank=self._ranks(),
             margin=margin,
-            level=observable,
+            level=defining,
             curvature=curvature(self._sided(), self.parts, self.layout, self.copies),
             rate=leader.rate,
             rival=standing,
@@ -382,7 +379,7 @@ class SaddlePath:
         pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
         return Fast(self._sided(), pieces, self.layout, parallel)
 
-    def _level(self, orbit: Orbit, leader: Winner) -> tuple[tuple[Any, float], float]:
+    def _level(self, orbit: Orbit, leader: Winner) -> tuple[Level, float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""
         part = self.parts[leader.part]
         own = part.threshold(leader.item, np.asarray(orbit.saddle.pieces[leader.part].weight()))
@@ -390,9 +387,9 @@ class SaddlePath:
             component, log_size, value = own
             component += orbit.fast.place(leader.part)
             coordinate = self._coordinate(leader.part, leader.item)
-            return (coordinate, value), orbit.crossing(component, log_size)
+            return Level(coordinate, value), orbit.crossing(component, log_size)
         middle = 0.5 * (self.loss + orbit.saddle_loss)
-        return ("loss", middle), orbit.crossing(None, middle)
+        return Level("loss", middle), orbit.crossing(None, middle)
 
     def _passages(self, orbit: Orbit) -> list[Passage]:
         ends = float(orbit.s[0]), float(orbit.s[-1])

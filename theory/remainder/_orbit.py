@@ -22,7 +22,9 @@ import scipy.linalg
 from jax.scipy.linalg import block_diag
 from jaxtyping import Array, Float, Int
 
-from .._prediction import Stage
+from gflow.internal import Coordinate
+
+from .._stage import Stage
 from ..gradual_rank._fast import Fast, assembled
 from ..gradual_rank._hadamard import HadamardWeights
 from ..gradual_rank._orbits import Orbit
@@ -172,9 +174,10 @@ def path_of(orbit: Orbit, stage: Stage, parts: Parts, after: Parts) -> Path:
     where = np.concatenate([[s[0], 0.0], middle])
     points = linearised(fast, orbit.states(where), modes)
     begin, crossing, between = points[0], points[1], points[2:]
-    level = crossing.loss if stage.level is None or stage.level[0] == "loss" else None
-    if level is None:
-        level = crossing.weights[_place(fast, parts, stage)]
+    coordinate = None if stage.level is None else stage.level.coordinate
+    level = crossing.loss
+    if coordinate is not None:
+        level = crossing.weights[_place(fast, parts, coordinate)]
     states = orbit.states(s)
     gained = [m.gained(x, s) for m, x in zip(modes, split(modes, states), strict=True)]
     path = Path(
@@ -315,10 +318,9 @@ def _nodes(orbit: Orbit) -> np.ndarray:
     return np.unique(np.concatenate([*nodes, orbit.s[-1:], [0.0]]))
 
 
-def _place(fast: Fast, parts: Sequence[Part], stage: Stage) -> int:
+def _place(fast: Fast, parts: Sequence[Part], coordinate: Coordinate) -> int:
     """Where the weight that tells when the stage happens is among all weights."""
-    assert stage.level is not None
-    (name, index), _ = stage.level
+    name, index = coordinate
     at = 0
     for part, (leaf, _) in zip(parts, fast.layout, strict=True):
         if leaf == name:

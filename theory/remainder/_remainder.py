@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from .._prediction import Prediction
+from .._stage import by_leaf
 from ..gradual_rank._curves import Curves
 from ..gradual_rank._fast import assembled
 from ._orbit import Path, path_of
@@ -176,7 +177,7 @@ def _assemble(
         loss[k], match[k] = np.nan_to_num(p.loss, nan=math.inf), times[k + 1] + p.lag
         weights.append(_by_leaf(curves, np.nan_to_num(p.weights, nan=math.inf)))
     for stage in prediction.stages[done:]:
-        weights.append({name: np.full(np.shape(v), math.inf) for name, v in stage.value.items()})
+        weights.append({n: np.full(v.shape, math.inf) for n, v in by_leaf(stage.value).items()})
     rate = np.array([s.rate for s in prediction.stages])
     efolds = np.maximum.accumulate(rate * total)
     with np.errstate(invalid="ignore"):

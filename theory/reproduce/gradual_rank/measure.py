@@ -186,7 +186,7 @@ def _compare_runs(report: Report, key, label, runs, prediction, second=None) -> 
         result = compare(trajectory, prediction, second=partner)
         report.compare(f"{key}.alpha1e-{k:g}", result, f"{label}, α = 10^-{k:g}")
         if partner is not None:
-            for row in result.rows:
+            for row in result.transitions:
                 if math.isfinite(row.limit):
                     report.add(
                         f"{key}.alpha1e-{k:g}.limit.stage{row.stage}",
