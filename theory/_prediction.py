@@ -4,11 +4,12 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import PyTree
 
 from gflow.internal import Decay, Fingerprint, Objective, Origin, build_flow, log_alpha_of
 
 from . import plot
+from ._arguments import Numbers
 from ._closed_form import Curve, Number
 from ._finite_alpha import FiniteAlpha, Orbits
 from ._stage import NOWHERE, Stage, Start
@@ -115,7 +116,7 @@ class Prediction:
             )
         return FiniteAlpha(self.start, self.stages, log_alpha, self.orbits, self.source)
 
-    def plot(self, ax=None, *, t: ArrayLike | None = None):
+    def plot(self, ax=None, *, t: Numbers | None = None):
         """Staircase of the limit loss against τ; without stages, the curves at flow times `t`."""
         if self.staged:
             return plot.staircase(self, ax=ax)

@@ -6,10 +6,9 @@ finite α, dotted for the limit α → 0, open circles for predicted values.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import ArrayLike
 
 from gflow import Trajectory
 from gflow.plot import (
@@ -21,7 +20,7 @@ from gflow.plot import (
     weights,
 )
 
-from ._arguments import times
+from ._arguments import Numbers, times
 from ._closed_form import Curve, Number, reading
 from ._finite_alpha import FiniteAlpha
 from ._stage import Stage, Start
@@ -34,6 +33,7 @@ TAU_LABEL = r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
 TIME_LABEL = "flow time $t$"
 
 
+@runtime_checkable
 class Predicted(Protocol):
     """What figures need of a `theory.Prediction`."""
 
@@ -50,6 +50,7 @@ class Predicted(Protocol):
     def at(self, log_alpha: float) -> FiniteAlpha: ...
 
 
+@runtime_checkable
 class Judged(Protocol):
     """What figures need of a `theory.Comparison`."""
 
@@ -116,7 +117,7 @@ def comparison(result: Judged, ax=None):
     return axes[0] if len(axes) == 1 or ax is not None else axes
 
 
-def curves(prediction: Predicted, t: ArrayLike | None, ax=None):
+def curves(prediction: Predicted, t: Numbers | None, ax=None):
     """The curves of a prediction at flow times `t`, a panel each unless `ax` is given."""
     if t is None or not prediction.curves:
         raise ValueError(
@@ -124,7 +125,7 @@ def curves(prediction: Predicted, t: ArrayLike | None, ax=None):
             if prediction.curves
             else "This prediction has numbers only: print it, or plot its comparison with a run."
         )
-    axes, grid = _panels(len(prediction.curves), ax), times(np.asarray(t))
+    axes, grid = _panels(len(prediction.curves), ax), times(t)
     for panel, curve in zip(axes, prediction.curves, strict=False):
         _dashed(panel, curve, grid)
         panel.set(xlabel=TIME_LABEL, ylabel=curve.label)

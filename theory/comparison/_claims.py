@@ -133,7 +133,8 @@ def judged(
             return claim(REFUTED, "ten times what finite α is estimated at")
         return claim(UNDECIDED, f"finite α is not small here; {allowed.remedy}")
     if miss > 2.0 * b:
-        return claim(REFUTED, f"{miss / b:.3g} times what is allowed")
+        times = f"{miss / b:.3g} times what is allowed" if b else "nothing is allowed"
+        return claim(REFUTED, times)
     if miss > b:
         return claim(UNDECIDED, f"{miss / b:.2g} times what is allowed; {allowed.remedy}")
     b = min(b, rest) if near else b

@@ -9,12 +9,14 @@ from gflow import Trajectory
 
 from .._arguments import real_array
 from .._closed_form import Curve, Number, reading
-from ._claims import CONFIRMED, UNDECIDED, Allowed, Claim, judged, worst
+from ._claims import CONFIRMED, REFUTED, UNDECIDED, Allowed, Claim, judged, worst
 
 #: Roundings of the largest value that any two computations may differ by.
 _ROUNDINGS = 64.0 * float(np.finfo(float).eps)
 #: What a curve may move by, of all it moves, from one recorded time to the next.
 _JUMP = 0.5
+#: Times looked at in addition where it moves by more, if the run still has its flow.
+_BETWEEN = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +75,20 @@ class Beside:
             return _largest(self.predicted - self.predicted[:1])
 
     @property
-    def jump(self) -> float:
-        """The most it moves from one time to the next."""
+    def steps(self) -> np.ndarray:
+        """By what share of all that it moves by it moves from one time to the next."""
+        if not self.moves > 0.0:
+            return np.zeros(max(len(self.t) - 1, 0))
         with np.errstate(invalid="ignore"):
-            return _largest(np.diff(self.predicted, axis=0))
+            steps = np.abs(np.diff(self.predicted, axis=0))
+        return np.max(steps, axis=1, where=np.isfinite(steps), initial=0.0) / self.moves
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """Times inside the steps in which the curve moves by too much to have been seen."""
+        wide = np.flatnonzero(self.steps > _JUMP)
+        inside = np.arange(1, _BETWEEN) / _BETWEEN
+        return (self.t[wide, None] + inside * np.diff(self.t)[wide, None]).ravel()
 
     @property
     def resolved(self) -> np.ndarray:
@@ -106,8 +118,9 @@ def beside(run: Trajectory, curve: Curve) -> Beside:
             f"The curve {curve.label!r} has shape {predicted.shape} at {t.size} times, where the "
             f"run has {(*t.shape, *shape)}: times first, then the axes of the observable."
         )
+    flat = t.size, math.prod(shape)
     return Beside(
-        curve, t, *(x.reshape(t.size, -1) for x in (predicted, measured[inside], bar[inside])),
+        curve, t, *(x.reshape(flat) for x in (predicted, measured[inside], bar[inside])),
         _tolerance(curve, t, shape), size[inside][:, None], shape,
     )  # fmt: skip
 
@@ -128,12 +141,14 @@ def _tolerance(curve: Curve, t: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
         )
     if np.any(array < 0.0):
         raise ValueError(f"The tolerance of the curve {curve.label!r} is negative.")
-    return np.broadcast_to(array, (*t.shape, *shape)).reshape(t.size, -1)
+    return np.broadcast_to(array, (*t.shape, *shape)).reshape(t.size, math.prod(shape))
 
 
 def curve_row(run: Trajectory, curve: Curve) -> ClosedFormRow:
     """The curve judged at every recorded time and entry: the row is of the one that decides."""
     both = beside(run, curve)
+    if both.unseen.size and run.resolver is not None:
+        both = beside(run.with_times(both.unseen), curve)
     if not both.t.size:
         words = f"no recorded time is within the regime, t = {curve.regime[0]:g} … "
         return _open(both, words + f"{curve.regime[1]:g}; a longer run would decide")
@@ -143,7 +158,7 @@ def curve_row(run: Trajectory, curve: Curve) -> ClosedFormRow:
     judgements = [(_where(both, i), _at(both, i)) for i in _telling(both)]
     verdict = worst([claim.verdict for _, claim in judgements])
     where, claim = next(x for x in judgements if x[1].verdict == verdict)
-    doubt = _doubt(both) if verdict == CONFIRMED else None
+    doubt = None if verdict == REFUTED else _doubt(both)
     if doubt is not None:
         claim = dataclasses.replace(claim, verdict=UNDECIDED, reason=f"{claim.key}: {doubt}")
     return ClosedFormRow.of(curve.label, "curve", where, claim)
@@ -201,10 +216,10 @@ def _doubt(both: Beside) -> str | None:
             f"met, but the curve does not move at the times of the run, {span}; a longer run would "
             "decide (or constant=True, if that is what it claims)"
         )
-    if both.jump > _JUMP * moves:
+    if both.unseen.size:
         return (
             f"met at {both.t.size} recorded times in {span}, between two of which the curve moves "
-            f"by {both.jump / moves:.2g} of its way; times to record (save=) would decide"
+            f"by {np.max(both.steps):.2g} of its way; times to record (save=) would decide"
         )
     return None
 
@@ -227,9 +242,9 @@ def number_row(run: Trajectory, number: Number) -> ClosedFormRow:
         ) from None
     size = abs(number.predicted) if number.size is None else number.size
     allowed = Allowed(
-        number.tolerance, number.derivation or "rounding", _remedy(number),
+        float(number.tolerance), number.derivation or "rounding", _remedy(number),
         floor=_ROUNDINGS * abs(float(number.predicted)) if bar else 0.0, what="the tolerance",
     )  # fmt: skip
     sharp = number.resolves * float(size)
-    claim = judged(number.label, number.predicted, value, bar, allowed, sharp, number.unit)
+    claim = judged(number.label, float(number.predicted), value, bar, allowed, sharp, number.unit)
     return ClosedFormRow.of(number.label, "number", "", claim)
