@@ -36,6 +36,12 @@ class Coordinates(eqx.Module):
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         """d(state)/dt under the force −∂L/∂weight and the decay rate λ(t)."""
 
+    def descended(
+        self, state: State, force: Weight, decay: Float[Array, ""], rate: Float[Array, ""]
+    ) -> State:
+        """State after a step of gradient descent; by default of factors held as they are."""
+        return state + rate * self.velocity(state, force, decay)
+
     @abc.abstractmethod
     def record(self, state: State) -> dict[str, Array]:
         """What a trajectory stores of `state`; enough for `at` and `Parameter.moved`."""

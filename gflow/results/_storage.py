@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 from .._arguments import file_path
 from ..parameters._base import Constant, is_parameter, known_times, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
+from ..training._memory import Training
 from ._fingerprint import Fingerprint, start_factors
 from ._stages import MeasuredStage
 
@@ -154,6 +155,11 @@ def save(trajectory: Any, path: str | Path) -> None:
         "fingerprint": trajectory.fingerprint.to_dict(),
         "stages": [_stage_numbers(s) for s in stages],
     }
+    if trajectory.training is not None:
+        written["training"] = trajectory.training.numbers()
+        for i, array in enumerate(trajectory.training.arrays):
+            dims = [f"training{i}.axis{k}" for k in range(array.ndim)]
+            dataset[f"training{i}"] = xr.Variable(dims, array)
     dataset.attrs |= {key: _json(value) for key, value in written.items()}
     dataset.attrs["gflow_format"] = FORMAT
     names = {n: _written(n) for n in [*dataset.variables, *dataset.dims] if _written(n) != n}
@@ -230,6 +236,7 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
         "error": {n: data[f"error.{n}"].values for n in ["loss", *names] if f"error.{n}" in data},
         "leaves": records("state"),
         "statistics": attrs["statistics"],
+        "training": _training(data),
         "refined": refined,
         "like": like,
         "kept": {
@@ -239,6 +246,15 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
             "stages": [_stage(data, i, x, like) for i, x in enumerate(attrs["stages"])],
         },
     }
+
+
+def _training(data: Any) -> Training | None:
+    if "training" not in data.attrs:
+        return None
+    numbers, arrays = json.loads(data.attrs["training"]), []
+    while f"training{len(arrays)}" in data:
+        arrays.append(data[f"training{len(arrays)}"].values)
+    return Training(arrays=arrays, **numbers)
 
 
 def _opened(path: Path):

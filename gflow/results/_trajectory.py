@@ -19,6 +19,7 @@ from ..integrate._bars import error_bar
 from ..integrate._round import resolve
 from ..parameters._base import Small, Trainable, is_parameter, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
+from ..training._memory import Training
 from . import _storage as storage
 from ._fingerprint import Fingerprint, fingerprint
 from ._lazy import Lazy
@@ -134,6 +135,8 @@ class Trajectory:
     resolver: Resolver | None = dataclasses.field(default=None, repr=False)
     #: What a run without its flow was saved with: stages, settings, fingerprint.
     kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    #: Of discrete steps: what a run needs that goes on from here (`descend(..., resume=)`).
+    training: Training | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def from_records(

@@ -1,20 +1,9 @@
 """Coordinates in which a gradient step is exact: s⁺ = (1 − ηλ + ηg)s, d⁺ = (1 − ηλ − ηg)d."""
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from ..coordinates._base import (
-    Coordinates,
-    FactorCoordinates,
-    RawCoordinates,
-    State,
-    Weight,
-    product_descent,
-)
-from ..flow._flow import Flow
-from ..parameters._base import trained_leaves
-from ..parameters._hadamard import Hadamard
+from ..coordinates._base import Coordinates, State, Weight, product_descent
 
 
 class SignedLogs(Coordinates):
@@ -51,8 +40,8 @@ class SignedLogs(Coordinates):
         """State after s⁺ = (1 − ηλ + ηg)s, d⁺ = (1 − ηλ − ηg)d."""
         log_s, log_d, sign_s, sign_d, lost_s, lost_d = self._parts(state)
         for_s, for_d = rate * (force - decay), -rate * (force + decay)
-        log_s, lost_s = _compensated(log_s, lost_s, _log_abs1p(for_s))
-        log_d, lost_d = _compensated(log_d, lost_d, _log_abs1p(for_d))
+        log_s, lost_s = compensated(log_s, lost_s, _log_abs1p(for_s))
+        log_d, lost_d = compensated(log_d, lost_d, _log_abs1p(for_d))
         sign_s, sign_d = sign_s * jnp.sign(1.0 + for_s), sign_d * jnp.sign(1.0 + for_d)
         return jnp.stack([log_s, log_d, sign_s, sign_d, lost_s, lost_d]).ravel()
 
@@ -83,26 +72,9 @@ def _log_abs1p(x: Array) -> Array:
     return jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), jnp.log(jnp.abs(1.0 + x)))
 
 
-def _compensated(total: Array, lost: Array, change: Array) -> tuple[Array, Array]:
+def compensated(total: Array, lost: Array, change: Array) -> tuple[Array, Array]:
     """total + change and what rounding lost (Kahan): at log α = −1e6 one ulp is 1e-10."""
     change = change - lost
     new = total + change
     lost = jnp.where(jnp.isfinite(new), (new - total) - change, 0.0)
     return new, lost
-
-
-def discrete(flow: Flow, model: PyTree) -> Flow:
-    """`flow` with coordinates in which a gradient step is exact."""
-    leaves = trained_leaves(model)
-    coordinates = []
-    for name, c in zip(flow.names, flow.coordinates, strict=True):
-        leaf = leaves[name]
-        if isinstance(leaf, Hadamard):
-            c = SignedLogs(leaf.log_s, leaf.log_d, leaf.sign_s, leaf.sign_d)
-        elif not isinstance(c, RawCoordinates | FactorCoordinates):
-            raise ValueError(
-                f"Leaf {name!r} is a {type(leaf).__name__}: its coordinates have no discrete "
-                "step. Train gflow.to_factors(model)."
-            )
-        coordinates.append(c)
-    return eqx.tree_at(lambda f: f.coordinates, flow, tuple(coordinates))

@@ -229,16 +229,21 @@ def by_hand(model, objective, optimizer, steps):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optax.sgd(0.03), optax.adamw(1e-3, weight_decay=0.1)],
-    ids=["sgd", "adamw"],
+    [
+        optax.sgd(0.03),
+        optax.sgd(0.03, momentum=0.9),
+        optax.adam(1e-3),
+        optax.adamw(optax.cosine_decay_schedule(1e-3, 500), weight_decay=0.1),
+    ],
+    ids=["sgd", "momentum", "adam", "adamw"],
 )
 def test_optax_route_is_the_loop_written_by_hand_bit_for_bit(optimizer):
     model = mixed()
     traj = gflow.descend(model, HALF_SUM, optimizer=optimizer, steps=500)
     expected = by_hand(gflow.to_factors(model), HALF_SUM, optimizer, 500)
-    assert eqx.tree_equal(traj.final, expected)
+    trained = (eqx.filter(x, eqx.is_inexact_array) for x in (traj.final, expected))
+    assert eqx.tree_equal(*trained)
     assert traj.loss[-1] < 0.5 * traj.loss[0]
-    np.testing.assert_array_equal(traj.t, np.arange(501))
 
 
 def test_sgd_of_optax_is_gradient_descent():
@@ -250,21 +255,6 @@ def test_sgd_of_optax_is_gradient_descent():
     np.testing.assert_allclose(
         factors.observables["weight"], logs.observables["weight"], rtol=0, atol=1e-11
     )
-
-
-def test_time_of_an_optimizer_is_the_sum_of_its_learning_rates_where_known():
-    schedule = optax.exponential_decay(0.1, 50, 0.5)
-    known = optax.inject_hyperparams(optax.adam)(learning_rate=schedule)
-    traj = gflow.descend(small(), HALF_SUM, optimizer=known, steps=200)
-    rates = 0.1 * 0.5 ** (np.arange(200) / 50)
-    # Optax keeps the schedule in float32.
-    np.testing.assert_allclose(traj.t, np.cumsum([0.0, *rates]), rtol=1e-6)
-    np.testing.assert_allclose(traj.tau, traj.t / 10.0)
-
-    unknown = gflow.descend(small(), HALF_SUM, optimizer=optax.adam(schedule), steps=200)
-    with pytest.raises(ValueError, match=r"counts steps.*inject_hyperparams"):
-        _ = unknown.tau
-    np.testing.assert_array_equal(unknown.loss, traj.loss)
 
 
 def test_minibatches_reach_the_optimizer():
@@ -310,7 +300,7 @@ def test_method_names_what_ran():
         "and raw coordinates"
     )
     traj = gflow.descend(model, HALF_SUM, optimizer=optax.sgd(0.01), **kwargs)
-    assert traj.method == "Optax optimizer, minibatches of 1, on plain factors"
+    assert traj.method == "Optax sgd, minibatches of 1, learning rate 0.01, on plain factors"
 
 
 @pytest.mark.parametrize(("steps", "records"), [(1, 2), (2000, 2001), (4001, 1335)])
@@ -417,7 +407,6 @@ EQUAL_SIZES = DiagonalLinear(gflow.Hadamard(jnp.ones(4), jnp.ones(4)))
     ("kwargs", "message"),
     [
         (dict(), "learning_rate=η .* or optimizer=.*neither"),
-        (dict(learning_rate=0.1, optimizer=optax.sgd(0.1)), "got both"),
         (dict(learning_rate=0.0), "learning_rate = 0.0 must be a finite number above 0"),
         (dict(learning_rate=-1), "learning_rate = -1 must be"),
         (dict(learning_rate=math.nan), "learning_rate = nan must be"),

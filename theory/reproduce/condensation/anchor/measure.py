@@ -49,6 +49,8 @@ DASHES = dict(value="-", inner=(0, (6, 1.5)), outer=(0, (2, 1)), query="-", key=
 KEPT, OTHER = SCALES
 #: The rank of a matrix has begun to fall when its effective rank is below this share of the start.
 ONSET = 0.9
+#: Steps between records.
+EVERY = 10
 
 
 class OneLayer(eqx.Module):
@@ -131,22 +133,23 @@ def trained(scale: float, steps: int, seeds: int) -> list[Course]:
         model = OneLayer(task.vocabulary, task.length, scale=scale, key=for_model)
         run = gflow.descend(
             model, task.objective, optimizer=rule, steps=steps, batch=BATCH, key=for_batches,
-            save_every=10,
+            save_every=EVERY,
         )  # fmt: skip
         found.append(course(run))
     return found
 
 
 def course(run: gflow.Trajectory) -> Course:
-    """What the figures show of a run; its time counts steps."""
+    """What the figures show of a run, against its steps."""
     weights = {n: run.observables[n] for n in MATRICES}
+    steps = EVERY * np.arange(len(run.loss))
     return Course(
-        run.t,
+        steps,
         run.loss,
         weights,
         {n: measures.effective_rank(w) for n, w in weights.items()},
         {n: np.linalg.norm(w, axis=(1, 2)) for n, w in weights.items()},
-        {n: measures.relative_change(w, run.t) for n, w in weights.items()},
+        {n: measures.relative_change(w, steps) for n, w in weights.items()},
     )
 
 
