@@ -5,6 +5,9 @@ from ._arguments import (
     instance as instance,
     number as number,
 )
+from ._simulate import (
+    elapsed_time as elapsed_time,
+)
 from ._simulate_batch import (
     member as member,
     stacked as stacked,
@@ -48,6 +51,7 @@ from .kinks._treatments import (
 )
 from .parameters._base import (
     Constant as Constant,
+    leaf_name as leaf_name,
     trained_leaves as trained_leaves,
 )
 from .parameters._factored import (

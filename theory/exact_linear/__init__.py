@@ -25,6 +25,9 @@ from ._modes import (
     mode_strength as mode_strength,
     mode_time as mode_time,
 )
+from ._predict import (
+    predict as predict,
+)
 from ._starts import (
     aligned_start as aligned_start,
     balanced_start as balanced_start,
