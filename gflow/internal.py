@@ -89,6 +89,3 @@ from .results._storage import (
 from .results._trajectory import (
     log_alpha_of as log_alpha_of,
 )
-from .tasks._text import (
-    windows as windows,
-)

@@ -100,6 +100,36 @@ def test_members_are_trained_as_if_alone():
     assert np.max(np.abs(embedding[0] - embedding[1])) < np.max(np.abs(query[0] - query[1]))
 
 
+def test_the_text_is_trained_on_windows_of_its_seed():
+    """`_trained` against the loop written out, on the windows that its keys draw."""
+    rng = np.random.default_rng(1)
+    source = tasks.Text(rng.integers(0, 4, 300), rng.integers(0, 4, 100), "abcd")
+    length, steps, seed = decay_text.LENGTH, 3, 5
+    sizes = dict(vocabulary=4, length=length, d=4, heads=1, head_width=2, hidden=4, layers=1)
+    start = decay_text.stack(2, 0, **sizes)
+    rule = decay_text.adam({}, {"attention": np.array([0.0, 0.5])})
+    end, loss = decay_text._trained(start, rule, source, seed, steps)
+    characters = jnp.asarray(source.training)
+
+    @jax.jit
+    def step(model, memory, key):
+        first = jax.random.randint(key, (decay_text.BATCH,), 0, len(characters) - length)
+        index = first[:, None] + jnp.arange(length)[None]
+        batch = decay_text.Members(characters[index], characters[index + 1])
+        updates, memory = rule.update(jax.grad(batch)(model), memory, model)
+        return eqx.apply_updates(model, updates), memory
+
+    with jax.numpy_dtype_promotion("standard"):
+        model, memory = start, rule.init(start)
+        for key in jax.random.split(jax.random.key(seed), steps):
+            model, memory = step(model, memory, key)
+    for a, b in zip(jax.tree.leaves(end), jax.tree.leaves(model), strict=True):
+        # float32, whose roundings Adam divides by small gradients
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    assert loss.shape == (2,)
+    assert loss[0] != loss[1]
+
+
 def test_per_head_by_hand():
     sizes = dict(vocabulary=6, length=5, d=4, heads=2, head_width=2, hidden=4, layers=1)
     model = decay_text.stack(2, 0, **sizes)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 from scipy.stats import t as student_t
 
+import gflow
 from gflow import models, tasks
-from gflow.internal import windows
 from gflow.objectives import CrossEntropy
 from gflow.plot import COLOURS
 
@@ -140,28 +140,22 @@ def sign_row(report: Report, key: str, label: str, change: float) -> None:
                text=f"{label}: sign of the change of the mean rank")  # fmt: skip
 
 
-@eqx.filter_jit
 def _trained(
-    start: PyTree,
-    rule: optax.GradientTransformation,
-    characters: Int[Array, " n"],
-    key: PRNGKeyArray,
-    steps: int,
-) -> PyTree:
-    """Train on fresh random windows of the text in every step."""
+    start: PyTree, rule: optax.GradientTransformation, source: tasks.Text, seed: int, steps: int
+) -> tuple[PyTree, np.ndarray]:
+    """Train on fresh random windows of the text in every step; the held-out loss of each member."""
+    held_out = source.windows(LENGTH, count=256, key=jax.random.key(99), held_out=True)
+    keys = jax.random.split(jax.random.key(seed), steps)
 
-    def step(carry, key):
-        model, memory = carry
-        places = jax.random.randint(key, (BATCH,), 0, characters.shape[0] - LENGTH)
-        batch = windows(characters, places, LENGTH)
-        gradient = jax.grad(lambda m: Members(batch.inputs, batch.labels)(m))(model)
-        with jax.numpy_dtype_promotion("standard"):  # which Optax is written for
-            updates, memory = rule.update(gradient, memory, model)
-        return (eqx.apply_updates(model, updates), memory), None
+    def sampler(objective, key, step):
+        batch = source.windows(LENGTH, count=BATCH, key=keys[step])
+        return Members(batch.inputs, batch.labels)
 
-    with jax.numpy_dtype_promotion("standard"):
-        memory = rule.init(start)
-    return jax.lax.scan(step, (start, memory), jax.random.split(key, steps))[0][0]
+    run = gflow.descend(
+        start, Members(held_out.inputs, held_out.labels), optimizer=rule, steps=steps,
+        batch=sampler, key=jax.random.key(seed), save_every=steps, allow_float32=True,
+    )  # fmt: skip
+    return run.final, np.asarray(eqx.filter_jit(eqx.filter_vmap(held_out))(run.final), float)
 
 
 def text(report: Report) -> None:
@@ -177,13 +171,11 @@ def text(report: Report) -> None:
     rule = adam({}, rates)
     many = 1 + 2 * len(sweep)
     report.settings.update(text_steps=steps, text_seeds=seeds, text="pydoc_data.topics")
-    held_out = source.windows(LENGTH, count=256, key=jax.random.key(99), held_out=True)
     runs = []
     for seed in range(seeds):
         start = stack(many, seed, vocabulary=source.vocabulary, length=LENGTH)
-        end = _trained(start, rule, jnp.asarray(source.training), jax.random.key(seed), steps)
-        runs.append(per_head(end, start))
-        runs[-1]["loss"] = np.asarray(eqx.filter_jit(eqx.filter_vmap(held_out))(end), float)
+        end, loss = _trained(start, rule, source, seed, steps)
+        runs.append(per_head(end, start) | {"loss": loss})
     table = collected(runs)
     groups = {
         "attention": np.arange(1 + len(sweep)),
