@@ -4,6 +4,7 @@ from . import (
     internal as internal,
     models as models,
     objectives as objectives,
+    observables as observables,
     plot as plot,
     solvers as solvers,
     tasks as tasks,

@@ -11,7 +11,6 @@ import diffrax
 import numpy as np
 from jaxtyping import PyTree
 
-from .coordinates._base import RawCoordinates
 from .flow._flow import Flow, Objective, build_flow
 from .integrate._choose import check_rtol
 from .integrate._clock import Clocked
@@ -181,11 +180,7 @@ def _largest(log_norm: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _check_sizes(flow: Flow) -> None:
-    raw = {
-        name: c
-        for name, c in zip(flow.names, flow.coordinates, strict=True)
-        if isinstance(c, RawCoordinates)
-    }
+    raw = {name: c for name, c in zip(flow.names, flow.coordinates, strict=True) if c.plain}
     if not raw:
         raise ValueError(
             f"None of the leaves {', '.join(flow.names)} is a plain weight, whose norm could set "
@@ -193,7 +188,7 @@ def _check_sizes(flow: Flow) -> None:
             "of two factors gflow.simulate needs no escape."
         )
     for name, c in raw.items():
-        if not np.any(np.asarray(c.initial)):
+        if not np.any(np.asarray(c.start())):
             raise ValueError(
                 f"Leaf {name!r} is zero: it has no direction, which polar coordinates need. Start "
                 "it at a small random value, or use gflow.simulate."

@@ -24,7 +24,6 @@ from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
 from .parameters._base import known_times, trained_leaves
 from .parameters._elapsed import agreed
-from .results._observables import leaves_its_branch
 from .results._risen import first_risen
 from .results._trajectory import Resolver, Trajectory, log_alpha_of
 
@@ -156,7 +155,7 @@ def trajectory_of(
     """The trajectory of member `i`, which started as `model`."""
     times, records, refined = run.member(i)
     status, flow = run.ended(i), run.flow(i)
-    kept = min(leaves_its_branch(leaf) for leaf in records["leaves"].values())
+    kept = min(x.chart.steps_on_branch(x) for x in records["leaves"].values())
     lost = first_lost(flow, times, records, run.rtol)
     if lost is not None:
         kept = min(kept, lost + 1)

@@ -15,9 +15,9 @@ from ._simulate_batch import (
 from .coordinates._gauge import (
     clearing as clearing,
     column_velocity as column_velocity,
-    moved as moved,
-    orthogonal as orthogonal,
+    pulled as pulled,
 )
+from .coordinates._jacobi import orthogonal as orthogonal
 from .flow._flow import (
     Decay as Decay,
     Flow as Flow,
@@ -74,11 +74,6 @@ from .results._labels import (
     Coordinate as Coordinate,
     coordinate_label as coordinate_label,
     switch_label as switch_label,
-)
-from .results._observables import (
-    is_matrix as is_matrix,
-    log_modes as log_modes,
-    modes as modes,
 )
 from .results._stages import (
     active_weights as active_weights,

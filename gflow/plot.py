@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .results._observables import above_sqrt_alpha, is_matrix, log_abs_weight, log_modes
+from .results._observables import above_sqrt_alpha
 
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -95,10 +95,7 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
         columns = values.reshape(len(x), -1).T
         return np.stack([np.interp(grid, x, column) for column in columns], axis=-1)
 
-    if is_matrix(record):
-        logs = between(log_modes(record))
-    else:
-        logs = log_abs_weight({k: between(record[k]) for k in ("log_s", "log_d")})
+    logs = record.chart.interpolated(record, between)
     return grid, above_sqrt_alpha(logs, trajectory.log_alpha)
 
 
@@ -114,7 +111,7 @@ def ranks(trajectory, leaf: str, ax=None, **style):
     ax.step(x, counts, where="post", **{"color": COLOURS[0], "lw": 1.5, **style})
     counted = (
         r"singular values $s_i > \sqrt{\alpha}$"
-        if is_matrix(trajectory.leaves[leaf])
+        if trajectory.leaves[leaf].spectral
         else r"entries $|\theta_i| > \sqrt{\alpha}$"
     )
     ax.set(xlabel=label, ylabel=f"number of {counted}")

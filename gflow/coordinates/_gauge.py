@@ -1,24 +1,27 @@
 """Coordinates for W = A Bᵀ in which no column ever sinks below the rounding of another."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._base import FlowCoordinates, State, Weight, felt, growth_horizon
-
-#: Cosine of two columns beyond which they are made orthogonal at the end of a step.
-OVERLAP = 0.2
+from ._base import Coordinates, State, Weight
+from ._branch import steps_on_branch
+from ._dormant import felt, growth_horizon
+from ._jacobi import EMPTY, OVERLAP, orthogonal, rotated
+from ._product import balances
+from ._record import LeafRecord
+from ._spectra import log_singular
+from ._view import View
 
 #: Multiplications up to which a loop over a matrix product costs less than a call for it.
 SMALL = 1024
 
-#: Log-size of a column that is zero.
-EMPTY = -1e12
 
-
-class GaugeCoordinates(FlowCoordinates):
+class GaugeCoordinates(Coordinates):
     r"""Directions x_j and log-sizes ℓ_j of the columns z_j = e^{ℓ_j} x_j of Z = [A; B].
 
     The flow of any loss of W = A Bᵀ acts on the columns, Z' = H(W) Z with the symmetric
@@ -38,6 +41,11 @@ class GaugeCoordinates(FlowCoordinates):
 
     Leading axes are heads, each with a gauge of its own.
     """
+
+    logarithmic: ClassVar[bool] = True
+    turning: ClassVar[bool] = True
+    spectral: ClassVar[bool] = True
+    product: ClassVar[bool] = True
 
     direction: Float[Array, "... rows r"]
     log_size: Float[Array, "... r"]
@@ -78,7 +86,7 @@ class GaugeCoordinates(FlowCoordinates):
 
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         x, log_size = self._columns(state)
-        turn, growth = column_velocity(x, moved(x, force, self.split), clearing(log_size))
+        turn, growth = column_velocity(x, pulled(x, force, self.split), clearing(log_size))
         there = log_size > 0.5 * EMPTY  # what is zero stays zero, wherever it points
         turn = jnp.where(there[..., None, :], turn, 0.0)
         return jnp.concatenate([turn.ravel(), jnp.where(there, growth - decay, 0.0).ravel()])
@@ -106,7 +114,7 @@ class GaugeCoordinates(FlowCoordinates):
         cut = self.direction.size
         return growth_horizon(state[cut:], velocity[cut:], atol[cut:])
 
-    def at(self, record: dict[str, Array]) -> "GaugeCoordinates":
+    def at(self, record: LeafRecord) -> "GaugeCoordinates":
         new = tuple(record[k] for k in ("direction", "log_size", "rotations"))
         return GaugeCoordinates(*new, self.split)
 
@@ -114,7 +122,7 @@ class GaugeCoordinates(FlowCoordinates):
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
     ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         x, log_size = self._columns(state)
-        hx = moved(x, force, self.split)
+        hx = pulled(x, force, self.split)
         # a dormant column turns until it grows, at a rate of up to |Hx| − λ
         growth = jnp.sqrt(jnp.sum(hx**2, axis=-2)) - decay
         growth = jnp.where(log_size > 0.5 * EMPTY, growth, 0.0)
@@ -123,7 +131,7 @@ class GaugeCoordinates(FlowCoordinates):
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         x, log_size = self._columns(state)
         z = x * jnp.exp(log_size)[..., None, :]
-        return jnp.sum((moved(z, force, self.split) - decay * z) ** 2)
+        return jnp.sum((pulled(z, force, self.split) - decay * z) ** 2)
 
     def record(self, state: State) -> dict[str, Array]:
         direction, log_size = self._columns(state)
@@ -156,6 +164,24 @@ class GaugeCoordinates(FlowCoordinates):
         alike = pair & (cosine > 1.0 - 1e-12) & ~jnp.eye(len(top), dtype=bool)
         return ~jnp.any(alike)
 
+    def view(self, state: State) -> View:
+        x, log_size = self._columns(state)
+        z = x * jnp.exp(log_size)[..., None, :]
+        factors = z[..., : self.split, :], z[..., self.split :, :].swapaxes(-1, -2)
+        return View(self.value(state), factors, balances(factors)[0], True)
+
+    @classmethod
+    def log_modes(cls, record: LeafRecord) -> Float[np.ndarray, "... modes"]:
+        return log_singular(record)
+
+    @classmethod
+    def count_modes(cls, record: LeafRecord, most: int) -> int:
+        return min(most, record["log_size"].shape[-1])
+
+    @classmethod
+    def steps_on_branch(cls, record: LeafRecord) -> int:
+        return steps_on_branch(record)
+
 
 def product(a: Float[Array, "... i j"], b: Float[Array, "... j k"]) -> Float[Array, "... i k"]:
     """a @ b; of small matrices as a sum of products, which XLA fuses with what is around it."""
@@ -164,7 +190,7 @@ def product(a: Float[Array, "... i j"], b: Float[Array, "... j k"]) -> Float[Arr
     return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
 
 
-def moved(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Array, "... rows r"]:
+def pulled(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Array, "... rows r"]:
     """Hx of every column, without decay."""
     up = product(force, x[..., split:, :])
     down = product(force.swapaxes(-1, -2), x[..., :split, :])
@@ -218,72 +244,6 @@ def _parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Ar
     return x, log_size, turn.astype(jnp.int32)
 
 
-def rotated(
-    x: Float[Array, "rows r"],
-    log_size: Float[Array, " r"],
-    i: Int[Array, " pairs"],
-    j: Int[Array, " pairs"],
-) -> tuple[Array, Array]:
-    """Columns i and j of x·e^{log_size} after Jacobi's rotation: orthogonal, of length one.
-
-    With t the tangent of the angle and ρ ≤ 1 the smaller over the larger column, the smaller
-    takes on −t/ρ of the larger; both t and t/ρ are computed without cancellation, so that a
-    column of any size keeps its relative accuracy. The pairs are disjoint.
-    """
-    swap = log_size[j] > log_size[i]
-    i, j = jnp.where(swap, j, i), jnp.where(swap, i, j)
-    (big, log_big), (small, log_small) = (_unit(x[:, k], log_size[k]) for k in (i, j))
-    overlap = jnp.sum(big * small, axis=0)
-    ratio = jnp.exp(jnp.minimum(log_small - log_big, 0.0))
-    gap = 0.5 * (1.0 - ratio) * (1.0 + ratio)  # ρ sinh r
-    bottom = gap + jnp.sqrt((ratio * overlap) ** 2 + gap**2)
-    over = jnp.where(bottom > 0.0, overlap / jnp.where(bottom > 0.0, bottom, 1.0), 0.0)  # t/ρ
-    cosine = 1.0 / jnp.sqrt(1.0 + (ratio * over) ** 2)
-    larger = cosine[None] * (big + (ratio**2 * over)[None] * small)
-    rest = cosine[None] * (small - over[None] * big)
-    larger, log_big = _unit(larger, log_big)
-    # nothing left: the columns were parallel, and there is one less of them
-    empty = jnp.sum(rest**2, axis=0) < (64 * jnp.finfo(x.dtype).eps) ** 2
-    rest, log_small = _unit(jnp.where(empty[None], small, rest), log_small)
-    x = x.at[:, i].set(larger).at[:, j].set(rest)
-    log_size = log_size.at[i].set(log_big)
-    return x, log_size.at[j].set(jnp.where(empty, EMPTY, log_small))
-
-
-def _unit(x: Float[Array, "rows k"], log_size: Float[Array, " k"]) -> tuple[Array, Array]:
-    norm = jnp.sqrt(jnp.sum(x**2, axis=0))
-    there = norm > 0.0
-    norm = jnp.where(there, norm, 1.0)
-    anything = 1.0 / x.shape[0] ** 0.5
-    x = jnp.where(there[None], x / norm[None], anything)
-    return x, jnp.where(there, log_size + jnp.log(norm), EMPTY)
-
-
-def orthogonal(
-    x: Float[Array, "rows r"], log_size: Float[Array, " r"], sweeps: int = 12
-) -> tuple[Array, Array]:
-    """All columns made orthogonal and of length one, by sweeps of Jacobi's rotations."""
-    rounds = _tournament(x.shape[1])
-    now = _unit(x, log_size)
-    if not len(rounds):
-        return now
-
-    def play(k, now):
-        i, j = rounds[k]
-        return rotated(*now, i, j)
-
-    def sweep(carry):
-        count, now, _ = carry
-        now = jax.lax.fori_loop(0, len(rounds), play, now)
-        return count + 1, now, _overlaps(*now)
-
-    def unfinished(carry):
-        return (carry[0] < sweeps) & (carry[2] > 8.0 * jnp.finfo(x.dtype).eps)
-
-    # a first sweep in any case: the last one before rounding, and what is parallel, are its work
-    return jax.lax.while_loop(unfinished, sweep, sweep((0, now, 1.0)))[1]
-
-
 def completed(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, "rows r"]:
     """Directions with those of columns that are zero made orthogonal to all others.
 
@@ -300,22 +260,3 @@ def completed(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[
         return jnp.where(there[None], x, outside[:, place])
 
     return jax.lax.cond(jnp.all(there), lambda: x, complement)
-
-
-def _overlaps(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[Array, ""]:
-    """The largest cosine of two columns that are there."""
-    there = log_size > 0.5 * EMPTY
-    x = jnp.where(there[None, :], x, 0.0)
-    return jnp.max(jnp.abs(jnp.matmul(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype)))
-
-
-def _tournament(r: int) -> Int[Array, "rounds two pairs"]:
-    """Rounds of disjoint pairs of r columns in which every two of them meet once."""
-    players, rounds = list(range(r + r % 2)), []
-    for _ in range(len(players) - 1):
-        half = len(players) // 2
-        pairs = list(zip(players[:half], reversed(players[half:]), strict=True))
-        rounds.append([p for p in pairs if max(p) < r])
-        players = [players[0], players[-1], *players[1:-1]]
-    pairs = np.array(rounds, np.int32).reshape(len(rounds), -1, 2)
-    return jnp.asarray(pairs.swapaxes(1, 2) if r > 1 else np.zeros((0, 2, 0), np.int32))

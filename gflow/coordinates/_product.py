@@ -1,7 +1,8 @@
 """Coordinates of a chain of matrices as they are, with a guard against lost modes."""
 
+import itertools
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,22 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._base import FixedFrame, State, Weight, raw_tolerance
+from ._base import Coordinates, State, Weight
+from ._record import LeafRecord
+from ._view import View
 
 
-class ChainCoordinates(FixedFrame):
+class ChainCoordinates(Coordinates):
     """The factors of W = W_1 W_2 ⋯ themselves: W_k' = (W_1⋯W_{k−1})ᵀ G (W_{k+1}⋯)ᵀ − λW_k.
 
     A mode of a factor that has sunk below the rounding of its largest is noise from then
     on: `resolved` counts them against the start.
     """
 
+    spectral: ClassVar[bool] = True
+    product: ClassVar[bool] = True
+
     initial: tuple[Float[Array, "..."], ...]
     resolved_modes: tuple[Int[Array, "..."], ...]
 
+    #: Whether the one balance of two factors is what they conserve, not a tuple of one.
+    pair: bool = eqx.field(static=True, default=False)
+
     @classmethod
-    def at_factors(cls, factors: tuple[Array, ...]) -> "ChainCoordinates":
-        return cls(factors, tuple(map(_modes, factors)))
+    def at_factors(cls, factors: tuple[Array, ...], pair: bool = False) -> "ChainCoordinates":
+        return cls(factors, tuple(map(_modes, factors)), pair)
 
     @property
     def size(self) -> int:
@@ -46,19 +55,18 @@ class ChainCoordinates(FixedFrame):
         (pulled,) = jax.vjp(chained, factors)[1](force)
         return jnp.concatenate([x.ravel() for x in pulled]) - decay * state
 
-    def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
-        return raw_tolerance(self.start(), rtol)
-
-    def at(self, record: dict[str, Array]) -> "ChainCoordinates":
+    def at(self, record: LeafRecord) -> "ChainCoordinates":
         factors = tuple(record[f"factor_{i}"] for i in range(len(self.initial)))
         return eqx.tree_at(lambda c: c.initial, self, factors)
-
-    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.sum(self.velocity(state, force, decay) ** 2)
 
     def record(self, state: State) -> dict[str, Array]:
         factors = self._factors(state)
         return {"value": chained(factors)} | {f"factor_{i}": x for i, x in enumerate(factors)}
+
+    def view(self, state: State) -> View:
+        factors = self._factors(state)
+        found = balances(factors)
+        return View(chained(factors), factors, found[0] if self.pair else found, True)
 
     def resolved(self, state: State) -> Array:
         now = zip(map(_modes, self._factors(state)), self.resolved_modes, strict=True)
@@ -67,6 +75,15 @@ class ChainCoordinates(FixedFrame):
 
 def chained(factors: Any) -> Array:
     return reduce(jnp.matmul, factors)
+
+
+def balances(factors: tuple[Array, ...]) -> tuple[Array, ...]:
+    """aᵀa − bbᵀ for every pair of neighbours a, b."""
+
+    def balance(a: Array, b: Array) -> Array:
+        return jnp.matmul(a.swapaxes(-1, -2), a) - jnp.matmul(b, b.swapaxes(-1, -2))
+
+    return tuple(balance(a, b) for a, b in itertools.pairwise(factors))
 
 
 #: Roundings of the largest singular value that a mode must exceed to keep some five digits.

@@ -2,14 +2,14 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._gauge import orthogonal
+from ._jacobi import orthogonal
+from ._record import LeafRecord
 
 #: Matrices treated in one compiled call.
 _BLOCK = 256
@@ -44,7 +44,7 @@ def log_spectra(
     )
 
 
-def log_singular(record: dict[str, Any]) -> Float[np.ndarray, "... modes"]:
+def log_singular(record: LeafRecord) -> Float[np.ndarray, "... modes"]:
     """Of recorded columns, `direction` (..., m + n, r) and `log_size` (..., r), of W (..., m, n).
 
     It is not part of the record of a step, as it costs more than the step.

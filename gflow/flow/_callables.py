@@ -5,12 +5,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..parameters._base import Parameter, Trainable, is_parameter, is_trained, trained_leaves
+from ..parameters._base import Parameter, is_parameter, is_trained, trained_leaves
 from ..programs._closure import Traced, traced
 
 
@@ -48,16 +49,27 @@ class Skeleton:
         """And the arrays that stay."""
         leaves, treedef = jax.tree.flatten(model, is_leaf=is_parameter)
         slots = tuple(i for i, leaf in enumerate(leaves) if is_trained(leaf))
-        wrapped = tuple(isinstance(leaves[i], Trainable) for i in slots)
+        wrapped = tuple(isinstance(leaves[i], Parameter) for i in slots)
         arrays, rest = arrays_of([None if is_trained(x) else x for x in leaves])
         tree = jax.tree.unflatten(treedef, [_Hole for _ in leaves])
         return cls(tuple(trained_leaves(model)), tree, slots, wrapped, rest), arrays
 
     def model(self, others: list[Array], weights: Mapping[str, Array]) -> PyTree:
         """The user's model with `weights` (leaf name → array) in place of its leaves."""
+        wrapped = dict(zip(self.names, self.wrapped, strict=True))
+        seen = {n: _Effective(weights[n]) if wrap else weights[n] for n, wrap in wrapped.items()}
+        return self.with_leaves(others, seen)
+
+    def observed(self, others: list[Array], views: Mapping[str, Any]) -> PyTree:
+        """The user's model with what observables see in place of its leaves."""
+        wrapped = dict(zip(self.names, self.wrapped, strict=True))
+        seen = {n: views[n] if wrap else views[n].value for n, wrap in wrapped.items()}
+        return self.with_leaves(others, seen)
+
+    def with_leaves(self, others: list[Array], seen: Mapping[str, Any]) -> PyTree:
         leaves: list[Any] = with_arrays(self.rest, others)
-        for name, slot, wrap in zip(self.names, self.slots, self.wrapped, strict=True):
-            leaves[slot] = _Effective(weights[name]) if wrap else weights[name]
+        for name, slot in zip(self.names, self.slots, strict=True):
+            leaves[slot] = seen[name]
         return jax.tree.unflatten(jax.tree.structure(self.tree), leaves)
 
 
@@ -84,7 +96,11 @@ def is_array(x: Any) -> bool:
 
 def row_of(tree: PyTree) -> PyTree:
     """Shapes and dtypes of one member of a batch."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
+
+    def row(x):
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if hasattr(x, "dtype") else x
+
+    return jax.tree.map(row, tree)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,15 +178,17 @@ def checked_observables(observables: Any) -> dict[str, Callable]:
 
 
 def traced_observable(
-    function: Callable, name: str, skeleton: Skeleton, others: Any, weights: Any
+    function: Callable, name: str, skeleton: Skeleton, others: Any, views: Any
 ) -> Traced:
-    """A program of the arrays that stay and the weights, shaped like these."""
+    """A program of the arrays that stay and the views of leaves, shaped like these."""
     what = f"observables[{name!r}]"
 
-    def read(others, weights):
-        return _numbers(function(skeleton.model(others, weights)), what)
+    arrays, rest = eqx.partition(views, lambda x: isinstance(x, jax.ShapeDtypeStruct))
 
-    return traced(read, others, weights, what=what)
+    def read(others, arrays):
+        return _numbers(function(skeleton.observed(others, eqx.combine(arrays, rest))), what)
+
+    return traced(read, others, arrays, what=what)
 
 
 def _numbers(value: Any, what: str) -> Array:

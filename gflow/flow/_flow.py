@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..coordinates._base import RawCoordinates
+from ..coordinates._base import movable
+from ..coordinates._raw import RawCoordinates
+from ..coordinates._record import LeafRecord
 from ..integrate._march import Field
 from ..kinks._treatments import AsWritten, Kinks
-from ..parameters._base import Constant, Small, Trainable, is_parameter, trained_leaves
-from ..parameters._hadamard import Hadamard
+from ..parameters._base import Constant, Parameter, Small, is_parameter, trained_leaves
 from ..programs import _room as programs
 from ..programs._closure import Traced, check_untraced, traced
 from . import _schedule as schedule
@@ -88,6 +89,11 @@ class Flow(Field):
         sizes = [c.size for c in self.coordinates]
         return jnp.split(state, np.cumsum(sizes)[:-1].tolist())
 
+    def views(self, state: Float[Array, " size"]) -> dict[str, Any]:
+        """The arrays of what observables see of every leaf."""
+        parts = zip(self.names, self.coordinates, self.split(state), strict=True)
+        return eqx.filter({name: c.view(part) for name, c, part in parts}, eqx.is_array)
+
     def weights(self, state: Float[Array, " size"]) -> dict[str, Array]:
         parts = self.split(state)
         pairs = zip(self.names, self.coordinates, parts, strict=True)
@@ -100,7 +106,7 @@ class Flow(Field):
         """d(state)/dt with the branches of the loss as they stand."""
         return _motion(self, t, state)
 
-    def at(self, leaves: Mapping[str, dict[str, Array]]) -> "Flow":
+    def at(self, leaves: Mapping[str, LeafRecord]) -> "Flow":
         """The same flow with coordinates that start at a recorded point."""
         pairs = zip(self.names, self.coordinates, strict=True)
         moved = tuple(c.at(leaves[name]) for name, c in pairs)
@@ -116,7 +122,7 @@ class Flow(Field):
         ):
             decay = decay_rate(rate, t, state.dtype)
             descent = descent + c.descent(part, force[name], decay)
-            leaves[name] = {**c.record(part), "force": force[name]}
+            leaves[name] = LeafRecord({**c.record(part), "force": force[name]}, c.chart)
         return {"loss": loss, "descent": descent, "leaves": leaves}
 
     def drift(
@@ -264,7 +270,7 @@ def build_flow(
 def traced_observables(
     observables: Any, model: PyTree, flow: Flow, members: int | None = None
 ) -> dict[str, Traced]:
-    """Each as a program of the arrays of `model` that stay and its weights.
+    """Each as a program of the arrays of `model` that stay and the views of its leaves.
 
     **Raises:** ValueError for what is no mapping of names to functions, and for one that does not
     return numbers.
@@ -274,7 +280,7 @@ def traced_observables(
         return {}
     check_observable_names(functions, model)
     skeleton, others = Skeleton.of(model)
-    like = _rows(others, members), _starting(flow.coordinates, flow.names, members)
+    like = _rows(others, members), _views(flow.coordinates, flow.names, members)
     return {name: traced_observable(f, name, skeleton, *like) for name, f in functions.items()}
 
 
@@ -282,15 +288,15 @@ def _rows(tree: PyTree, members: int | None) -> PyTree:
     return tree if members is None else row_of(tree)
 
 
-def _starting(coordinates: Any, names: tuple[str, ...], members: int | None) -> dict[str, Any]:
-    """Shapes and dtypes of the weights of one member."""
+def _views(coordinates: Any, names: tuple[str, ...], members: int | None) -> dict[str, Any]:
+    """Shapes and dtypes of what observables see of one member."""
 
     def of(coordinates):
-        return {n: c.value(c.start()) for n, c in zip(names, coordinates, strict=True)}
+        return {n: c.view(c.start()) for n, c in zip(names, coordinates, strict=True)}
 
     if members is None:
         return eqx.filter_eval_shape(of, coordinates)
-    return row_of(eqx.filter_eval_shape(jax.vmap(of), coordinates))
+    return row_of(eqx.filter_eval_shape(eqx.filter_vmap(of), coordinates))
 
 
 @eqx.filter_jit
@@ -307,8 +313,8 @@ def _started(
 
 
 def _coordinates(leaf: Any, decays: bool) -> Any:
-    if isinstance(leaf, Trainable):
-        return leaf.coordinates(decays)
+    if isinstance(leaf, Parameter):
+        return movable(leaf.coordinates(decays))
     return RawCoordinates(leaf, jnp.zeros((), leaf.dtype))
 
 
@@ -351,17 +357,12 @@ def check_leaf(name: str, leaf: Any, allow_float32: bool, allow_frozen_sign: boo
             'starts need float64. Call jax.config.update("jax_enable_x64", True) before '
             "building the model, or pass allow_float32=True to accept about 7 digits."
         )
-    if not isinstance(leaf, Hadamard) and not all(np.all(np.isfinite(x)) for x in arrays):
-        raise ValueError(f"Leaf {name!r} has NaN or infinite entries.")
-    if isinstance(leaf, Hadamard) and not allow_frozen_sign:
-        frozen = np.isneginf(leaf.log_factor_s) | np.isneginf(leaf.log_factor_d)
-        if frozen.any():
-            index = tuple(int(i) for i in np.argwhere(frozen)[0])
-            raise ValueError(
-                f"Leaf {name!r} has |u| = |v| at index {index}: the sign of that weight can "
-                "never change. Draw unequal factors (Hadamard.small), or pass "
-                "allow_frozen_sign=True if that is meant."
-            )
+    if isinstance(leaf, Parameter):
+        fault = leaf.fault(allow_frozen_sign)
+    else:
+        fault = None if np.all(np.isfinite(leaf)) else "has NaN or infinite entries."
+    if fault is not None:
+        raise ValueError(f"Leaf {name!r} {fault}")
 
 
 def _decay_rates(decay: BatchDecay, names: tuple[str, ...], members: int | None) -> tuple[Any, ...]:

@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..parameters._base import Frozen, Parameter, Trainable, is_parameter, is_trained, leaf_name
+from ..parameters._base import Parameter, is_parameter, is_trained, leaf_name
 
 #: What every run has.
 RESERVED = ("loss", "descent", "t", "tau")
@@ -33,8 +32,8 @@ def check_leaves(model: PyTree) -> None:
     seen: dict[str, str] = {}
     for path, leaf in paths:
         name = leaf_name(path)
-        if isinstance(leaf, Parameter) and not isinstance(leaf, Trainable | Frozen):
-            _check_moved(name, leaf)
+        if isinstance(leaf, Parameter):
+            _check_alone(name, leaf)
         if isinstance(leaf, float | complex) and not isinstance(leaf, np.generic):
             _check_constant(model, path, name, leaf)
         if not is_trained(leaf):
@@ -77,14 +76,19 @@ def check_observable_names(names: Iterable[Any], model: PyTree) -> None:
         )
 
 
-def _check_moved(name: str, leaf: Parameter) -> None:
-    if any(eqx.is_inexact_array(x) for x in jax.tree.leaves(leaf)):
-        kind = type(leaf).__name__
+def _check_alone(name: str, leaf: Parameter) -> None:
+    """**Raises:** ValueError for a parameter that holds others that are trained."""
+
+    def inner(x):
+        return x is not leaf and is_parameter(x)
+
+    held = [x for x in jax.tree.leaves(leaf, is_leaf=inner) if inner(x) and is_trained(x)]
+    if held:
+        kinds = type(leaf).__name__, type(held[0]).__name__
         raise ValueError(
-            f"Leaf {name!r}: {kind} is a gflow.Parameter, which the flow does not move. Derive it "
-            "from gflow.Trainable, which says how it moves; hold its arrays in gflow.Frozen if "
-            "they are to stay; or make it an eqx.Module with a property `value` to train its "
-            "arrays as they are."
+            f"Leaf {name!r}: {kinds[0]} is a gflow.Parameter and holds another, a {kinds[1]}, "
+            "whose coordinates would be lost. Make it an eqx.Module with a property `value`: each "
+            "parameter in it is then trained in its own."
         )
 
 

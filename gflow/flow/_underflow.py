@@ -15,7 +15,7 @@ _FELT = 1e-60
 def check_felt(run: Rounds) -> None:
     """**Raises:** ValueError where a plain leaf feels no force only because it underflows."""
     for name, leaf in run.first["leaves"].items():
-        if "array" not in leaf:
+        if not leaf.plain:
             continue
         value, force = (leaf[k].reshape(len(run.status), -1) for k in ("value", "force"))
         size = np.max(np.abs(value), axis=1, initial=0.0)

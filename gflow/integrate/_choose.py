@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import number
-from ..coordinates._base import LogCoordinates
-from ..coordinates._gauge import GaugeCoordinates
 from ..flow._flow import Flow
 from ..kinks._treatments import Sides
 from ..solvers import RKC2, ROCK4, Rodas5P, Switching
@@ -34,8 +32,8 @@ def choose(
     Tsit5 (raw weights at tight tolerances by Dopri8, with a seventh of the steps at 1e-10),
     and where it is stiff by Rodas5P, beyond `DENSE` by ROCK4.
     """
-    columns = any(isinstance(c, GaugeCoordinates) for c in flow.coordinates)
-    logarithmic = columns or any(isinstance(c, LogCoordinates) for c in flow.coordinates)
+    logarithms = [c for c in flow.coordinates if c.logarithmic]
+    logarithmic, columns = bool(logarithms), not all(c.symmetric for c in logarithms)
     if solver is None:
         batched, size = members is not None, flow.size // (members or 1)
         # of logarithms the matrix of a step is similar to a symmetric one and needs no pivots
@@ -72,7 +70,7 @@ def _name(solver: Any) -> str:
 
 def describe(flow: Flow, solver: Any, rtol: float, counts: dict[str, Any]) -> str:
     """The method in words, with the share of each of two that took turns."""
-    kinds = sorted({type(c).__name__.removesuffix("Coordinates").lower() for c in flow.coordinates})
+    kinds = sorted({c.chart.__name__.removesuffix("Coordinates").lower() for c in flow.coordinates})
     name = _name(solver)
     if isinstance(solver, Switching) and counts:
         stiff = int(np.sum(counts["stiff_steps"]))
@@ -106,9 +104,7 @@ def check_rtol(rtol: float, flow: Flow) -> None:
             f"rtol = {rtol}: choose a number from {64 * eps:.1e} (64 roundings) to below 1."
         )
     for name, c in zip(flow.names, flow.coordinates, strict=True):
-        if not isinstance(c, LogCoordinates):
-            continue
-        log = np.asarray(c.log)
+        log = np.asarray(c.log_sizes())
         farthest = np.max(np.abs(log), where=np.isfinite(log), initial=0.0)
         rounding = float(np.spacing(farthest.astype(flow.dtype)))
         if rounding > _BELOW * rtol:

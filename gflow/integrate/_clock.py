@@ -6,8 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..coordinates._base import RawCoordinates
-from ..coordinates._polar import PolarCoordinates
+from ..coordinates._raw import PolarCoordinates
 from ..flow._flow import Flow
 from ._march import Field
 
@@ -94,9 +93,6 @@ class Clocked(Field):
 
 @eqx.filter_jit
 def _clocked(flow: Flow) -> Clocked:
-    def moved(c):
-        return PolarCoordinates.of_raw(c) if isinstance(c, RawCoordinates) else c
-
-    flow = dataclasses.replace(flow, coordinates=tuple(map(moved, flow.coordinates)))
+    flow = dataclasses.replace(flow, coordinates=tuple(c.polar() for c in flow.coordinates))
     start = flow.start()
     return Clocked(flow, jnp.concatenate([start, jnp.zeros_like(start[:1])]))

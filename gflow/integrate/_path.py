@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..parameters._base import Scaled, is_parameter, leaf_name
+from ..coordinates._record import LeafRecord
+from ..parameters._base import is_parameter, leaf_name
 from ..results._crossings import bracketed_root
 from ._clock import Clocked
 from ._march import TERM, Pace, Steps, halved, march
@@ -111,7 +112,7 @@ def _stepped(field, point, solver, h) -> Point:
 
 
 @eqx.filter_jit
-def _leaf_records(field: Clocked, point: Point) -> dict[str, dict[str, Array]]:
+def _leaf_records(field: Clocked, point: Point) -> dict[str, LeafRecord]:
     flow = field.at(*point).flow
     parts = zip(flow.names, flow.coordinates, flow.split(point[0][:-1]), strict=True)
     return {name: c.record(part) for name, c, part in parts}
@@ -204,10 +205,6 @@ class Path:
             record = records.get(leaf_name(path))
             if record is None:
                 return node
-            if leaf_name(path) not in self.field.polar:
-                return node.moved(record, 0.0)
-            if isinstance(node, Scaled):
-                return Scaled(record["direction"], record["log_norm"])
-            return record["value"]
+            return node.at_record(record, 0.0) if is_parameter(node) else record["value"]
 
         return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)

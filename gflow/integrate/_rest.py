@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
-from ..coordinates._base import RawCoordinates
-from ..coordinates._gauge import GaugeCoordinates
+from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ..solvers._spectral_radius import noise
 from ..solvers._switching import spectral_reach
@@ -42,7 +41,7 @@ class Verdict(enum.Enum):
     saddle = "saddle"
 
 
-Leaves = dict[str, dict[str, Any]]
+Leaves = dict[str, LeafRecord]
 
 
 def verdict(flow: Flow, leaves: Leaves, t: float, elapsed: float, rtol: float) -> Verdict:
@@ -154,7 +153,7 @@ def curves_down(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array) -
 
     Of columns in a gauge what grows is in their speeds.
     """
-    columns = [isinstance(c, GaugeCoordinates) for c in flow.coordinates]
+    columns = [c.turning for c in flow.coordinates]
     counts = np.concatenate(
         [np.full(c.size, not skip) for c, skip in zip(flow.coordinates, columns, strict=True)]
     )
@@ -189,7 +188,7 @@ def leaves_zero(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array) -
     Three factors at zero feel no force and no curvature, and the loss falls like their product.
     Displaced by `ASIDE` in random directions they move outwards; at a minimum they come back.
     """
-    plain = [np.full(c.size, isinstance(c, RawCoordinates)) for c in flow.coordinates]
+    plain = [np.full(c.size, c.plain) for c in flow.coordinates]
     zero = np.concatenate(plain) & (np.asarray(state) == 0.0)
     if not zero.any():
         return False

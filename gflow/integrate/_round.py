@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ..kinks._treatments import AsWritten
 from ..parameters._base import Constant
@@ -74,8 +75,8 @@ def united(parts: Parts, fixed: Flow) -> Flow:
 
 
 def record_state(flow: Flow, observables, t, state) -> dict[str, Any]:
-    record, weights = flow.record(t, state), flow.weights(state)
-    record["observables"] = {name: f(flow.others, weights) for name, f in observables.items()}
+    record, views = flow.record(t, state), flow.views(state) if observables else {}
+    record["observables"] = {name: f(flow.others, views) for name, f in observables.items()}
     record["resolved"] = flow.resolved(state)
     return record
 
@@ -243,7 +244,7 @@ _SIDE_BY_SIDE = 128
 @eqx.filter_jit
 def resolve(
     flow: Flow,
-    leaves: dict[str, dict[str, Array]],
+    leaves: dict[str, LeafRecord],
     solver: diffrax.AbstractAdaptiveSolver,
     rtol: Float[Array, ""],
     offset: Float[Array, "..."],

@@ -33,7 +33,7 @@ def first_lost(flow: Flow, t: np.ndarray, records: dict[str, Any], rtol: float) 
         leaf = records["leaves"][name]
         size = np.max(np.abs(leaf["value"].reshape(len(t), -1)), axis=1, initial=0.0)
         floor = _FLOOR * rtol * size[0]
-        sunk = (size < floor) & ("array" in leaf)
+        sunk = (size < floor) & leaf.plain
         if np.sum(sunk[:-1]) > 2:  # a weight that crosses zero is that small once
             small = np.maximum(size, np.finfo(size.dtype).tiny)
             scale[name] = np.where(sunk, floor / small, 1.0)

@@ -7,7 +7,8 @@ ones are not trained.
 
 import abc
 import math
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,7 +20,9 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._arguments import numbers
 from .._eager import concrete, eager
-from ..coordinates._base import Coordinates, RawCoordinates
+from ..coordinates._arrays import ArrayCoordinates
+from ..coordinates._base import Coordinates
+from ..coordinates._raw import RawCoordinates
 from ._elapsed import anew, recall, remember
 
 
@@ -32,25 +35,87 @@ class Weight(Protocol):
 
 
 class Parameter(eqx.Module):
-    """A weight of a model together with its parameterisation."""
+    r"""A weight of a model together with its parameterisation: the base of a leaf of your own.
 
+    `value` is all that has to be written. The flow then moves the arrays x of the leaf as they
+    are, x' = (∂value/∂x)ᵀ(−∂L/∂value) − λx, and every call, plot and file takes the leaf. With
+    `conserved` it says what that flow leaves constant, with `coordinates` in which chart it is
+    integrated (`gflow.coordinates.Coordinates`); the other members have defaults for both. A
+    product may show its `factors`, plain arrays that observables read.
+
+    A leaf that holds other leaves of a model is no weight of its own: make it an `eqx.Module` with
+    a property `value`, and each of them is trained in its own coordinates.
+
+    ```python
+    class Cubed(gflow.Parameter):
+        u: jax.Array
+
+        @property
+        def value(self):
+            return self.u**3
+    ```
+    """
+
+    #: Whether it is a product of matrices, whose modes are singular values.
+    spectral: ClassVar[bool] = False
     #: The effective weight the forward pass uses.
     value: eqx.AbstractVar[Float[Array, "..."]]
 
-    @abc.abstractmethod
     def conserved(self) -> Float[Array, "..."] | tuple[Float[Array, "..."], ...]:
         """What gradient flow without decay leaves constant (empty: nothing)."""
+        return ()
+
+    def coordinates(self, decays: bool) -> Coordinates:
+        """Coordinates of the flow, starting at this parameter; `decays`: whether there is decay."""
+        return ArrayCoordinates(self)
+
+    def steps(self, coordinates: Coordinates) -> Coordinates:
+        """Those whose `descended` is a step of gradient descent on the factors."""
+        return coordinates
+
+    def at_record(self, record: Mapping[str, Any], time: float) -> "Parameter":
+        """This parameter where a trajectory recorded it, at flow time `time`."""
+        if "state" not in record or type(self).coordinates is not Parameter.coordinates:
+            raise ValueError(
+                f"{type(self).__name__} has coordinates of its own and does not say how to come "
+                "back from them: define at_record(self, record, time), which returns the "
+                f"parameter from what they record ({', '.join(sorted(record))})."
+            )
+        return ArrayCoordinates(self).view(jnp.asarray(record["state"]))
+
+    def plain(self) -> "Parameter":
+        """The same weight with plain factors, for outside optimisers."""
+        return self
+
+    def rescaled(self, log_alpha: ArrayLike) -> "Parameter":
+        """The same O(1) factors at another α, before any run."""
+        return anew(self)
+
+    def times(self) -> set[float]:
+        """The flow times that it is known to stand at."""
+        return recall(self)
+
+    def fault(self, allow_frozen_sign: bool) -> str | None:
+        """Why the flow cannot start from it, if it cannot."""
+        if all(np.all(np.isfinite(x)) for x in jax.tree.leaves(self) if eqx.is_inexact_array(x)):
+            return None
+        return "has NaN or infinite entries."
+
+    def numbers(self, log_alpha: float) -> dict[str, Any]:
+        """The α-free numbers that it starts from, by what they are."""
+        arrays = (x for x in jax.tree.leaves(self) if eqx.is_array(x))
+        return {f"part {i}": x for i, x in enumerate(arrays)}
 
 
 class Trainable(Parameter):
-    """A parameter that the flow moves."""
+    """A parameter that has coordinates of its own, and says how to come back from them."""
 
     @abc.abstractmethod
     def coordinates(self, decays: bool) -> Coordinates:
         """Coordinates of the flow, starting at this parameter."""
 
     @abc.abstractmethod
-    def moved(self, record: dict[str, Any], time: float) -> "Trainable":
+    def at_record(self, record: Mapping[str, Any], time: float) -> "Trainable":
         """This parameter where a trajectory recorded it, at flow time `time`."""
 
 
@@ -65,16 +130,18 @@ class Small(Trainable):
     elapsed: eqx.AbstractVar[Float[Array, "..."]]
 
     @abc.abstractmethod
-    def rescaled(self, log_alpha: ArrayLike) -> "Small":
-        """The same O(1) factors at another α."""
-
-    @abc.abstractmethod
     def unscaled(self) -> tuple[Array, ...]:
         """What stays the same in `rescaled`: O(1) factors and exponents."""
 
-    @abc.abstractmethod
-    def factors(self) -> Trainable:
-        """The same weight with plain factors, for outside optimisers."""
+    def times(self) -> set[float]:
+        return _known(self.elapsed)
+
+    def numbers(self, log_alpha: float) -> dict[str, Any]:
+        return {f"factor {i}": x for i, x in enumerate(self.unscaled())}
+
+
+def _known(elapsed: Array) -> set[float]:
+    return {float(t) for t in np.unique(np.asarray(elapsed)) if not np.isnan(t)}
 
 
 _INTEGERS = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
@@ -155,15 +222,27 @@ class Scaled(Trainable):
     def coordinates(self, decays: bool) -> RawCoordinates:
         return RawCoordinates(self.array, self.log_scale)
 
-    def moved(self, record: dict[str, Any], time: float) -> "Scaled":
+    def at_record(self, record: Mapping[str, Any], time: float) -> "Scaled":
+        if "log_norm" in record:  # of an escape, which sets the scale anew
+            return Scaled(record["direction"], record["log_norm"])
         array = jnp.asarray(record["array"])
         return self._at(array, Constant(np.asarray(time, array.dtype)))
 
-    def anew(self) -> "Scaled":
+    def rescaled(self, log_alpha: ArrayLike) -> "Scaled":
         """The same weight before any run."""
         if np.all(np.isnan(self.elapsed)):
             return self
         return self._at(self.array, Constant(jnp.full_like(self.elapsed, jnp.nan)))
+
+    def plain(self) -> "Scaled":
+        """The same weight as an array of log-size 0, at the same time."""
+        return eqx.tree_at(lambda p: p._elapsed, Scaled(self.value, 0.0), self._elapsed)
+
+    def times(self) -> set[float]:
+        return _known(self.elapsed)
+
+    def numbers(self, log_alpha: float) -> dict[str, Any]:
+        return {"array": self.array, "log-size": self.log_scale}
 
     def _at(self, array: Array, elapsed: Constant) -> "Scaled":
         return eqx.tree_at(lambda p: (p.array, p._elapsed), self, (array, elapsed))
@@ -184,6 +263,9 @@ class Frozen(Parameter):
     def conserved(self) -> Float[Array, "..."]:
         return self.value
 
+    def numbers(self, log_alpha: float) -> dict[str, Any]:
+        return {"array": self.value}
+
 
 def is_parameter(node: Any) -> bool:
     return isinstance(node, Parameter)
@@ -194,8 +276,10 @@ def leaf_name(path: Any) -> str:
 
 
 def is_trained(leaf: Any) -> bool:
-    """Whether the flow moves it: Trainable leaves and plain arrays of floats."""
-    return isinstance(leaf, Trainable) or eqx.is_inexact_array(leaf)
+    """Whether the flow moves it: arrays of floats, and parameters that hold any."""
+    if isinstance(leaf, Parameter):
+        return any(eqx.is_inexact_array(x) for x in jax.tree.leaves(leaf))
+    return eqx.is_inexact_array(leaf)
 
 
 def trained_leaves(model: PyTree) -> dict[str, Any]:
@@ -206,10 +290,7 @@ def trained_leaves(model: PyTree) -> dict[str, Any]:
 
 def known_times(leaf: Any) -> set[float]:
     """The flow times that a leaf, or the arrays in it, are known to stand at."""
-    if isinstance(leaf, Small | Scaled):
-        times = np.unique(np.asarray(leaf.elapsed))
-        return {float(t) for t in times if not np.isnan(t)}
-    return recall(leaf)
+    return leaf.times() if isinstance(leaf, Parameter) else recall(leaf)
 
 
 def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
@@ -223,9 +304,7 @@ def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
     """
 
     def change(node):
-        if isinstance(node, Small):
-            return node.rescaled(log_alpha)
-        return node.anew() if isinstance(node, Scaled) else anew(node)
+        return node.rescaled(log_alpha) if isinstance(node, Parameter) else anew(node)
 
     return jax.tree.map(change, model, is_leaf=is_parameter)
 
@@ -238,12 +317,10 @@ def to_factors(model: PyTree) -> PyTree:
     """
 
     def change(node):
-        if isinstance(node, Small):
-            times = known_times(node)
-            return remember(node.factors(), times.pop() if len(times) == 1 else math.nan)
-        if isinstance(node, Scaled):
-            return eqx.tree_at(lambda p: p._elapsed, Scaled(node.value, 0.0), node._elapsed)
-        return node
+        if not (isinstance(node, Small)):
+            return node.plain() if isinstance(node, Parameter) else node
+        times = known_times(node)
+        return remember(node.plain(), times.pop() if len(times) == 1 else math.nan)
 
     return jax.tree.map(change, model, is_leaf=is_parameter)
 

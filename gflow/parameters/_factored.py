@@ -3,7 +3,8 @@
 import functools
 import itertools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.core
@@ -13,8 +14,10 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._arguments import count, lengths, random_key
 from .._eager import eager
+from ..coordinates._base import Coordinates
+from ..coordinates._column_steps import ColumnSteps
 from ..coordinates._gauge import GaugeCoordinates
-from ..coordinates._product import ChainCoordinates, chained
+from ..coordinates._product import ChainCoordinates, balances, chained
 from ..coordinates._spectra import log_spectra
 from ._base import Constant, Small, Trainable, checked_log_alpha, float_array
 
@@ -44,6 +47,8 @@ class Factored(Small):
     kq.value, kq.conserved(), kq.log_singular_values()
     ```
     """
+
+    spectral: ClassVar[bool] = True
 
     left: Float[Array, "... m r"]
     right: Float[Array, "... n r"]
@@ -128,16 +133,15 @@ class Factored(Small):
         sized = self.left * jnp.exp(2.0 * self.log_scale)[..., None, :]
         return jnp.matmul(sized, self.right.swapaxes(-1, -2))
 
+    @property
+    def factors(self) -> tuple[Float[Array, "... m r"], Float[Array, "... r n"]]:
+        """left and rightᵀ with the scale of both; 0 where that is below the float range."""
+        left, right = (x * jnp.exp(self.log_scale)[..., None, :] for x in (self.left, self.right))
+        return left, right.swapaxes(-1, -2)
+
     def conserved(self) -> Float[Array, "... r r"]:
         """Balance leftᵀleft − rightᵀright with the scale of both; its gauge is the columns'."""
-        left, right = (x * jnp.exp(self.log_scale)[..., None, :] for x in (self.left, self.right))
-        return jnp.matmul(left.swapaxes(-1, -2), left) - jnp.matmul(right.swapaxes(-1, -2), right)
-
-    def nuclear_gap(self) -> Float[Array, "..."]:
-        """½(‖left‖² + ‖right‖²) − ‖W‖₊ ≥ 0, zero for balanced factors in a common basis."""
-        left, right = (x * jnp.exp(self.log_scale)[..., None, :] for x in (self.left, self.right))
-        half = 0.5 * (jnp.sum(left**2, axis=(-2, -1)) + jnp.sum(right**2, axis=(-2, -1)))
-        return half - jnp.sum(jnp.linalg.svd(self.value, compute_uv=False), axis=-1)
+        return balances(self.factors)[0]
 
     def log_singular_values(self) -> Float[Array, "... modes"]:
         """Logarithms of the min(m, n, r) largest singular values, finite where W underflows."""
@@ -148,7 +152,10 @@ class Factored(Small):
     def coordinates(self, decays: bool) -> GaugeCoordinates:
         return GaugeCoordinates.from_columns(self.left, self.right, self.log_scale)
 
-    def moved(self, record: dict[str, Any], time: float) -> "Factored":
+    def steps(self, coordinates: Coordinates) -> ColumnSteps:
+        return ColumnSteps(coordinates)
+
+    def at_record(self, record: Mapping[str, Any], time: float) -> "Factored":
         """The leaf at recorded columns, in the gauge of the record."""
         direction, log_size = (jnp.asarray(record[k]) for k in ("direction", "log_size"))
         m = self.left.shape[-2]
@@ -179,7 +186,7 @@ class Factored(Small):
         scale = jnp.exp(rest)[..., None, :]
         return self.left * scale, self.right * scale, self.exponent
 
-    def factors(self) -> Trainable:
+    def plain(self) -> Trainable:
         """Plain left and right with their scale; refused where they underflow."""
         lowest = float(jnp.min(self.log_scale))
         tiny = math.log(np.finfo(self.left.dtype).tiny)
@@ -189,9 +196,8 @@ class Factored(Small):
                 "Only gflow.simulate reaches there; rescale the model to a larger log_alpha for "
                 "an outside optimiser."
             )
-        return self._plain(
-            *(x * jnp.exp(self.log_scale)[..., None, :] for x in (self.left, self.right))
-        )
+        left, right = self.factors
+        return self._plain(left, right.swapaxes(-1, -2))
 
     def _plain(self, left: Array, right: Array) -> Trainable:
         return PlainFactors(left, right)
@@ -204,6 +210,8 @@ class PlainFactors(Trainable):
     and the run says so.
     """
 
+    spectral: ClassVar[bool] = True
+
     left: Float[Array, "... m r"]
     right: Float[Array, "... n r"]
 
@@ -214,15 +222,18 @@ class PlainFactors(Trainable):
     def value(self) -> Float[Array, "... m n"]:
         return jnp.matmul(self.left, self.right.swapaxes(-1, -2))
 
+    @property
+    def factors(self) -> tuple[Float[Array, "... m r"], Float[Array, "... r n"]]:
+        return self.left, self.right.swapaxes(-1, -2)
+
     def conserved(self) -> Float[Array, "... r r"]:
         """leftᵀleft − rightᵀright."""
-        left, right = self.left, self.right
-        return jnp.matmul(left.swapaxes(-1, -2), left) - jnp.matmul(right.swapaxes(-1, -2), right)
+        return balances(self.factors)[0]
 
     def coordinates(self, decays: bool) -> ChainCoordinates:
-        return ChainCoordinates.at_factors((self.left, self.right.swapaxes(-1, -2)))
+        return ChainCoordinates.at_factors(self.factors, pair=True)
 
-    def moved(self, record: dict[str, Any], time: float) -> "PlainFactors":
+    def at_record(self, record: Mapping[str, Any], time: float) -> "PlainFactors":
         return PlainFactors(
             jnp.asarray(record["factor_0"]), jnp.asarray(record["factor_1"]).swapaxes(-1, -2)
         )
@@ -238,6 +249,8 @@ class Product(Trainable):
     weight = gflow.Product(w3, w2, w1)      # value = w3 @ w2 @ w1
     ```
     """
+
+    spectral: ClassVar[bool] = True
 
     factors: tuple[Float[Array, "... rows columns"], ...]
 
@@ -261,17 +274,12 @@ class Product(Trainable):
 
     def conserved(self) -> tuple[Float[Array, "... k k"], ...]:
         """aᵀa − bbᵀ for every pair of neighbours a, b."""
-
-        def t(x):
-            return x.swapaxes(-1, -2)
-
-        pairs = itertools.pairwise(self.factors)
-        return tuple(jnp.matmul(t(a), a) - jnp.matmul(b, t(b)) for a, b in pairs)
+        return balances(self.factors)
 
     def coordinates(self, decays: bool) -> ChainCoordinates:
         return ChainCoordinates.at_factors(self.factors)
 
-    def moved(self, record: dict[str, Any], time: float) -> "Product":
+    def at_record(self, record: Mapping[str, Any], time: float) -> "Product":
         return Product(*(jnp.asarray(record[f"factor_{i}"]) for i in range(len(self.factors))))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,10 @@ from jaxtyping import Array, ArrayLike, Float, Int8, PRNGKeyArray
 
 from .._arguments import lengths, random_key
 from .._eager import eager
-from ..coordinates._base import FactorCoordinates, LogCoordinates
+from ..coordinates._base import Coordinates
+from ..coordinates._factors import FactorCoordinates
+from ..coordinates._log import LogCoordinates
+from ..coordinates._signed_logs import SignedLogs
 from ._base import Constant, Small, Trainable, checked_log_alpha, float_array
 
 
@@ -175,13 +179,18 @@ class Hadamard(Small):
         return self.log_s + self.log_d
 
     def coordinates(self, decays: bool) -> LogCoordinates:
-        return LogCoordinates.from_logs(self.log_s, self.log_d, decays)
+        signs = jnp.stack([self.sign_s, self.sign_d])
+        return LogCoordinates.from_logs(self.log_s, self.log_d, signs, decays)
 
-    def moved(self, record: dict[str, Any], time: float) -> "Hadamard":
+    def steps(self, coordinates: Coordinates) -> SignedLogs:
+        return SignedLogs(self.log_s, self.log_d, self.sign_s, self.sign_d)
+
+    def at_record(self, record: Mapping[str, Any], time: float) -> "Hadamard":
         """The leaf at recorded logs: what left the dormant state is an active start."""
         log_s, log_d = (float_array(record[k], k) for k in ("log_s", "log_d"))
         # Only discrete steps change signs.
-        sign_s, sign_d = record.get("sign_s", self.sign_s), record.get("sign_d", self.sign_d)
+        new = "sign_s" in record
+        sign_s, sign_d = (record["sign_s"], record["sign_d"]) if new else (self.sign_s, self.sign_d)
         alpha = self.log_alpha.astype(log_s.dtype)
         known = bool(np.isfinite(alpha))
         if not known:
@@ -212,7 +221,33 @@ class Hadamard(Small):
     def unscaled(self) -> tuple[Array, ...]:
         return self.log_factor_s, self.log_factor_d, self.exponent_s, self.exponent_d
 
-    def factors(self) -> "HadamardFactors":
+    def numbers(self, log_alpha: float) -> dict[str, Any]:
+        own = float(self.log_alpha)
+        shift = log_alpha if math.isnan(own) and log_alpha < 0 else 0.0
+        s, d, e, f = (np.asarray(x) for x in self.unscaled())
+        return {
+            "log|A|": s - shift * e, "log|C|": d - shift * f, "exponent of A": e, "exponent of C": f
+        }  # fmt: skip
+
+    def fault(self, allow_frozen_sign: bool) -> str | None:
+        logs = np.asarray(self.log_factor_s), np.asarray(self.log_factor_d)
+        frozen = np.argwhere(np.isneginf(logs[0]) | np.isneginf(logs[1]))
+        if allow_frozen_sign or not frozen.size:
+            return None
+        index = tuple(int(i) for i in frozen[0])
+        return (
+            f"has |u| = |v| at index {index}: the sign of that weight can never change. Draw "
+            "unequal factors (Hadamard.small), or pass allow_frozen_sign=True if that is meant."
+        )
+
+    @property
+    def factors(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """u and v; 0 where they are below the float range."""
+        s = self.sign_s.astype(self.log_s.dtype) * jnp.exp(self.log_s)
+        d = self.sign_d.astype(self.log_d.dtype) * jnp.exp(self.log_d)
+        return 0.5 * (s + d), 0.5 * (s - d)
+
+    def plain(self) -> "HadamardFactors":
         """Plain u = (s + d)/2 and v = (s − d)/2; refused where they underflow."""
         tiny = math.log(np.finfo(self.log_factor_s.dtype).tiny)
         lowest = float(jnp.min(jnp.maximum(self.log_s, self.log_d)))
@@ -222,9 +257,7 @@ class Hadamard(Small):
                 "Only the log coordinates of gflow.simulate reach there; rescale the "
                 "model to a larger log_alpha for an outside optimiser."
             )
-        s = self.sign_s.astype(self.log_s.dtype) * jnp.exp(self.log_s)
-        d = self.sign_d.astype(self.log_d.dtype) * jnp.exp(self.log_d)
-        return HadamardFactors(0.5 * (s + d), 0.5 * (s - d))
+        return HadamardFactors(*self.factors)
 
 
 class HadamardFactors(Trainable):
@@ -241,6 +274,10 @@ class HadamardFactors(Trainable):
     def value(self) -> Float[Array, "..."]:
         return self.u * self.v
 
+    @property
+    def factors(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        return self.u, self.v
+
     def conserved(self) -> Float[Array, "..."]:
         """u² − v², as the product (u + v)(u − v)."""
         return (self.u + self.v) * (self.u - self.v)
@@ -248,7 +285,7 @@ class HadamardFactors(Trainable):
     def coordinates(self, decays: bool) -> FactorCoordinates:
         return FactorCoordinates(self.u, self.v)
 
-    def moved(self, record: dict[str, Any], time: float) -> "HadamardFactors":
+    def at_record(self, record: Mapping[str, Any], time: float) -> "HadamardFactors":
         return type(self)(jnp.asarray(record["u"]), jnp.asarray(record["v"]))
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ._observables import is_matrix, log_modes, modes
+from ..coordinates._record import LeafRecord
 
 #: Growth, in e-folds, beyond which a weight of order one has become another one.
 GREW = math.log(30.0)
@@ -63,7 +63,7 @@ class Courses:
 def courses(trajectory: Any) -> Courses:
     """The log-sizes of all modes of a run and the scale each is judged by."""
     logs = {n: _logs(trajectory, n) for n in trajectory.leaves}
-    plain = [n for n, leaf in trajectory.leaves.items() if not _is_product(leaf)]
+    plain = [n for n, leaf in trajectory.leaves.items() if not leaf.product]
     largest = max((float(np.max(logs[n][0], initial=-math.inf)) for n in plain), default=-math.inf)
     found = {}
     for name, log in logs.items():
@@ -84,15 +84,10 @@ def courses(trajectory: Any) -> Courses:
     return Courses(trajectory.t, found)
 
 
-def _is_product(record: dict[str, np.ndarray]) -> bool:
-    """Whether the weight is a product of factors, which all vanish together at small α."""
-    return is_matrix(record) or "log_s" in record or "u" in record
-
-
 def _logs(trajectory: Any, name: str) -> np.ndarray:
     record = trajectory.leaves[name]
-    key = f"{name}.log_singular" if is_matrix(record) else f"{name}.log_abs"
-    return trajectory.observables[key] if key in trajectory.observables else log_modes(record)
+    key = f"{name}.log_singular" if record.spectral else f"{name}.log_abs"
+    return trajectory.observables[key] if key in trajectory.observables else record.log_modes()
 
 
 def _slopes(t: np.ndarray, logs: np.ndarray) -> np.ndarray:
@@ -198,7 +193,7 @@ class _Own:
         largest = max(float(np.max(x, initial=0.0)) for x in self.parts.values())
         return np.asarray(self.parts[name] >= OWN * largest)
 
-    def _released(self, leaf: dict[str, np.ndarray]) -> np.ndarray:
-        sizes, forces = modes({k: v[self.rows] for k, v in leaf.items()})
+    def _released(self, leaf: LeafRecord) -> np.ndarray:
+        sizes, forces = leaf.at(self.rows).modes()
         middle = 0.5 * (forces[1:] + forces[:-1])
         return np.asarray(np.sum(middle * np.diff(sizes, axis=0), axis=0))

@@ -10,7 +10,6 @@ from scipy import interpolate, optimize
 
 from ..integrate._bars import spread
 from ._labels import Index
-from ._observables import log_abs_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +28,7 @@ class Quantity:
 
     def log_abs(self, record: dict[str, Any]) -> Any:
         assert self.leaf is not None
-        leaf = {k: v[(..., *self.index)] for k, v in record["leaves"][self.leaf].items()}
-        return log_abs_weight(leaf)
+        return record["leaves"][self.leaf].log_entries()[(..., *self.index)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ def _root(trajectory, quantity, level, values, i) -> tuple[float, float]:
     ulp = 4.0 * np.spacing(right)
     if trajectory.resolver is None:
         return _interpolated_root(trajectory.t, values, level, i)
-    here = {name: {k: v[i] for k, v in leaf.items()} for name, leaf in trajectory.leaves.items()}
+    here = {name: leaf.at(i) for name, leaf in trajectory.leaves.items()}
 
     def gap(span: float) -> float:
         if span == 0.0:

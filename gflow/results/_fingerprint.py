@@ -19,8 +19,7 @@ from jaxtyping import Array, PyTree
 
 from ..flow._flow import Flow
 from ..kinks._treatments import AsWritten
-from ..parameters._base import Constant, Frozen, Scaled, Small, is_parameter, leaf_name
-from ..parameters._hadamard import Hadamard
+from ..parameters._base import Constant, Parameter, Small, is_parameter, leaf_name
 
 #: Largest array kept number by number; of a larger one its norm and two projections are.
 _WHOLE = 4096
@@ -127,19 +126,8 @@ def start_factors(model: PyTree, log_alpha: float) -> Table:
 
 
 def _numbers(leaf: Any, log_alpha: float) -> dict[str, Any]:
-    if isinstance(leaf, Hadamard):
-        own = float(leaf.log_alpha)
-        shift = log_alpha if math.isnan(own) and log_alpha < 0 else 0.0
-        s, d, e, f = (np.asarray(x) for x in leaf.unscaled())
-        return {
-            "log|A|": s - shift * e, "log|C|": d - shift * f, "exponent of A": e, "exponent of C": f
-        }  # fmt: skip
-    if isinstance(leaf, Small):
-        return {f"factor {i}": x for i, x in enumerate(leaf.unscaled())}
-    if isinstance(leaf, Scaled):
-        return {"array": leaf.array, "log-size": leaf.log_scale}
-    if isinstance(leaf, Frozen):
-        return {"array": leaf.value}
+    if isinstance(leaf, Parameter):
+        return leaf.numbers(log_alpha)
     if eqx.is_inexact_array(leaf) or isinstance(leaf, np.ndarray):
         return {"array": leaf}
     return {f"part {i}": x for i, x in enumerate(jax.tree.leaves(leaf)) if eqx.is_array(x)}

@@ -146,7 +146,7 @@ def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Pla
     if not lanes:
         return plateaus
     base = np.array(bases)
-    leaves = {n: {k: v[base] for k, v in x.items()} for n, x in trajectory.leaves.items()}
+    leaves = {n: x.at(base) for n, x in trajectory.leaves.items()}
     start = trajectory.t[base]
     width = trajectory.t[base + 1] - start
 
@@ -164,7 +164,7 @@ def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Pla
             record = {
                 "loss": found["loss"][i],
                 "descent": found["descent"][i],
-                "leaves": {n: {q: v[i] for q, v in x.items()} for n, x in found["leaves"].items()},
+                "leaves": {n: x.at(i) for n, x in found["leaves"].items()},
             }
             t = float(start[i] + share[i] * width[i])
             plateaus[k] = Plateau(here.step, t, record)
@@ -176,7 +176,7 @@ def _record(trajectory: Any, step: int) -> dict[str, Any]:
     return {
         "loss": trajectory.loss[step],
         "descent": trajectory.descent[step],
-        "leaves": {n: {k: v[step] for k, v in x.items()} for n, x in trajectory.leaves.items()},
+        "leaves": {n: x.at(step) for n, x in trajectory.leaves.items()},
     }
 
 

@@ -19,7 +19,6 @@ from ._labels import (
     Index,
     switch_label,
 )
-from ._observables import is_matrix, modes
 from ._plateaus import (
     Plateau,
     Transition,
@@ -164,10 +163,10 @@ def _time_of(
     leaves = plateau.record["leaves"]
     winner, value = None, 0.0
     for name, index in activated:
-        size = float(modes(leaves[name])[0][index])
+        size = float(leaves[name].modes()[0][index])
         if abs(size) > abs(value) * (1.0 + 1e-6):  # of equal ones the first
             winner, value = (name, index), size
-    if winner is not None and not is_matrix(leaves[winner[0]]):
+    if winner is not None and not leaves[winner[0]].spectral:
         quantity = Quantity(*winner, float(np.sign(value)))
         crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
         if crossing is not None:

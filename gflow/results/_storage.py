@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._arguments import file_path
+from ..coordinates._base import chart_name, chart_named
+from ..coordinates._record import LeafRecord
 from ..parameters._base import Constant, is_parameter, known_times, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
 from ..training._memory import Training
@@ -25,7 +27,7 @@ from ._fingerprint import Fingerprint, start_factors
 from ._stages import MeasuredStage
 
 #: Of the layout of a file.
-FORMAT = 2
+FORMAT = 3
 _SCALARS = ("log_alpha", "status", "successful", "method", "log_alpha_conflict", "counts_steps")
 _PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
 _TIME, _TAU = "flow time", "log(1/alpha)"
@@ -140,7 +142,7 @@ def save(trajectory: Any, path: str | Path) -> None:
         dataset["refined.loss"] = xr.Variable(["t"], trajectory.refined["loss"])
     for prefix, leaves in records.items():
         for name, leaf in leaves.items():
-            for key, array in leaf.items():
+            for key, array in leaf.arrays.items():
                 dims = _dims(trajectory, name, np.shape(array), key)
                 dataset[f"{prefix}.{name}.{key}"] = xr.Variable(dims, array)
     stages = trajectory.stages()
@@ -151,6 +153,7 @@ def save(trajectory: Any, path: str | Path) -> None:
     written = {
         "observables": list(trajectory.observables),
         "leaves": {n: list(x) for n, x in trajectory.leaves.items()},
+        "charts": {n: chart_name(x.chart) for n, x in trajectory.leaves.items()},
         "model": trajectory.made_of,
         "fingerprint": trajectory.fingerprint.to_dict(),
         "stages": [_stage_numbers(s) for s in stages],
@@ -210,7 +213,8 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
     """
     data = _opened(file_path(path))
     attrs = {k: json.loads(data.attrs[k]) for k in (
-        "leaves", "observables", "statistics", "settings", "model", "fingerprint", "stages"
+        "leaves", "charts", "observables", "statistics", "settings", "model", "fingerprint",
+        "stages",
     )}  # fmt: skip
     saved = Fingerprint.from_dict(attrs["fingerprint"])
     log_alpha = float(data.attrs["log_alpha"])
@@ -219,7 +223,8 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
     keys, names = attrs["leaves"], attrs["observables"]
 
     def records(prefix: str) -> dict[str, Any]:
-        return {n: {k: data[f"{prefix}.{n}.{k}"].values for k in ks} for n, ks in keys.items()}
+        arrays = {n: {k: data[f"{prefix}.{n}.{k}"].values for k in ks} for n, ks in keys.items()}
+        return {n: LeafRecord(x, chart_named(attrs["charts"][n])) for n, x in arrays.items()}
 
     refined = None
     if "refined.loss" in data:

@@ -14,16 +14,17 @@ from jaxtyping import ArrayLike, PyTree
 
 from .. import plot
 from .._arguments import number, numbers
+from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ..integrate._bars import error_bar
 from ..integrate._round import resolve
-from ..parameters._base import Small, Trainable, is_parameter, leaf_name, trained_leaves
+from ..parameters._base import Small, is_parameter, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
 from ..training._memory import Training
 from . import _storage as storage
 from ._fingerprint import Fingerprint, fingerprint
 from ._lazy import Lazy
-from ._observables import above_sqrt_alpha, is_matrix, log_modes
+from ._observables import above_sqrt_alpha
 from ._stages import MeasuredStage, find_stages
 
 #: Numbers re-solved in one call.
@@ -121,7 +122,7 @@ class Trajectory:
     loss: np.ndarray
     observables: Mapping[str, np.ndarray]
     error: Mapping[str, np.ndarray]
-    leaves: dict[str, dict[str, np.ndarray]]
+    leaves: dict[str, LeafRecord]
     descent: np.ndarray
     log_alpha: float
     status: str
@@ -243,9 +244,9 @@ class Trajectory:
             name = leaf_name(path)
             if name not in leaves:
                 return node
-            record = {k: x if index is None else x[index] for k, x in leaves[name].items()}
-            if isinstance(node, Trainable):
-                return remember(node.moved(record, time), time)
+            record = leaves[name] if index is None else leaves[name].at(index)
+            if is_parameter(node):
+                return remember(node.at_record(record, time), time)
             return remember(jnp.asarray(record["array"]), time)
 
         return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)
@@ -403,9 +404,9 @@ def _leaf_observables(
     out: dict[str, Callable[[], np.ndarray]] = {}
     for name, record in leaves.items():
         out[name] = lambda record=record: record["value"]
-        if isinstance(model_leaves[name], Trainable):
-            sizes = functools.cache(functools.partial(log_modes, record))
-            out[f"{name}.log_singular" if is_matrix(record) else f"{name}.log_abs"] = sizes
+        if is_parameter(model_leaves[name]):
+            sizes = functools.cache(record.log_modes)
+            out[f"{name}.log_singular" if record.spectral else f"{name}.log_abs"] = sizes
             if log_alpha < 0 and record["value"].ndim > 1:
                 out[f"{name}.above_sqrt_alpha"] = lambda sizes=sizes: above_sqrt_alpha(
                     sizes(), log_alpha

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..coordinates._base import Coordinates, RawCoordinates
-from ..coordinates._gauge import GaugeCoordinates
+from ..coordinates._base import Coordinates
+from ..coordinates._column_steps import ColumnSteps
+from ..coordinates._raw import RawCoordinates
+from ..coordinates._signed_logs import SignedLogs
 from ..flow._flow import Flow
-from ..parameters._base import trained_leaves
-from ..parameters._hadamard import Hadamard
-from ._columns import ColumnSteps
-from ._signed_logs import SignedLogs
+from ..parameters._base import is_parameter, trained_leaves
 
 
 def discrete(flow: Flow, model: PyTree) -> Flow:
@@ -28,12 +27,10 @@ def discrete(flow: Flow, model: PyTree) -> Flow:
 
 
 def _steps(name: str, leaf: Any, c: Coordinates) -> Coordinates:
-    if isinstance(leaf, Hadamard):
-        return SignedLogs(leaf.log_s, leaf.log_d, leaf.sign_s, leaf.sign_d)
-    if isinstance(c, GaugeCoordinates):
-        return ColumnSteps(c)
-    own = type(c).descended is not Coordinates.descended
-    if own or isinstance(c, RawCoordinates) or bool(_is_gradient(c)):
+    if is_parameter(leaf):
+        c = leaf.steps(c)
+    own = c.chart.descended is not Coordinates.descended or isinstance(c, ColumnSteps)
+    if own or c.plain or bool(_is_gradient(c)):
         return c
     raise ValueError(
         f"Leaf {name!r} is a {type(leaf).__name__}: its coordinates do not move along the gradient "

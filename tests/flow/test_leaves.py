@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow.coordinates._raw import RawCoordinates
 from gflow.flow._leaves import check_leaves
 
 
@@ -69,12 +70,35 @@ def test_an_observable_takes_no_name_of_another(name):
     refused({"w": small()}, f"observable is called '{name}'", observables={name: lambda m: 1.0})
 
 
-def test_a_parameter_that_does_not_say_how_it_moves_is_refused():
-    class Mine(gflow.Parameter):
-        value: jax.Array
+class Sum(gflow.Parameter):
+    one: gflow.Parameter
+    other: jax.Array
 
-        def conserved(self):
-            return jnp.zeros(0)
+    @property
+    def value(self):
+        return self.one.value + self.other
 
-    refused({"w": small(), "m": Mine(jnp.ones(2))}, r"'m': Mine is a gflow\.Parameter.*Trainable")
-    assert issubclass(gflow.Scaled, gflow.Trainable)
+
+def test_a_parameter_that_holds_another_is_refused_unless_that_stays():
+    refused({"w": Sum(small(), jnp.ones(2))}, "'w': Sum is a gflow.Parameter and holds.*Hadamard")
+    held = {"w": Sum(gflow.Frozen(jnp.ones(2)), jnp.ones(2))}
+    run = gflow.simulate(held, lambda m: 0.5 * jnp.sum(m["w"].value ** 2), t1=1.0)
+    # other' = −(1 + other), from 1
+    np.testing.assert_allclose(run.final["w"].other, 2.0 * np.exp(-1.0) - 1.0, rtol=1e-7)
+
+
+class Own(gflow.Parameter):
+    x: jax.Array
+
+    @property
+    def value(self):
+        return self.x
+
+    def coordinates(self, decays):
+        return RawCoordinates(self.x, jnp.zeros(()))
+
+
+def test_coordinates_of_its_own_need_a_way_back():
+    run = gflow.simulate({"w": Own(jnp.ones(2))}, lambda m: jnp.sum(m["w"].value ** 2), t1=1.0)
+    with pytest.raises(ValueError, match=r"Own has coordinates of its own.*define at_record"):
+        run.final  # noqa: B018

@@ -510,7 +510,7 @@ HADAMARD = gflow.Hadamard(jnp.array([1.0, 0.5, 0.2, 0.1]), jnp.array([0.5, 0.2, 
 
 def ran(leaf, time):
     record = {"log_s": np.asarray(leaf.log_s), "log_d": np.asarray(leaf.log_d)}
-    return leaf.moved(record, time)
+    return leaf.at_record(record, time)
 
 
 @pytest.mark.parametrize(

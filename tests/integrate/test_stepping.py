@@ -16,7 +16,9 @@ import pytest
 
 import gflow
 import theory
-from gflow.coordinates._base import FactorCoordinates, LogCoordinates, RawCoordinates
+from gflow.coordinates._factors import FactorCoordinates
+from gflow.coordinates._log import LogCoordinates
+from gflow.coordinates._raw import RawCoordinates
 from gflow.flow._flow import build_flow
 from gflow.integrate._march import TERM, Field, Pace, halved, march
 from gflow.models import DiagonalLinear

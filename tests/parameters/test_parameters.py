@@ -118,7 +118,7 @@ def test_rescale_changes_the_hadamard_leaves_alone_and_starts_time_anew():
     assert other["b"] is model["b"]
     assert other["c"] is model["c"]
     record = {"log_s": np.array([-3.0]), "log_d": np.array([-9.0])}
-    moved = model["a"].moved(record, 12.5)
+    moved = model["a"].at_record(record, 12.5)
     assert float(moved.elapsed) == 12.5
     assert float(gflow.rescale(moved, -8.0).elapsed) == 0.0
 
@@ -169,7 +169,7 @@ def test_moved_gives_active_weights_the_exponents_zero_and_two():
     )
     y = np.array([100.0, -100.0, 30.0])  # active, active negative, dormant
     record = {"log_s": alpha + y, "log_d": alpha + 0.5 - y}
-    moved = weight.moved(record, 7.0)
+    moved = weight.at_record(record, 7.0)
     np.testing.assert_allclose(moved.log_s, record["log_s"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(moved.log_d, record["log_d"], rtol=0, atol=1e-13)
     np.testing.assert_allclose(moved.exponent_s, [0.0, 2.0, 0.7], rtol=1e-14)

@@ -131,7 +131,7 @@ def test_leaves_compile_at_most_their_draw(monkeypatch):
         return room._seen - before
 
     def used(leaf: gflow.Hadamard):
-        moved = leaf.moved({"log_s": logs + 39.0, "log_d": logs}, 1.0)
+        moved = leaf.at_record({"log_s": logs + 39.0, "log_d": logs}, 1.0)
         return leaf.value, leaf.log_abs(), leaf.log_s, moved.value, leaf.rescaled(-50.0)
 
     drawn = gflow.Hadamard.small((3, 5), log_alpha=-40, key=key)

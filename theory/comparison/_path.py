@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Constant, is_matrix, log_modes
+from gflow.internal import Constant
 
 from .._prediction import Prediction
 from ._claims import CONFIRMED, REFUTED, UNDECIDED, Claim, label_claim
@@ -65,9 +65,9 @@ def _still_growing(run: Trajectory) -> str | None:
     end = float(run.t[-1])
     decay = {} if run.resolver is None else _rates(run.resolver.flow)
     for name, leaf in run.leaves.items():
-        last = {k: v[-1] for k, v in leaf.items()}
-        sizes = log_modes(last)
-        if is_matrix(leaf):
+        last = leaf.at(-1)
+        sizes = last.log_modes()
+        if leaf.spectral:
             dormant = sizes < 0.5 * run.log_alpha
             force = np.linalg.norm(last["force"], ord=2, axis=(-2, -1))[..., None]
         else:

@@ -9,7 +9,6 @@ import numpy as np
 
 from gflow.internal import (
     coordinate_label,
-    is_matrix,
 )
 
 from .._prediction import Prediction
@@ -110,7 +109,7 @@ class Resting:
             found, bars = self.plateau.values[name], self.plateau.bars[name]
             sizes = np.max([np.abs(s[name]) for s in saddles], axis=0)
             largest = float(np.max(sizes, initial=0.0))
-            if is_matrix(self.reader.trajectory.leaves[name]):
+            if self.reader.trajectory.leaves[name].spectral:
                 sizes = np.full_like(sizes, largest)
             sizes = np.where(sizes > 0, sizes, largest if largest > 0 else 1.0)
             floor = 200.0 * self._rtol * sizes + 1e-10 * max(largest, 1e-300)
@@ -140,7 +139,7 @@ class Resting:
 
     def _ambiguous(self, name: str, slack: np.ndarray) -> np.ndarray:
         """Modes that cannot be told to be on or off: smaller than twice what is uncertain."""
-        matrix = is_matrix(self.reader.trajectory.leaves[name])
+        matrix = self.reader.trajectory.leaves[name].spectral
         sizes = self.plateau.sizes[name]
         if matrix:
             slack = np.sqrt(np.sum(slack**2, axis=(-1, -2)))[..., None]
@@ -184,7 +183,7 @@ class Resting:
                     if leaf == name:
                         said[index] += sign
             doubtful = (doubtful | self.doubtful_before.get(name, False)).astype(int)
-            if is_matrix(leaves[name]):  # columns are numbered by when they came, not by size
+            if leaves[name].spectral:  # columns are numbered by when they came, not by size
                 change, said, doubtful = (
                     np.sum(x, axis=-1, keepdims=True) for x in (change, said, doubtful)
                 )
@@ -214,7 +213,7 @@ class Resting:
             return []
         sizes, bars = {}, {}
         for name, index in shares:
-            matrix = is_matrix(self.reader.trajectory.leaves[name])
+            matrix = self.reader.trajectory.leaves[name].spectral
             at = index[:-1] if matrix else index
             sizes[name, index] = float(np.linalg.norm(self.plateau.values[name][at]))
             bars[name, index] = float(np.linalg.norm(self.plateau.bars[name][at]))
@@ -241,7 +240,7 @@ def _switched(seen: list[tuple[str, tuple[int, ...], int]], leaves: dict[str, An
     words = []
     for name, index, change in seen:
         sign = "+" if change > 0 else "−"
-        if is_matrix(leaves[name]):
+        if leaves[name].spectral:
             head = f" of head {index[0]}" if len(index) > 1 else ""
             words.append(f"{sign}{abs(change)} in {name}{head}")
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, active_weights, first_crossing, modes
+from gflow.internal import Crossing, Quantity, active_weights, first_crossing
 
 from .._prediction import Prediction
 
@@ -143,7 +143,7 @@ class Reader:
             bars={n: bar(read) for n, read in reads.items()},
             moved={n: moved(read) for n, read in reads.items()},
             active=active_weights(run, step),
-            sizes={n: np.abs(modes(here["leaves"][n])[0]) for n in run.leaves},
+            sizes={n: np.abs(here["leaves"][n].modes()[0]) for n in run.leaves},
         )
 
     def _flattest(self, left: float, right: float) -> int:
@@ -160,7 +160,7 @@ class Reader:
         run = self.trajectory
         step = int(np.argmin(np.abs(run.t - t)))
         if run.resolver is None or run.t[step] == t:
-            leaves = {n: {k: v[step] for k, v in x.items()} for n, x in run.leaves.items()}
+            leaves = {n: x.at(step) for n, x in run.leaves.items()}
             return {"loss": run.loss[step], "leaves": leaves}
         return run.record_at(t)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import log_modes, start_factors
+from gflow.internal import start_factors
 
 from .._prediction import Prediction
 from .._stage import by_leaf
@@ -20,13 +20,12 @@ def start_claims(prediction: Prediction, reader: Reader, rest: Plateau) -> list[
     claims = problem_claims(prediction, run)
     zero = not any(np.any(x) for x in by_leaf(prediction.start.value).values())
     dormant = run.log_alpha < 0 and all(
-        np.max(log_modes({k: v[:1] for k, v in leaf.items()}), initial=-math.inf)
-        < 0.5 * run.log_alpha
+        np.max(leaf.at(slice(0, 1)).log_modes(), initial=-math.inf) < 0.5 * run.log_alpha
         for leaf in run.leaves.values()
     )
     loss = prediction.start.loss
     if zero and dormant:
-        first = {n: {k: v[0] for k, v in leaf.items()} for n, leaf in run.leaves.items()}
+        first = {n: leaf.at(0) for n, leaf in run.leaves.items()}
         left = sum(float(np.sum(np.abs(x["force"] * x["value"]))) for x in first.values())
         allowed = Allowed(2.0 * left, "the weights at the start", "a smaller α")
         measured, bar = float(run.loss[0]), 0.0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gflow.internal import clearing, column_velocity, moved
+from gflow.internal import clearing, column_velocity, pulled
 
 from ._fast import Piece
 
@@ -19,7 +19,7 @@ from ._fast import Piece
 class Block(Piece):
     """Directions and log-sizes of columns, which of them are active.
 
-    `level`: dormant columns of one level are of like size, as at a start that nothing has moved
+    `level`: dormant columns of one level are of like size, as at a start that nothing has pulled
     yet; else one is infinitely smaller than the one before. `told`: the last of them has been
     far above its start. `split`: rows of A.
     """
@@ -52,7 +52,7 @@ class Block(Piece):
         return self.moving(force, self._share())
 
     def moving(self, force: Float[Array, "m n"], share: Float[Array, "r r"]):
-        hx = moved(self.direction, force, self.split)
+        hx = pulled(self.direction, force, self.split)
         turn, growth = column_velocity(self.direction, hx, share)
         return jnp.concatenate([turn.ravel(), growth - self.decay])
 

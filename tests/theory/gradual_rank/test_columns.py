@@ -550,7 +550,7 @@ def heads_to_identity(model):
     [
         (Matrix(WIDE), ANY, {}, "'weight' has 4 columns for a 3×3 matrix.*r ≤ 3"),
         (Matrix(HEADS), heads_to_identity, {}, "A symmetric tie: .*together at T = 1"),
-        (Matrix(SMALL.moved(RUN, 12.0)), ANY, {}, "'weight' comes from a run.*gflow.rescale"),
+        (Matrix(SMALL.at_record(RUN, 12.0)), ANY, {}, "'weight' comes from a run.*gflow.rescale"),
         (Matrix(gflow.Factored(jnp.ones((3, 2)), jnp.ones((3, 2)))), ANY, {}, "needs 0 < α < 1"),
         (Matrix(SMALL), ANY, {"log_alpha": 1.0}, "needs 0 < α < 1.*log_alpha = 1 was given"),
         (Matrix(SMALL), ANY, {"decay": lambda t: 0.1}, "constant decay"),

@@ -117,7 +117,7 @@ def in_time(report: Report, second: Second, F: np.ndarray, axes) -> None:
     """Singular values of W_Q and W_K from mid-plateau on, and how u₁ and v₁ come to F's."""
     shown = second.run.t <= second.time
     t = second.run.t[shown]
-    leaf = {k: x[shown] for k, x in second.run.leaves["kq"].items()}
+    leaf = second.run.leaves["kq"].at(shown)
     u, sigma, vt = np.linalg.svd(F)
     half = int(np.searchsorted(t, 0.5 * second.time))
     found = spectra(leaf)

@@ -54,7 +54,7 @@ def after(runs: list[gflow.Trajectory]) -> Snapshots:
     parts = []
     for run in runs:
         at = np.unique(np.linspace(0, len(run.t) - 1, 60).astype(int))
-        leaves = {name: {k: x[at] for k, x in leaf.items()} for name, leaf in run.leaves.items()}
+        leaves = {name: leaf.at(at) for name, leaf in run.leaves.items()}
         weights = {name: leaves[name]["value"] for name in ("value", "inner", "readout")}
         weights["query"], weights["key"] = factors(leaves["kq"])
         parts.append((run.t[at], run.loss[at], weights))

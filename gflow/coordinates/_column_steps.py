@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..coordinates._base import Coordinates, State, Weight
-from ..coordinates._gauge import EMPTY, OVERLAP, orthogonal
+from ._base import Coordinates, State, Weight
+from ._jacobi import EMPTY, OVERLAP, orthogonal
+from ._record import LeafRecord
 from ._signed_logs import compensated
 
 
@@ -29,6 +30,10 @@ class ColumnSteps(Coordinates):
     """
 
     inner: Any
+
+    @property
+    def chart(self) -> type[Coordinates]:
+        return self.inner.chart
 
     @property
     def size(self) -> int:
@@ -71,10 +76,13 @@ class ColumnSteps(Coordinates):
 
         return jax.vjp(weight, x)[1](force)[0]
 
+    def view(self, state: State) -> Any:
+        return self.inner.view(self._inner(state))
+
     def record(self, state: State) -> dict[str, Array]:
         return self.inner.record(self._inner(state))
 
-    def at(self, record: dict[str, Array]) -> "ColumnSteps":
+    def at(self, record: LeafRecord) -> "ColumnSteps":
         return ColumnSteps(self.inner.at(record))
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:

@@ -1,13 +1,54 @@
-"""Coordinates of a plain weight as direction and logarithm of its norm."""
+"""A plain weight as it is, and as direction and logarithm of its norm."""
+
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._base import FixedFrame, RawCoordinates, State, Weight
+from ._base import Coordinates, State, Weight
+from ._record import LeafRecord
+from ._view import View
 
 
-class PolarCoordinates(FixedFrame):
+class RawCoordinates(Coordinates):
+    """The weight itself over a fixed factor: W = e^{log_scale}·state, W' = g − λW."""
+
+    plain: ClassVar[bool] = True
+
+    initial: Float[Array, "..."]
+    log_scale: Float[Array, ""]
+
+    @property
+    def size(self) -> int:
+        return self.initial.size
+
+    def start(self) -> State:
+        return self.initial.ravel()
+
+    def value(self, state: State) -> Weight:
+        return jnp.exp(self.log_scale) * state.reshape(self.initial.shape)
+
+    def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
+        return jnp.exp(-self.log_scale) * force.ravel() - decay * state
+
+    def at(self, record: LeafRecord) -> "RawCoordinates":
+        return eqx.tree_at(lambda c: c.initial, self, record["array"])
+
+    def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.sum((force - decay * self.value(state)) ** 2)
+
+    def record(self, state: State) -> dict[str, Array]:
+        return {"value": self.value(state), "array": state.reshape(self.initial.shape)}
+
+    def view(self, state: State) -> View:
+        return View(self.value(state), None, jnp.zeros((0,), state.dtype))
+
+    def polar(self) -> "PolarCoordinates":
+        return PolarCoordinates.of_raw(self)
+
+
+class PolarCoordinates(Coordinates):
     r"""W = e^ℓ X with X of norm one: near a saddle of order three and more, where W blows up.
 
     Three and more factors of size ε leave the origin after a time 1/ε and more, by growing
@@ -63,7 +104,7 @@ class PolarCoordinates(FixedFrame):
         zero = jnp.zeros_like(self.start())
         return zero + 0.1 * rtol, zero
 
-    def at(self, record: dict[str, Array]) -> "PolarCoordinates":
+    def at(self, record: LeafRecord) -> "PolarCoordinates":
         moved = record["direction"], record["log_norm"]
         return eqx.tree_at(lambda c: (c.direction, c.log_norm), self, moved)
 
@@ -73,6 +114,3 @@ class PolarCoordinates(FixedFrame):
     def record(self, state: State) -> dict[str, Array]:
         x, log_norm = self.polar(state)
         return {"value": self.value(state), "direction": x, "log_norm": log_norm}
-
-    def resolved(self, state: State) -> Array:
-        return jnp.array(True)

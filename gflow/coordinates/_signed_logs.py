@@ -1,13 +1,20 @@
 """Coordinates in which a gradient step is exact: s⁺ = (1 − ηλ + ηg)s, d⁺ = (1 − ηλ − ηg)d."""
 
+from typing import Any, ClassVar
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ..coordinates._base import Coordinates, State, Weight, product_descent
+from ._base import Coordinates, State, Weight
+from ._dormant import log_abs, product_descent
+from ._record import LeafRecord
 
 
 class SignedLogs(Coordinates):
     """log|s|, log|d| and the signs of both, with what rounding took from the logarithms."""
+
+    product: ClassVar[bool] = True
 
     log_s: Float[Array, "..."]
     log_d: Float[Array, "..."]
@@ -55,15 +62,20 @@ class SignedLogs(Coordinates):
             "sign_d": sign_d.astype(jnp.int8),
         }
 
-    def at(self, record: dict[str, Array]) -> "SignedLogs":
+    def at(self, record: LeafRecord) -> "SignedLogs":
         return SignedLogs(*(record[k] for k in ("log_s", "log_d", "sign_s", "sign_d")))
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         log_s, log_d, *_ = self._parts(state)
         return product_descent(log_s, log_d, force, decay)
 
-    def resolved(self, state: State) -> Array:
-        return jnp.array(True)
+    @classmethod
+    def log_entries(cls, record: LeafRecord) -> Float[np.ndarray, "..."]:
+        return log_abs(np.asarray(record["log_s"]), np.asarray(record["log_d"]))
+
+    @classmethod
+    def interpolated(cls, record: LeafRecord, between: Any) -> Float[np.ndarray, "... modes"]:
+        return log_abs(between(record["log_s"]), between(record["log_d"]))
 
 
 def _log_abs1p(x: Array) -> Array:

@@ -1,0 +1,68 @@
+"""What a trajectory keeps of one leaf, at one time or along a leading axis of times."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from ._base import Coordinates
+
+
+class LeafRecord(eqx.Module, Mapping[str, Any]):
+    """Arrays by name, and the coordinates that know how to read them.
+
+    `record["value"]` is the effective weight and `record["force"]` g = −∂L/∂weight; the others are
+    those that the coordinates need to go on from there.
+    """
+
+    arrays: dict[str, Any]
+    chart: type["Coordinates"] = eqx.field(static=True)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def at(self, index: Any) -> "LeafRecord":
+        """One of the recorded times, or several of them."""
+        return LeafRecord({k: x[index] for k, x in self.arrays.items()}, self.chart)
+
+    @property
+    def spectral(self) -> bool:
+        """Whether the modes are the singular values of the weight, and not its entries."""
+        return self.chart.spectral
+
+    @property
+    def product(self) -> bool:
+        """Whether the weight is a product of factors, which vanish together at small α."""
+        return self.chart.product
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a weight held as it is."""
+        return self.chart.plain
+
+    def log_entries(self) -> Float[np.ndarray, "..."]:
+        """log|θ| of every entry, finite where θ itself underflows and logarithms are recorded."""
+        return self.chart.log_entries(self)
+
+    def log_modes(self) -> Float[np.ndarray, "... modes"]:
+        """Logarithms of what can be active: entries, or singular values of a product."""
+        return self.chart.log_modes(self)
+
+    def modes(self) -> tuple[Float[np.ndarray, "... modes"], Float[np.ndarray, "... modes"]]:
+        """Size of every mode and the force along it: singular values and uᵀGv, or the entries."""
+        value, force = np.asarray(self["value"]), np.asarray(self["force"])
+        if not self.spectral:
+            return value, force
+        u, sizes, vt = np.linalg.svd(value, full_matrices=False)
+        along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
+        count = min(sizes.shape[-1], self.chart.count_modes(self, sizes.shape[-1]))
+        return sizes[..., :count], along[..., :count]

@@ -1,0 +1,36 @@
+"""What an observable sees of a parameter while the flow runs."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+
+class View(eqx.Module):
+    """A parameter at one state: `value`, and what else its coordinates know of it.
+
+    `factors` are plain arrays whose product is the weight: (u, v) entry by entry, or the matrices
+    of a chain W = W₁W₂⋯ (`spectral`). `invariant` is what `conserved()` returns.
+    """
+
+    value: Float[Array, "..."]
+    known_factors: tuple[Float[Array, "..."], ...] | None = None
+    invariant: Any = None
+    spectral: bool = eqx.field(static=True, default=False)
+
+    @property
+    def factors(self) -> tuple[Float[Array, "..."], ...]:
+        if self.known_factors is None:
+            raise ValueError("This weight is no product of factors: it has a `.value` only.")
+        return self.known_factors
+
+    def conserved(self) -> Any:
+        if self.invariant is None:
+            raise ValueError("Of this weight it is not known what the flow conserves.")
+        return self.invariant
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"In an observable a parameter has `.value`, `.factors` and `.conserved()`, not "
+            f"`.{name}`."
+        )

@@ -1,0 +1,172 @@
+r"""What theory reads off one leaf of a model: balance, gap, alignment, spectra and ranks.
+
+Each function takes the name of a leaf and returns a function of the model, to be recorded along a
+run or applied to any model (`traj.final`, a stage's):
+
+```python
+from gflow import observables
+
+watched = {"balance": observables.balance("kq"), "gap": observables.gap("kq")}
+run = gflow.simulate(model, objective, t1=10.0, observables=watched)
+run.observables["gap"], run.error["gap"]
+observables.stable_rank("kq")(run.final)
+```
+
+They are functions of plain floats: what lies below the float range is 0 in them, and the
+logarithms that a run records of its own (`kq.log_singular`) reach farther.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .coordinates._view import View
+from .parameters._base import Parameter, leaf_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Observable:
+    """A function of one leaf of a model, found by its name."""
+
+    leaf: str
+    read: Callable[[Any], Float[Array, "..."]]
+
+    def __call__(self, model: PyTree) -> Float[Array, "..."]:
+        """**Raises:** ValueError where the model has no leaf of that name."""
+        paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_leaf)
+        leaves = {leaf_name(path): leaf for path, leaf in paths}
+        if self.leaf not in leaves:
+            raise ValueError(
+                f"The model has no leaf {self.leaf!r}; its leaves are {', '.join(leaves)}."
+            )
+        try:
+            return self.read(leaves[self.leaf])
+        except ValueError as error:
+            raise ValueError(f"Leaf {self.leaf!r}: {error}") from None
+
+
+def spectrum(leaf: str) -> Observable:
+    """Singular values of the weight, descending: (..., min(m, n)); heads lead.
+
+    **Raises** (when it is applied, as all functions here): ValueError for a weight without rows
+    and columns, or without factors where these are read.
+    """
+    return Observable(leaf, _spectrum)
+
+
+def stable_rank(leaf: str) -> Observable:
+    """‖W‖_F²/‖W‖²: between 1 and the rank, 0 of a weight that is zero."""
+    return Observable(leaf, _stable_rank)
+
+
+def effective_rank(leaf: str) -> Observable:
+    """exp(−Σ p_i ln p_i) with p_i = σ_i/Σσ: between 1 and min(m, n), 0 of a weight that is zero.
+
+    **Source:** Roy & Vetterli, EUSIPCO 2007.
+    """
+    return Observable(leaf, _effective_rank)
+
+
+def balance(leaf: str) -> Observable:
+    """What gradient flow without decay conserves, and with decay λ lets die as e^{−2λt}.
+
+    Of u⊙v the numbers u² − v². Of a product of matrices the eigenvalues of aᵀa − bbᵀ, ascending,
+    for every two neighbours a, b: the columns of `gflow.Factored` turn among themselves during a
+    run, and eigenvalues are what such a rotation leaves as it is. Known to the rounding of ‖a‖².
+    """
+    return Observable(leaf, _balance)
+
+
+def gap(leaf: str) -> Observable:
+    r"""½‖A‖² + ½‖B‖² − ‖ABᵀ‖_* ≥ 0: what two factors pay beyond the nuclear norm, of every head.
+
+    As a sum of squares, with ABᵀ = USVᵀ: ½‖UᵀA − VᵀB‖² + ½‖A − UUᵀA‖² + ½‖B − VVᵀB‖². It is never
+    negative, and right far below the rounding of the norms. **Source:** 2410.23819.
+    """
+    return Observable(leaf, _gap)
+
+
+def alignment(leaf: str) -> Observable:
+    """|cos| between the leading right singular vector of each factor and the left of the next.
+
+    (..., D − 1) for D matrices: 1 where layers are aligned, as balance makes those of deep linear
+    networks (Ji & Telgarsky, 1810.02032). Rotations of inner spaces leave it as it is.
+    """
+    return Observable(leaf, _alignment)
+
+
+def _is_leaf(node: Any) -> bool:
+    return isinstance(node, Parameter | View)
+
+
+def _value(leaf: Any) -> Array:
+    return leaf.value if _is_leaf(leaf) else jnp.asarray(leaf)
+
+
+def _matrices(leaf: Any) -> tuple[Array, ...]:
+    if not (_is_leaf(leaf) and leaf.spectral):
+        raise ValueError("this is read off factors, and the weight is no product of matrices.")
+    return leaf.factors
+
+
+def _spectrum(leaf: Any) -> Array:
+    value = _value(leaf)
+    if value.ndim < 2:
+        raise ValueError(f"a weight of shape {value.shape} has no singular values.")
+    return jnp.linalg.svd(value, compute_uv=False)
+
+
+def _relative(leaf: Any) -> tuple[Array, Array]:
+    """Singular values over the largest, and whether that is zero."""
+    s = _spectrum(leaf)
+    zero = s[..., :1] == 0.0
+    return s / jnp.where(zero, 1.0, s[..., :1]), zero[..., 0]
+
+
+def _stable_rank(leaf: Any) -> Array:
+    s, _ = _relative(leaf)
+    return jnp.sum(s**2, axis=-1)
+
+
+def _effective_rank(leaf: Any) -> Array:
+    s, zero = _relative(leaf)
+    total = jnp.sum(s, axis=-1, keepdims=True)
+    p = s / jnp.where(total > 0.0, total, 1.0)
+    entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0.0, p, 1.0)), axis=-1)
+    return jnp.where(zero, 0.0, jnp.exp(entropy))
+
+
+def _balance(leaf: Any) -> Array:
+    if not _is_leaf(leaf):
+        raise ValueError("an array by itself has nothing that the flow conserves.")
+    found = leaf.conserved()
+    parts = list(found) if isinstance(found, tuple) else [found]
+    if leaf.spectral:
+        parts = [jnp.linalg.eigvalsh(x) if x.size else x for x in parts]
+    return jnp.concatenate(parts or [jnp.zeros((0,))], axis=-1)
+
+
+def _gap(leaf: Any) -> Array:
+    factors = _matrices(leaf)
+    if len(factors) != 2:
+        raise ValueError(f"the gap is one of two factors, and there are {len(factors)}.")
+    a, b = factors[0], factors[1].swapaxes(-1, -2)
+    u, _, vt = jnp.linalg.svd(jnp.matmul(a, factors[1]), full_matrices=False)
+    in_u, in_v = jnp.matmul(u.swapaxes(-1, -2), a), jnp.matmul(vt, b)
+    out_u, out_v = a - jnp.matmul(u, in_u), b - jnp.matmul(vt.swapaxes(-1, -2), in_v)
+    squares = [jnp.sum(x**2, axis=(-2, -1)) for x in (in_u - in_v, out_u, out_v)]
+    return 0.5 * (squares[0] + squares[1] + squares[2])
+
+
+def _alignment(leaf: Any) -> Array:
+    parts = [jnp.linalg.svd(x, full_matrices=False) for x in _matrices(leaf)]
+    cosines = [
+        jnp.abs(jnp.sum(one[2][..., 0, :] * other[0][..., :, 0], axis=-1))
+        for one, other in itertools.pairwise(parts)
+    ]
+    return jnp.stack(cosines, axis=-1)
