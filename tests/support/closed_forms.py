@@ -6,6 +6,8 @@ import numpy as np
 
 import theory
 
+CHANGES = ("factor", "clock", "slow", "shift", "end", "sign")
+
 
 def wrong_curves(curve, began=0.0):
     """The same curve wrong by a sign, a factor 2, its clock, a shift in time, all but its end."""
@@ -34,16 +36,19 @@ def check_falsified(run, prediction, but=()):
             curves = (*prediction.curves[:k], wrong, *prediction.curves[k + 1 :])
             table = theory.compare(run, dataclasses.replace(prediction, curves=curves))
             found = {c.key: c.verdict for c in table.claims}
-            assert found[curve.label] == "refuted", (curve.label, what, table)
+            assert found[curve.label] == "refuted", f"{curve.label}: {what}\n{table}"
             assert {**found, curve.label: ""} == {**claims, curve.label: ""}
             assert not table.passed
     for k, number in enumerate(prediction.numbers):
-        step = 1.0 if isinstance(number.predicted, int) else 0.0
-        for value in (number.predicted + step, 2.0 * number.predicted + 1e-3 * (step == 0.0)):
-            if value == number.predicted:
-                continue
+        if isinstance(number.predicted, int):
+            values = [number.predicted + 1, number.predicted - 1]
+        elif number.predicted == 0.0:
+            values = [0.1 * number.size]
+        else:
+            values = [2.0 * number.predicted, 0.5 * number.predicted, -number.predicted]
+        for value in values:
             wrong = dataclasses.replace(number, predicted=value)
             numbers = (*prediction.numbers[:k], wrong, *prediction.numbers[k + 1 :])
             table = theory.compare(run, dataclasses.replace(prediction, numbers=numbers))
             found = {c.key: c.verdict for c in table.claims}
-            assert found[number.label] == "refuted", (number.label, value, table)
+            assert found[number.label] == "refuted", f"{number.label}: {value}\n{table}"

@@ -64,9 +64,11 @@ class Beside:
     shape: tuple[int, ...]
 
     @property
-    def floor(self) -> float:
-        """Rounding of the largest number in play."""
-        return _ROUNDINGS * max(_largest(self.predicted), float(np.max(self.sizes)))
+    def floor(self) -> np.ndarray:
+        """Rounding, (times, 1): of what the value is made of, if that is known; of the curve."""
+        if np.any(self.sizes):
+            return _ROUNDINGS * self.sizes
+        return np.full((len(self.t), 1), _ROUNDINGS * _largest(self.predicted))
 
     @property
     def moves(self) -> float:
@@ -195,7 +197,7 @@ def _at(both: Beside, i: int) -> Claim:
     curve, (row, entry) = both.curve, np.unravel_index(i, both.predicted.shape)
     allowed = Allowed(
         float(both.tolerance[row, entry]), curve.derivation or "rounding", _remedy(curve),
-        floor=both.floor, what="the tolerance",
+        floor=float(both.floor[row, 0]), what="the tolerance",
     )  # fmt: skip
     numbers = (float(x[row, entry]) for x in (both.predicted, both.measured, both.bar))
     unit = f"{curve.unit} at {_where(both, i)}".strip()
@@ -211,7 +213,7 @@ def _doubt(both: Beside) -> str | None:
     moves, span = both.moves, f"t = {both.t[0]:.6g} … {both.t[-1]:.6g}"
     if both.curve.constant:
         return None
-    if not np.any(both.sizes) and not moves > 1e3 * both.floor:
+    if not np.any(both.sizes) and not moves > 1e3 * np.max(both.floor):
         return (
             f"met, but the curve does not move at the times of the run, {span}; a longer run would "
             "decide (or constant=True, if that is what it claims)"

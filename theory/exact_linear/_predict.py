@@ -1,20 +1,19 @@
 """A prediction for a model of two linear layers, whichever way its factors are held."""
 
-import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from gflow import Trajectory
 from gflow.internal import Decay, Objective, elapsed_time, trained_leaves
 
-from .._closed_form import Curve, Number
+from .._closed_form import Number
 from .._factor_pairs import FactorPair, constant_decay, factor_pairs
 from .._prediction import Prediction
 from .._quadratic import Quadratic, quadratic
+from ._course import ROUNDING, Course, curves, loss_of, multiplied, on_clock, unbalanced
 from ._lazy_to_rich import lazy_to_rich
 from ._two_layer import (
     BALANCE_TOLERANCE,
@@ -25,10 +24,6 @@ from ._two_layer import (
     two_layer,
 )
 
-Times = Float[np.ndarray, " times"]
-
-#: Rounding of the closed form, relative to the target.
-_ROUNDING = 1e-12
 #: Rounding carries a run away from a saddle after some 30/rate; up to here it does not.
 _AT_SADDLE = 10.0
 #: Share of the smallest mode learned by which a run may be from where it ends.
@@ -62,66 +57,34 @@ def predict(model: PyTree, objective: Objective, *, decay: Decay = 0.0) -> Predi
     """
     pair = _only_pair(model)
     rate, problem = constant_decay(pair, decay), quadratic(model, pair, objective)
-    c, began = problem.curvature, elapsed_time(model)
-    course = _course(pair, problem, rate / c)
-
-    def product(t: Times) -> Float[np.ndarray, "times o i"]:
-        return course.product(c * (t - began))
-
-    def loss(t: Times) -> Times:
-        return _loss(problem, product(t))
-
-    scale = float(np.max(np.abs(problem.target)))
-    slack, growth = problem.deviation + course.deviation, 2.0 * np.linalg.norm(problem.target, 2)
-
-    def off(t: Times) -> Times:
-        return scale * (_ROUNDING + slack * (1.0 + growth * c * (t - began)))
-
-    def loss_off(t: Times) -> Times:
-        reach = math.sqrt(2.0 * c * float(np.max(loss(t) - problem.floor, initial=0.0)))
-        apart = math.sqrt(problem.target.size) * off(t)  # in the Frobenius norm
-        return c * apart**2 + reach * math.sqrt(c) * apart + 1e-13 * abs(problem.floor)
-
-    words = "rounding, and how far inputs and start are from white and balanced"
-    last = began + _until(course.rest, c, rate)
-    about: Any = {"source": course.source, "validity": course.validity}
-    single = len(pair.leaves) == 1
+    course, rest = _course(pair, problem, rate / problem.curvature)
+    began = elapsed_time(model)
+    last = began + _until(rest, problem.curvature, rate)
     return Prediction.of(
-        Curve(pair.name if single else "W2 W1", product, off, words, regime=(began, last),
-              read=None if single else pair.read(_multiplied), **about),
-        Curve("loss", loss, loss_off, words, regime=(began, last), **about),
-        *_ends(pair, problem, course.rest, product, last, about),
+        *curves(pair, problem, course, began, last),
+        *_ends(pair, problem, course, rest, began, last),
         made_from=(model, objective),
         decay=decay,
-    )  # fmt: skip
+    )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Course:
-    """W₂W₁ at the times of ½‖Σ − W₂W₁‖², where it rests, and how far from its kind the start is."""
-
-    product: Callable[[Times], Float[np.ndarray, "times o i"]]
-    rest: RestingPoint
-    deviation: float
-    source: str
-    validity: str
-
-
-def _course(pair: FactorPair, problem: Quadratic, rate: float) -> _Course:
+def _course(pair: FactorPair, problem: Quadratic, rate: float) -> tuple[Course, RestingPoint]:
     w1, w2, target = pair.right.T, pair.left, problem.target
     _check_size(pair)
     gain, apart = _orthogonal(w1, w2)
     if rate == 0.0 and gain > 0.0 and apart <= BALANCE_TOLERANCE:
         rank = int(np.linalg.matrix_rank(target))
-        return _Course(
-            lambda t: lazy_to_rich(target, gain, t), RestingPoint(target, 0.0, rank, np.zeros(0)),
-            apart, "Tu, Aranguri, Jacot 2024 (2405.17580)",
+        course = Course(
+            lambda t: lazy_to_rich(target, gain, t), apart,
+            "Tu, Aranguri, Jacot 2024 (2405.17580)",
             "two linear layers, squared loss, whitened inputs, W₂W₁ = 0, W₁ᵀW₁ = gI, W₂W₂ᵀ = gI",
         )  # fmt: skip
+        return course, RestingPoint(target, 0.0, rank, np.zeros(0))
     rest = resting_point(w1, w2, target, rate)
-    return _Course(
-        lambda t: two_layer(w1, w2, target, t, rate), rest, _unbalanced(pair), SOURCE, VALIDITY
+    course = Course(
+        lambda t: two_layer(w1, w2, target, t, rate), unbalanced(pair), SOURCE, VALIDITY
     )
+    return course, rest
 
 
 def _orthogonal(w1: np.ndarray, w2: np.ndarray) -> tuple[float, float]:
@@ -132,24 +95,16 @@ def _orthogonal(w1: np.ndarray, w2: np.ndarray) -> tuple[float, float]:
     return gain, max(*off, float(np.max(np.abs(w2 @ w1)))) / gain if gain else math.inf
 
 
-def _multiplied(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a @ b.swapaxes(-1, -2)
-
-
-def _loss(problem: Quadratic, product: np.ndarray) -> np.ndarray:
-    squares = np.sum((product - problem.target) ** 2, axis=(-2, -1))
-    return np.asarray(problem.floor + 0.5 * problem.curvature * squares)
-
-
 def _ends(
     pair: FactorPair,
     problem: Quadratic,
+    course: Course,
     rest: RestingPoint,
-    product: Callable[[Times], np.ndarray],
+    began: float,
     last: float,
-    about: Any,
 ) -> list[Number]:
     """Rank and loss where the flow rests, read off a run that has come that far."""
+    product = on_clock(course, problem, began)
     learned = np.linalg.svd(rest.product, compute_uv=False)
     smallest = float(np.min(learned[: rest.rank])) if rest.rank else float(
         np.max(np.abs(problem.target)))  # fmt: skip
@@ -165,23 +120,24 @@ def _ends(
 
     def rank(run: Trajectory) -> tuple[float, float]:
         i = last_row(run)
-        w = np.asarray(pair.read(_multiplied)(run).value)[i]
+        w = np.asarray(pair.read(multiplied)(run).value)[i]
         count = np.sum(np.linalg.svd(w, compute_uv=False) > 0.5 * smallest)
         return (float(count) if at_rest(run) else math.nan), 0.0
 
     def loss(run: Trajectory) -> tuple[float, float]:
         i = last_row(run)
-        left = abs(float(_loss(problem, product(run.t[i : i + 1]))[0]) - ended)
+        left = abs(float(loss_of(problem, product(run.t[i : i + 1]))[0]) - ended)
         bar = run.error["loss"][i] if "loss" in run.error else math.nan
         return (float(run.loss[i]) if at_rest(run) else math.nan), float(bar) + left
 
-    ended = float(_loss(problem, rest.product))
-    zero = float(_loss(problem, np.zeros_like(rest.product)))
+    ended = float(loss_of(problem, rest.product))
+    zero = float(loss_of(problem, np.zeros_like(rest.product)))
     gained = zero - ended if zero > ended else max(zero, np.finfo(float).tiny)
     words = "rounding of the loss at zero"
+    about: Any = {"source": course.source, "validity": course.validity}
     return [
         Number("rank at rest", rest.rank, rank, **about),
-        Number("loss at rest", ended, loss, _ROUNDING * zero, words, size=gained, **about),
+        Number("loss at rest", ended, loss, ROUNDING * zero, words, size=gained, **about),
     ]
 
 
@@ -203,14 +159,6 @@ def _only_pair(model: PyTree) -> FactorPair:
     if pairs[0].left.ndim != 2:
         raise ValueError(f"{pairs[0].name} has heads: the closed form is of one matrix.")
     return pairs[0]
-
-
-def _unbalanced(pair: FactorPair) -> float:
-    """‖G − λI‖ over ‖A‖² + ‖B‖²."""
-    g = pair.left.T @ pair.left - pair.right.T @ pair.right
-    size = float(np.sum(pair.left**2) + np.sum(pair.right**2))
-    apart = float(np.linalg.norm(g - np.trace(g) / len(g) * np.eye(len(g))))
-    return apart / size if size else 0.0
 
 
 def _check_size(pair: FactorPair) -> None:

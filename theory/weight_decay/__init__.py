@@ -47,6 +47,9 @@ from ._lora import (
     Landscape as Landscape,
     classify as classify,
 )
+from ._predict import (
+    predict as predict,
+)
 from ._soft_threshold import (
     PredictedRank as PredictedRank,
     gap_late_slope as gap_late_slope,

@@ -87,7 +87,7 @@ def run(case):
 def test_a_run_confirms_what_is_predicted_and_refutes_what_is_not(case):
     prediction = case().predict()
     table = theory.compare(run(case), prediction)
-    assert table.passed, table
+    assert table.passed, str(table)
     labels = [c.label for c in prediction.curves] + [n.label for n in prediction.numbers]
     product = "W2 W1" if isinstance(case().model, DeepLinear) else "weight"
     assert labels == [product, "loss", "rank at rest", "loss at rest"]
@@ -147,7 +147,7 @@ def test_a_run_that_is_continued_keeps_its_time():
     with pytest.raises(ValueError, match="balanced"):
         Case(layers()._replace(t1=1.2).run(rtol=1e-4).final, identity(), 2.0).predict()
     table = theory.compare(later.run(), prediction)
-    assert table.passed, table
+    assert table.passed, str(table)
     check_falsified(later.run(), prediction)
 
 
@@ -164,7 +164,7 @@ def test_a_start_that_misses_a_mode_is_followed_to_its_saddle():
     assert rank.predicted == 1
     assert loss.predicted == pytest.approx(0.5 * 0.5**2, rel=1e-12)
     table = theory.compare(case.run(rtol=1e-11), prediction)
-    assert table.passed, table
+    assert table.passed, str(table)
     # the minimum instead of the saddle is refuted
     everything = dataclasses.replace(prediction, numbers=(dataclasses.replace(rank, predicted=2),))
     assert theory.compare(case.run(rtol=1e-11), everything).rows[-1].verdict == "refuted"
