@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gflow
-from gflow.coordinates._base import FactorCoordinates
+from gflow.coordinates._factors import FactorCoordinates
 from gflow.parameters._hadamard import HadamardFactors
 
 #: Three modes, two of them near each other, and a fourth that the three columns cannot learn.
