@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-COMMAND = ["-u", "-m", "theory.reproduce.cli", "reproduce", "gradual-rank", "--fast", "--out"]
+COMMAND = ["-u", "-m", "gflow", "reproduce", "gradual-rank", "--fast", "--out"]
 
 
 def run(quick: bool, say) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ._descend import descend as descend
 from ._escape import Escape as Escape, escape as escape
 from ._simulate import simulate as simulate
 from ._simulate_batch import Batch as Batch, simulate_batch as simulate_batch
+from ._version import __version__ as __version__
 from .integrate._status import Status as Status
 from .parameters._base import (
     Frozen as Frozen,

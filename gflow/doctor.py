@@ -1,19 +1,21 @@
-"""What `gflow doctor` says of the machine: versions, devices, precision, a sentinel.
+"""What `gflow doctor` says of the machine: versions, imports, devices, precision, a sentinel.
 
 A toolchain that computes wrong numbers shows in no solver status. This is the place that
-looks for it.
+looks for it. It imports JAX only when it comes to it, so that it can say what is wrong with JAX.
 """
 
 import enum
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from ._theory import OURS, find_theory
+from ._version import __version__
 
 PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax")
 
@@ -38,7 +40,7 @@ class Check(NamedTuple):
     sentence: str
 
 
-def sentinel(*, jit: bool = True) -> Float[Array, "16385"]:
+def sentinel(*, jit: bool = True) -> Float[np.ndarray, "16385"]:
     """i² for i = 0 … 16384 in float64, by a vmapped reduction that jax 0.10.2 gets wrong.
 
     Row (i, 0, 0) ↦ Σ(I₃ · row)². Every entry is exact in float64; under `jit` on CPU jax
@@ -47,10 +49,13 @@ def sentinel(*, jit: bool = True) -> Float[Array, "16385"]:
 
     **Source:** jax issue 39103.
     """
+    import jax
+    import jax.numpy as jnp
+
     with jax.enable_x64(True):
         rows = jnp.zeros((16385, 3), jnp.float64).at[:, 0].set(jnp.arange(16385.0))
         squared_norm = jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))
-        return (jax.jit(squared_norm) if jit else squared_norm)(rows)
+        return np.asarray((jax.jit(squared_norm) if jit else squared_norm)(rows))
 
 
 def _version(package: str) -> Check:
@@ -64,14 +69,47 @@ def _version(package: str) -> Check:
     return Check(package, Status.OK, version)
 
 
-def _devices(devices: list[jax.Device]) -> Check:
+def _theory() -> Check:
+    """Whether `import theory` is gflow's, here and in a script or notebook of this folder."""
+    found = find_theory()
+    if found.fault is not None:
+        return Check("theory", Status.BAD, found.fault)
+    here = [Path("theory.py").resolve(), Path("theory/__init__.py").resolve()]
+    for path in here:
+        if path.is_file() and path != OURS:
+            return Check(
+                "theory",
+                Status.WARNING,
+                f"`import theory` finds {found.path}, but scripts and notebooks of this folder "
+                f"find {path}, which is not gflow's: rename it.",
+            )
+    return Check("theory", Status.OK, f"imported from {found.path}")
+
+
+def _jax() -> list[Check]:
+    """What takes JAX to find out."""
+    try:
+        import jax
+    except Exception as error:
+        remedy = "Install jax and jaxlib again, of one version."
+        return [Check("import jax", Status.BAD, f"{type(error).__name__}: {error} {remedy}")]
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        remedy = "Set JAX_PLATFORMS=cpu, or install the jaxlib of your accelerator."
+        return [Check("devices", Status.BAD, f"JAX finds none: {error} {remedy}")]
     kinds = sorted({device.device_kind for device in devices})
     found = f"{len(devices)} × {', '.join(kinds)} (platform {devices[0].platform})"
-    return Check("devices", Status.OK, found)
+    return [
+        Check("devices", Status.OK, found),
+        _precision(on=jax.config.read("jax_enable_x64")),
+        _exponents(devices[0].platform),
+        _compilation(),
+    ]
 
 
-def _precision() -> Check:
-    if jax.config.read("jax_enable_x64"):
+def _precision(*, on: bool) -> Check:
+    if on:
         return Check("precision", Status.OK, "float64 is on.")
     return Check(
         "precision",
@@ -111,25 +149,19 @@ def _compilation() -> Check:
 
 
 def report() -> list[Check]:
-    """All findings: versions, devices, precision, and a sentinel against miscompilation.
+    """All findings: versions, `theory`, devices, precision, and a sentinel against miscompilation.
 
     ```python
     from gflow import doctor
     all(check.status != "bad" for check in doctor.report())
     ```
     """
-    checks = [Check("python", Status.OK, platform.python_version()), *map(_version, PACKAGES)]
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:
-        remedy = "Set JAX_PLATFORMS=cpu, or install the jaxlib of your accelerator."
-        return [*checks, Check("devices", Status.BAD, f"JAX finds none: {error} {remedy}")]
     return [
-        *checks,
-        _devices(devices),
-        _precision(),
-        _exponents(devices[0].platform),
-        _compilation(),
+        Check("python", Status.OK, platform.python_version()),
+        Check("gflow", Status.OK, f"{__version__} from {Path(__file__).parent}"),
+        _theory(),
+        *map(_version, PACKAGES),
+        *_jax(),
     ]
 
 

@@ -25,7 +25,6 @@ ANY = {
     "gflow.results.* *": "records are dictionaries, a trajectory is known by what it has",
     "theory._prediction Stage.*": "of a leaf, or of every leaf by its name",
     "theory.plot *": "what it draws is known by what it has",
-    "theory.reproduce.condensation.plateau.measure Second.model": "of three kinds",
 }
 
 

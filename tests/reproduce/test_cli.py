@@ -7,32 +7,40 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
+import papers
 import pytest
+from papers import written
 
-from theory.reproduce import cli
-from theory.reproduce._registry import EXPERIMENTS, Experiment
-from theory.reproduce._report import Report, judged
+import gflow
+from gflow import _cli as cli
+from theory.reproduce import Report
+from theory.reproduce._registry import SHIPPED
+from theory.reproduce._report import judged
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[2]
 ROW = {
-    "quantity", "unit", "paper", "predicted", "measured", "error_bar", "tolerance", "verdict",
-    "reason", "passed",
-}  # fmt: skip
+    "quantity",
+    "unit",
+    "paper",
+    "predicted",
+    "measured",
+    "error_bar",
+    "tolerance",
+    "verdict",
+    "reason",
+    "passed",
+}
 
 
 @pytest.fixture
-def experiment(monkeypatch, tmp_path):
-    """An experiment whose module the test writes; it runs in a process of its own."""
-    monkeypatch.syspath_prepend(tmp_path)
+def experiment(tmp_path):
+    """A file with an experiment, by its path; it runs in a process of its own."""
 
-    def make(name: str, *lines: str) -> None:
-        body = "\n".join(f"    {line}" for line in lines)
-        code = f"import ctypes, os, time\n\n\ndef run(report):\n{body}\n"
-        (tmp_path / f"module_{name}.py").write_text(code)
-        made = Experiment(name, "no paper", "for tests", f"module_{name}")
-        monkeypatch.setitem(EXPERIMENTS, name, made)
+    def make(name: str, *lines: str) -> str:
+        return str(papers.write(tmp_path, name, *lines))
 
     return make
 
@@ -41,16 +49,38 @@ def answer(measured: str) -> str:
     return f"report.add('answer', 42.0, {measured}, tolerance=0.5, error_bar=0.1, unit='τ')"
 
 
-def written(folder: Path, name: str) -> dict:
-    return json.loads((folder / name / "report.json").read_text())
-
-
 def test_list_names_every_experiment(capsys):
     assert cli.main(["list"]) == 0
-    printed = capsys.readouterr().out
-    for name, experiment in EXPERIMENTS.items():
-        assert name in printed
-        assert experiment.paper in printed
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names == list(SHIPPED)
+    # the summaries begin in one column, after the longest name
+    column = max(map(len, names)) + 2
+    assert all(line[:column].strip() in ("", *names) for line in lines)
+
+
+def test_list_as_json(capsys):
+    assert cli.main(["list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found] == list(SHIPPED)
+    for one in found:
+        assert set(one) == {"name", "paper", "summary", "origin", "error"}
+        assert one["origin"] == "gflow"
+        assert one["error"] is None
+        assert "arXiv" in one["paper"]
+
+
+def test_the_version_is_the_distributions(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"gflow {gflow.__version__}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    file = ROOT / project["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{gflow.__version__}"' in file.read_text()
+    assert f"\nversion: {gflow.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert project["project"]["scripts"] == {"gflow": "gflow._cli:main"}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +89,8 @@ def test_list_names_every_experiment(capsys):
         (["reproduce", "gradual-rnk"], "Did you mean 'gradual-rank'?"),
         (["reproduce", "quantum"], "There are: gradual-rank"),
         (["reproduce"], "--all"),
+        (["reproduce", "adapters", "--all"], "not both"),
+        (["reproduce", "nowhere.py"], "There is no file nowhere.py"),
     ],
 )
 def test_unknown_experiments_are_named(arguments, says, capsys):
@@ -68,21 +100,20 @@ def test_unknown_experiments_are_named(arguments, says, capsys):
 
 @pytest.mark.parametrize(
     ("measured", "status", "verdict"),
-    [("42.3", 0, "confirmed"), ("43.0", 1, "refuted"), ("float('nan')", 1, "refuted")],
+    [("42.3", 0, "confirmed"), ("43.0", 1, "refuted")],
 )
 def test_report_and_exit_status(experiment, measured, status, verdict, tmp_path, capsys):
-    experiment("fake", "report.say('a table')", answer(measured))
-    assert cli.main(["reproduce", "fake", "--out", str(tmp_path)]) == status
+    path = experiment("fake", "report.say('a table')", answer(measured))
+    assert cli.main(["reproduce", path, "--out", str(tmp_path)]) == status
     report = written(tmp_path, "fake")
-    assert set(report) == {
-        "name", "paper", "versions", "settings", "seconds", "rows", "error", "passed",
-    }  # fmt: skip
+    keys = "name paper versions settings seconds rows error passed"
+    assert set(report) == set(keys.split())
     assert set(report["rows"][0]) == ROW
     assert report["rows"][0]["verdict"] == verdict
     assert report["rows"][0]["unit"] == "τ"
     assert report["rows"][0]["passed"] is report["passed"] is (status == 0)
     assert report["error"] is None
-    assert report["settings"] == {"fast": False}
+    assert report["settings"] == {"fast": False, "size": 2}
     assert "jax" in report["versions"]
     out = capsys.readouterr().out
     assert "a table" in out
@@ -90,31 +121,34 @@ def test_report_and_exit_status(experiment, measured, status, verdict, tmp_path,
 
 
 def test_json_is_one_report_or_a_list_of_them(experiment, tmp_path, capsys):
-    experiment("one", "print('not JSON')", "report.say('a table')", answer("42"))
-    experiment("two", answer("42"))
+    one = experiment("one", "print('not JSON')", "report.say('a table')", answer("42"))
+    two = experiment("two", answer("42"))
     options = ["--json", "--fast", "--out", str(tmp_path)]
-    assert cli.main(["reproduce", "one", *options]) == 0
+    assert cli.main(["reproduce", one, *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == written(tmp_path, "one")
-    assert printed["settings"]["fast"] is True
-    assert cli.main(["reproduce", "one", "two", *options]) == 0
+    assert printed["settings"] == {"fast": True, "size": 1}
+    assert cli.main(["reproduce", one, two, *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == [written(tmp_path, "one"), written(tmp_path, "two")]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals by name")
 def test_a_death_is_that_experiments_own(experiment, tmp_path, capsys):
-    experiment("crash", answer("42"), "report.say('so far')", "ctypes.string_at(0)")
-    experiment("raises", answer("42"), "raise RuntimeError('boom')")
-    experiment("leaves", answer("42"), "os._exit(0)")
-    experiment("empty", "report.say('nothing judged')")
-    experiment("good", answer("42"))
-    names = ["crash", "raises", "leaves", "empty", "good"]
+    bodies = {
+        "crash": (answer("42"), "report.say('so far')", "ctypes.string_at(0)"),
+        "raises": (answer("42"), "raise RuntimeError('boom')"),
+        "leaves": (answer("42"), "os._exit(0)"),
+        "empty": ("report.say('nothing judged')",),
+        "good": (answer("42"),),
+    }
+    paths = [experiment(name, *lines) for name, lines in bodies.items()]
+    names = list(bodies)
     # what an earlier run left must not pass for this one's result
     stale = tmp_path / "crash" / "report.json"
     stale.parent.mkdir()
     stale.write_text(json.dumps({"passed": True, "rows": [], "error": None}))
-    assert cli.main(["reproduce", *names, "--out", str(tmp_path)]) == 1
+    assert cli.main(["reproduce", *paths, "--out", str(tmp_path)]) == 1
     reports = {name: written(tmp_path, name) for name in names}
     assert [reports[name]["passed"] for name in names] == [False] * 4 + [True]
     assert "SIGSEGV" in reports["crash"]["error"]
@@ -122,11 +156,11 @@ def test_a_death_is_that_experiments_own(experiment, tmp_path, capsys):
     assert [row["quantity"] for row in reports["crash"]["rows"]] == ["answer"]
     first, *traceback = reports["raises"]["error"].splitlines()
     assert first.endswith("RuntimeError: boom")
-    assert any("module_raises" in line for line in traceback)
+    assert any("raises.py" in line for line in traceback)
     assert "not finished" in reports["leaves"]["error"]
     assert "no rows" in reports["empty"]["error"]
     out = capsys.readouterr().out
-    summary = out[out.index("good  ") :]
+    summary = out[out.rindex("crash ") :]
     for name in names:
         assert re.search(rf"^{name} ", summary, re.MULTILINE)
     assert "5 experiments: 3 confirmed, 0 undecided, 0 refuted; 4 died" in summary
@@ -134,8 +168,8 @@ def test_a_death_is_that_experiments_own(experiment, tmp_path, capsys):
 
 def test_undecided_is_listed_and_fails_nothing(experiment, tmp_path, capsys):
     undecided = answer("50").replace("unit", "undecided='a smaller α would decide', unit")
-    experiment("fake", undecided)
-    assert cli.main(["reproduce", "fake", "--out", str(tmp_path)]) == 0
+    path = experiment("fake", undecided)
+    assert cli.main(["reproduce", path, "--out", str(tmp_path)]) == 0
     report = written(tmp_path, "fake")
     assert report["rows"][0]["verdict"] == "undecided"
     assert report["passed"] is False
@@ -144,25 +178,22 @@ def test_undecided_is_listed_and_fails_nothing(experiment, tmp_path, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_ends_both_processes(tmp_path, number, status):
-    (tmp_path / "module_slow.py").write_text(
-        "import os, time\n\n\ndef run(report):\n    print(os.getpid(), flush=True)\n"
-        "    time.sleep(60)\n"
-    )
+def test_an_interruption_ends_both_processes(experiment, tmp_path, number, status):
+    path = experiment("slow", "print(os.getpid(), flush=True)", "time.sleep(60)")
     code = (
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from theory.reproduce import _registry as registry, cli\n"
-        "slow = registry.Experiment('slow', '', '', 'module_slow')\n"
-        "registry.EXPERIMENTS['slow'] = slow\n"
-        f"sys.exit(cli.main(['reproduce', 'slow', '--out', {str(tmp_path)!r}]))\n"
+        "from gflow import _cli\n"
+        f"sys.exit(_cli.main(['reproduce', {path!r}, '--out', {str(tmp_path)!r}]))\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
     began = time.monotonic()
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.send_signal(number)
@@ -175,10 +206,36 @@ def test_an_interruption_ends_both_processes(tmp_path, number, status):
 
 
 def test_the_parent_needs_no_jax():
-    modules = "theory.reproduce.cli, theory.reproduce._process"
-    code = f"import sys, {modules}; print('jax' in sys.modules)"
+    code = (
+        "import sys\n"
+        "from gflow import _cli\n"
+        "import theory.reproduce._process\n"
+        "_cli.main(['list'])\n"
+        "print({'jax', 'matplotlib'} & set(sys.modules))\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "False", done.stderr
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
+def test_results_that_cannot_be_written_are_a_sentence(experiment, tmp_path, capsys):
+    path = experiment("fake", answer("42"))
+    (tmp_path / "file").write_text("")
+    assert cli.main(["reproduce", path, "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that is closed")
+def test_a_reader_that_leaves_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -u -m gflow list | head -n 1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.splitlines()[0].startswith("gradual-rank")
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

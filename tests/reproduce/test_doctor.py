@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,16 @@ def test_the_sentinel_is_float64_and_leaves_the_precision_of_the_caller_alone():
 
 def test_a_sound_machine_is_reported_as_one(capsys):
     checks = doctor.report()
-    assert {"python", *doctor.PACKAGES, "devices", "precision", "exponents", "compilation"} == {
-        check.name for check in checks
-    }
+    assert {
+        "python",
+        "gflow",
+        "theory",
+        *doctor.PACKAGES,
+        "devices",
+        "precision",
+        "exponents",
+        "compilation",
+    } == {check.name for check in checks}
     assert {check.status for check in checks} == {Status.OK}
     assert doctor.main() == 0
     printed = capsys.readouterr().out
@@ -56,7 +64,8 @@ def test_a_missing_package_is_bad(monkeypatch):
 
 
 def test_a_miscompiled_sentinel_is_bad(monkeypatch, capsys):
-    wrong = doctor.sentinel().at[-1].set(267911424.0)
+    wrong = doctor.sentinel()
+    wrong = np.append(wrong[:-1], 267911424.0)
     monkeypatch.setattr(doctor, "sentinel", lambda: wrong)
     assert status_of("compilation") is Status.BAD
     assert doctor.main() == 1
@@ -82,3 +91,18 @@ def test_no_device_is_bad_and_says_what_to_do():
     )
     assert run.returncode == 1
     assert "JAX_PLATFORMS=cpu" in run.stdout
+
+
+def test_a_broken_jax_is_a_finding_and_not_a_traceback(tmp_path):
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("raise RuntimeError('jaxlib is too old')\n")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "gflow", "doctor"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "bad      import jax   RuntimeError: jaxlib is too old" in done.stdout
+    assert done.stderr == ""

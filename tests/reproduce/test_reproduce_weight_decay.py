@@ -3,45 +3,38 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
 from scipy import stats
 
-from gflow import tasks
-from theory.reproduce import cli
-from theory.reproduce._report import Report
-from theory.reproduce.weight_decay.lookup import measure as decay_transformer
-from theory.reproduce.weight_decay.nuclear_norm import measure as weight_decay
-from theory.reproduce.weight_decay.transformers import measure as decay_text
+from gflow import _cli as cli, tasks
+from theory.reproduce import Report
+from theory.reproduce.weight_decay.lookup import measure as lookup
+from theory.reproduce.weight_decay.nuclear_norm import draw, measure as nuclear_norm
+from theory.reproduce.weight_decay.nuclear_norm.problem import problem
+from theory.reproduce.weight_decay.transformers import (
+    heads,
+    measure as transformers,
+    problem as decayed,
+)
 
 KEY = jax.random.key(0)
 
 
 def report(folder):
-    return Report("weight-decay", "2410.23819", folder, fast=True)
-
-
-def start(seed=0):
-    rng = np.random.default_rng(seed)
-    return decay_transformer.Pair(
-        *(jnp.asarray(0.5 * rng.standard_normal((5, 5))) for _ in range(2))
-    )
+    return Report("weight-decay", "2410.23819", folder)
 
 
 @pytest.mark.slow
 def test_a_wrong_convention_of_the_loss_fails(tmp_path):
     """‖W − D‖² judged by the thresholds of ½‖W − D‖², the factor 2 of the paper."""
-    axes = plt.subplots(1, 2)[1]
-    half = weight_decay.Distance(jnp.asarray(weight_decay.TARGET), jnp.asarray(0.5))
-    full = weight_decay.Distance(jnp.asarray(weight_decay.TARGET), jnp.asarray(1.0))
+    half, full = problem("half"), problem("full")
     verdicts = {}
-    for name, objective in (("right", half), ("wrong", full)):
-        one = report(tmp_path)
-        weight_decay.against_decay(one, "half", objective, start(), *axes)
-        verdicts[name] = [row.passed for row in one.rows]
-    plt.close("all")
+    for name, one in (("right", half), ("wrong", half._replace(objective=full.objective))):
+        judged = report(tmp_path)
+        nuclear_norm.against_decay(judged, one)
+        verdicts[name] = [row.passed for row in judged.rows]
     assert all(verdicts["right"])
     # soft threshold, ranks, and every tie
     assert not any(verdicts["wrong"])
@@ -49,7 +42,7 @@ def test_a_wrong_convention_of_the_loss_fails(tmp_path):
 
 def test_late_slope_of_two_exponentials():
     t = np.linspace(0.0, 30.0, 2000)
-    found, drift = weight_decay.late_slope(t, 3 * np.exp(-1.4 * t) + np.exp(-1.8 * t), -1.4)
+    found, drift = nuclear_norm.late_slope(t, 3 * np.exp(-1.4 * t) + np.exp(-1.8 * t))
     assert abs(found + 1.4) < 1e-3
     assert drift < 0.01
 
@@ -59,10 +52,10 @@ def test_members_are_trained_as_if_alone():
     many = 3
     task = tasks.associative_recall(key=KEY, examples=8, pairs=2, keys=3, values=3)
     sizes = dict(vocabulary=6, length=5, d=4, heads=2, head_width=2, hidden=4, layers=1)
-    stacked = decay_text.stack(many, 0, **sizes)
+    stacked = decayed.stack(many, 0, **sizes)
     stacked = jax.tree.map(lambda x: x.astype(float), stacked)
     single = jax.tree.map(lambda x: x[0], stacked)
-    rule = decay_text.adam(
+    rule = decayed.adam(
         {"attention": np.array([0.0, 0.0, 0.3])}, {"attention": np.array([0.0, 0.5, 0.0])}
     )
 
@@ -82,7 +75,7 @@ def test_members_are_trained_as_if_alone():
             lambda path, _: "attention" in jax.tree_util.keystr(path), model
         )
 
-    rate, betas = decay_text.RATE, dict(b1=0.9, b2=0.95)
+    rate, betas = decayed.RATE, dict(b1=0.9, b2=0.95)
     alone = [
         optax.adam(rate, **betas),
         # Optax multiplies its decay by the learning rate, as PyTorch does
@@ -90,7 +83,7 @@ def test_members_are_trained_as_if_alone():
         optax.chain(optax.add_decayed_weights(0.3, mask), optax.adam(rate, **betas)),
     ]
     with jax.numpy_dtype_promotion("standard"):  # which Optax is written for
-        together = trained(stacked, rule, decay_text.Members(task.inputs, task.targets))
+        together = trained(stacked, rule, decayed.Members(task.inputs, task.targets))
         singles = [trained(single, one, task.objective) for one in alone]
     for i, expected in enumerate(singles):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(expected), strict=True):
@@ -101,21 +94,21 @@ def test_members_are_trained_as_if_alone():
 
 
 def test_the_text_is_trained_on_windows_of_its_seed():
-    """`_trained` against the loop written out, on the windows that its keys draw."""
+    """`trained_on_text` against the loop written out, on the windows that its keys draw."""
     rng = np.random.default_rng(1)
     source = tasks.Text(rng.integers(0, 4, 300), rng.integers(0, 4, 100), "abcd")
-    length, steps, seed = decay_text.LENGTH, 3, 5
+    length, steps, seed = decayed.LENGTH, 3, 5
     sizes = dict(vocabulary=4, length=length, d=4, heads=1, head_width=2, hidden=4, layers=1)
-    start = decay_text.stack(2, 0, **sizes)
-    rule = decay_text.adam({}, {"attention": np.array([0.0, 0.5])})
-    end, loss = decay_text._trained(start, rule, source, seed, steps)
+    start = decayed.stack(2, 0, **sizes)
+    rule = decayed.adam({}, {"attention": np.array([0.0, 0.5])})
+    end, loss = decayed.trained_on_text(start, rule, source, seed, steps)
     characters = jnp.asarray(source.training)
 
     @jax.jit
     def step(model, memory, key):
-        first = jax.random.randint(key, (decay_text.BATCH,), 0, len(characters) - length)
+        first = jax.random.randint(key, (decayed.BATCH,), 0, len(characters) - length)
         index = first[:, None] + jnp.arange(length)[None]
-        batch = decay_text.Members(characters[index], characters[index + 1])
+        batch = decayed.Members(characters[index], characters[index + 1])
         updates, memory = rule.update(jax.grad(batch)(model), memory, model)
         return eqx.apply_updates(model, updates), memory
 
@@ -132,13 +125,13 @@ def test_the_text_is_trained_on_windows_of_its_seed():
 
 def test_per_head_by_hand():
     sizes = dict(vocabulary=6, length=5, d=4, heads=2, head_width=2, hidden=4, layers=1)
-    model = decay_text.stack(2, 0, **sizes)
+    model = decayed.stack(2, 0, **sizes)
     flat = jax.tree.map(lambda x: x, model)
     # the second member keeps one column of W_K in its second head, and half its W_Q
     key = np.array(model.layers[0].attention.key)
     key[1, 1, 1] = 0.0
     flat = eqx.tree_at(lambda m: m.layers[0].attention.key, flat, jnp.asarray(key))
-    found = decay_text.per_head(flat, model)
+    found = heads.per_head(flat, model)
     np.testing.assert_array_equal(found["kq rank"], [[2, 2], [2, 1]])
     np.testing.assert_array_equal(found["vo rank"], [[2, 2], [2, 2]])
     np.testing.assert_allclose(found["kq gap"][0], 1.0)
@@ -153,23 +146,23 @@ def test_per_head_by_hand():
 
 def test_interval_is_students():
     samples = np.random.default_rng(0).standard_normal((5, 3))
-    mean, low, high = decay_text.interval(samples)
+    mean, low, high = heads.interval(samples)
     for i, column in enumerate(samples.T):
         expected = stats.t.interval(0.95, 4, loc=np.mean(column), scale=stats.sem(column))
         assert (low[i], high[i]) == pytest.approx(expected)
         assert mean[i] == pytest.approx(np.mean(column))
-    alone = decay_text.interval(samples[:1])
+    alone = heads.interval(samples[:1])
     np.testing.assert_array_equal(alone[0], samples[0])
     assert np.isnan(alone[1:]).all()
     # quantities that span decades: the interval of the logarithm, never below 0
-    table = decay_text.collected([{"kq gap": np.array([[10.0**k]])} for k in (-3, -1)])
+    table = heads.collected([{"kq gap": np.array([[10.0**k]])} for k in (-3, -1)])
     assert table["kq gap"][0] == pytest.approx(1e-2)
     assert np.all(table["kq gap"] > 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "part", [decay_transformer.lookup, decay_transformer.one_step], ids=lambda f: f.__name__
+    "part", [lookup.ends, lookup.courses, transformers.one_step], ids=lambda f: f.__name__
 )
 def test_parts_agree(part, tmp_path):
     one = report(tmp_path)
@@ -182,7 +175,8 @@ def test_parts_agree(part, tmp_path):
 @pytest.mark.slow
 def test_figure_one(tmp_path):
     one = report(tmp_path)
-    weight_decay.fig1(one, "full")
+    numbers = nuclear_norm.figure_1(one, problem("full"))
+    one.figure(draw.figure_1(numbers), "fig1_full")
     assert [row.quantity for row in one.rows if not row.passed] == []
     slopes = [row.measured for row in one.rows if row.quantity.endswith("late-slope")]
     assert slopes == pytest.approx([-0.4, -1.04, -2.8], rel=5e-3)

@@ -8,6 +8,7 @@ from scipy.special import logsumexp
 
 from gflow import tasks
 from theory.reproduce.condensation.anchor import measure as experiment
+from theory.reproduce.condensation.anchor.problem import SCALES, OneLayer
 
 KEY = jax.random.key(0)
 
@@ -90,7 +91,7 @@ def test_the_largest_answer_fits_the_smallest_vocabulary():
 
 
 def test_the_transformer_in_a_loop_over_tokens():
-    model = experiment.OneLayer(201, 10, scale=0.3, key=KEY)
+    model = OneLayer(201, 10, scale=0.3, key=KEY)
     tokens = tasks.anchor_function(key=KEY, examples=1).inputs[0]
     q, k, v, w1, w2 = (
         np.asarray(getattr(model, n)) for n in ("query", "key", "value", "inner", "outer")
@@ -123,8 +124,8 @@ def test_onset_and_ratio_of_a_made_course():
 
 
 def test_scales_keep_what_they_say():
-    assert abs(experiment.SCALES["same σ√d"] * 8 - 640**-0.35) < 1e-15
-    assert abs(np.log(experiment.SCALES["same exponent"]) / np.log(64) + 0.85) < 1e-15
+    assert abs(SCALES["same σ√d"] * 8 - 640**-0.35) < 1e-15
+    assert abs(np.log(SCALES["same exponent"]) / np.log(64) + 0.85) < 1e-15
 
 
 def test_training_records_what_the_figures_show(monkeypatch):

@@ -34,6 +34,10 @@ from ._direction import (
     key_query_matrix as key_query_matrix,
     value_cosines as value_cosines,
 )
+from ._effective_flow import (
+    EffectiveChain as EffectiveChain,
+    effective_course as effective_course,
+)
 from ._key_query import (
     KeyQueryDirections as KeyQueryDirections,
     KeyQueryLimit as KeyQueryLimit,

@@ -6,16 +6,32 @@ and `gflow.escape`; `effective_course` follows the same flow in 2d numbers (`_re
 Paper: 2510.06954 (Chen, Luo, NeurIPS 2025), Proposition 1.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from gflow import Parameter
+
 from .._arguments import Numbers
 from ._reduced_flow import Late, follow, reduced
 from ._three_factors import chained
+
+
+@runtime_checkable
+class OuterWeights(Protocol):
+    """A model with three factors in a row, as `gflow.models.LastTokenTransformer` has."""
+
+    @property
+    def value(self) -> Parameter: ...
+
+    @property
+    def inner(self) -> Parameter: ...
+
+    @property
+    def readout(self) -> Parameter: ...
 
 
 class EffectiveChain(eqx.Module):
@@ -45,7 +61,7 @@ class EffectiveChain(eqx.Module):
                 "they must be a vector and a number, as condensation_direction returns."
             )
 
-    def __call__(self, model: Any) -> Float[Array, ""]:
+    def __call__(self, model: OuterWeights) -> Float[Array, ""]:
         row = self.direction @ model.value.value @ model.inner.value
         return -self.strength * (row @ model.readout.value)
 

@@ -33,9 +33,9 @@ def failed(content: dict[str, Any]) -> bool:
     return content["error"] is not None or any(r["verdict"] == "refuted" for r in content["rows"])
 
 
-def headline(content: dict[str, Any]) -> str:
-    """One line: name, time, counts, and why it ended before its end."""
-    line = f"{content['name']:18} {content['seconds']:6.0f} s   {counts(content)}"
+def headline(content: dict[str, Any], width: int = 0) -> str:
+    """One line: name (in `width` columns), time, counts, and why it ended before its end."""
+    line = f"{content['name']:{width}} {content['seconds']:6.0f} s   {counts(content)}"
     if content["error"] is None:
         return line
     return f"{line}; DIED: {content['error'].splitlines()[0]}"
@@ -43,9 +43,9 @@ def headline(content: dict[str, Any]) -> str:
 
 def summary(contents: list[dict[str, Any]]) -> str:
     """Experiment by experiment, and every verdict that is not a confirmation."""
-    lines = []
+    lines, width = [], max(len(content["name"]) for content in contents)
     for content in contents:
-        lines.append(headline(content))
+        lines.append(headline(content, width))
         for verdict in ("refuted", "undecided"):
             for row in content["rows"]:
                 if row["verdict"] == verdict:

@@ -1,6 +1,6 @@
 """An experiment in a process of its own, whose death is its own.
 
-The child is a fresh interpreter, `python -m theory.reproduce.process`, with the parent's import
+The child is a fresh interpreter, `python -m theory.reproduce._child`, with the parent's import
 path. What it prints passes through as it comes; how it ended is in its report.json.
 """
 
@@ -8,7 +8,6 @@ import codecs
 import collections
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,33 +18,34 @@ from pathlib import Path
 from typing import Any
 
 from . import _document as document
-from ._registry import Experiment
+from ._interpreter import ending, interpreter
+from ._registry import Entry
 
 #: Lines of the child's standard error that report.json keeps when it dies, and their length.
 KEPT, WIDTH = 40, 300
 
 
-def run_apart(experiment: Experiment, folder: Path, *, fast: bool, quiet: bool) -> dict[str, Any]:
-    """Run `experiment` in a process of its own; returns the content of its report.json.
+def run_apart(entry: Entry, folder: Path, *, fast: bool, quiet: bool) -> dict[str, Any]:
+    """Run an experiment in a process of its own; returns the content of its report.json.
 
     With `quiet` nothing goes to standard output. The child is stopped when this process is
     interrupted or terminated, and report.json says so.
     """
-    content = _blank(experiment, fast)
+    content = _blank(entry, fast)
     document.write(folder, content)
     task = {
-        "name": experiment.name, "paper": experiment.paper, "module": experiment.module,
-        "folder": str(folder.resolve()), "fast": fast, "live": not quiet,
-    }  # fmt: skip
-    command = [sys.executable, "-X", "faulthandler", "-m", __name__, json.dumps(task)]
-    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+        "reference": entry.reference,
+        "folder": str(folder.resolve()),
+        "fast": fast,
+        "live": not quiet,
+    }
+    command, environment = interpreter("_child", json.dumps(task))
     began, last = time.monotonic(), collections.deque[str](maxlen=KEPT)
     how = "Interrupted."
     try:
         with _terminable():
             status = _passed_through(command, environment, quiet, last)
-        how = _ending(status, last)
+        how = ending(status, last)
     finally:
         content = _read(folder, content)
         if content["error"] is not None or how:
@@ -56,13 +56,18 @@ def run_apart(experiment: Experiment, folder: Path, *, fast: bool, quiet: bool) 
     return content
 
 
-def _blank(experiment: Experiment, fast: bool) -> dict[str, Any]:
+def _blank(entry: Entry, fast: bool) -> dict[str, Any]:
     """The report of an experiment that never said anything."""
     return {
-        "name": experiment.name, "paper": experiment.paper, "versions": {},
-        "settings": {"fast": fast}, "seconds": 0.0, "rows": [],
-        "error": "The experiment never began.", "passed": False,
-    }  # fmt: skip
+        "name": entry.name,
+        "paper": entry.paper,
+        "versions": {},
+        "settings": {"fast": fast},
+        "seconds": 0.0,
+        "rows": [],
+        "error": "The experiment never began.",
+        "passed": False,
+    }
 
 
 def _read(folder: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
@@ -77,9 +82,12 @@ def _passed_through(
 ) -> int:
     """Exit status of `command`; its output is ours, and `last` keeps its last errors."""
     child = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     out = sys.stderr if quiet else sys.stdout
     lanes = (
         (child.stdout, out, collections.deque[str](maxlen=0)),
@@ -134,56 +142,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _ending(status: int, last: collections.deque[str]) -> str:
-    """What an exit status means; empty for success. A shell reports signal n as 128 + n."""
-    if status == 0:
-        return ""
-    number = -status if status < 0 else status - 128
-    if number in set(signal.Signals):
-        return f"Ended by {signal.Signals(number).name} ({signal.strsignal(number)})."
-    said = next((line for line in reversed(last) if line.strip()), "it said nothing")
-    return f"Ended with exit status {status}: {said}"
-
-
-def set_up() -> None:
-    """float64, figures without a display, and compiled programs kept from run to run.
-
-    The cache lies in $JAX_COMPILATION_CACHE_DIR, else in gflow/jax-<version> under
-    $XDG_CACHE_HOME or ~/.cache; delete the folder to be rid of it.
-    """
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    # On every hit XLA complains about two tuning flags that are no features of any machine.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home) / "gflow" / f"jax-{jax.__version__}"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def main() -> None:
-    """The child: run the experiment described in the argument."""
-    # Ctrl-C reaches both processes; the parent stops this one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    set_up()
-    task = json.loads(sys.argv[1])
-    from ._report import Report
-
-    name, paper, module = (task.pop(key) for key in ("name", "paper", "module"))
-    report = Report(name, paper, Path(task.pop("folder")), **task)
-    report.write()
-    try:
-        Experiment(name, paper, "", module).run(report)
-    except BaseException:
-        report.write()
-        raise
-    report.finish()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,69 +1,163 @@
-"""The list of experiments."""
+"""Which experiments there are: those shipped, plug-ins of other packages, and files by path.
 
+A package offers experiments in the entry-point group `gflow.experiments`:
+
+    [project.entry-points."gflow.experiments"]
+    my-paper = "my_package.my_paper:experiment"
+
+The names are known without loading anything. What is not ours is loaded in a process of its own.
+"""
+
+import concurrent.futures
 import dataclasses
+import difflib
 import importlib
-from typing import Any
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+from ._experiment import Experiment
+from ._interpreter import ending, interpreter
+from ._load import ATTRIBUTE
+
+GROUP = "gflow.experiments"
+SHIPPED = (
+    "gradual-rank",
+    "gradual-rank-full",
+    "adapters",
+    "exact-linear",
+    "weight-decay",
+    "condensation",
+)
+#: Seconds in which an experiment is to be loaded.
+PATIENCE = 300.0
+
+
+class Unusable(ValueError):
+    """No experiment can be run by this name or path, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A name on the command line, the paper, one line on what it shows, its module."""
+class Source:
+    """A name, where it comes from in words, and the reference that `_load` takes."""
+
+    name: str
+    origin: str
+    reference: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An experiment as it is listed; `error` says why it cannot be run."""
 
     name: str
     paper: str
     summary: str
-    module: str
-
-    def run(self, report: Any) -> None:
-        """Fill the `Report`; the module is imported only when it runs."""
-        importlib.import_module(self.module).run(report)
+    origin: str
+    reference: str
+    error: str | None = None
 
 
-EXPERIMENTS = {
-    e.name: e
-    for e in [
-        Experiment(
-            "gradual-rank",
-            "Boix-Adsera, Littwin, Abbe, Bengio, Susskind 2023, arXiv 2306.07042",
-            "stage times and rank jumps of diagonal networks and softmax heads, "
-            "predicted and simulated",
-            "theory.reproduce.gradual_rank.measure",
-        ),
-        Experiment(
-            "gradual-rank-full",
-            "beyond Boix-Adsera et al. 2023, arXiv 2306.07042; matrix sensing: arXiv 2301.11500",
-            "rank jumps of softmax heads with full matrices, from α = 1e-1000, predicted and "
-            "simulated",
-            "theory.reproduce.gradual_rank_full.measure",
-        ),
-        Experiment(
-            "adapters",
-            "beyond Boix-Adsera et al. 2023, arXiv 2306.07042; adapters: arXiv 2106.09685",
-            "rank jumps of low-rank adapters on a frozen transformer, four softmax heads × two "
-            "layers, predicted and simulated",
-            "theory.reproduce.adapters.measure",
-        ),
-        Experiment(
-            "exact-linear",
-            "Saxe et al. 2014, arXiv 1312.6120; Braun et al. 2022; Domine et al. 2024, "
-            "arXiv 2409.14623",
-            "two-layer linear networks against their exact solutions: sigmoids, any balance, "
-            "50 random networks, lazy to rich",
-            "theory.reproduce.exact_linear.measure",
-        ),
-        Experiment(
-            "weight-decay",
-            "Kobayashi, Akram, von Oswald 2024, arXiv 2410.23819",
-            "decay on two factors: balance, nuclear norm, soft thresholds, the rank of attention "
-            "in lookup, recall and text",
-            "theory.reproduce.weight_decay.nuclear_norm.measure",
-        ),
-        Experiment(
-            "condensation",
-            "Chen, Luo 2025, arXiv 2510.06954",
-            "condensation and rank collapse of a one-layer transformer from weights down to "
-            "1e-100, predicted and simulated",
-            "theory.reproduce.condensation.escape.measure",
-        ),
-    ]
-}
+def sources() -> dict[str, list[Source]]:
+    """By name, the shipped first; a name with several sources belongs to none of them."""
+    found: dict[str, list[Source]] = defaultdict(list)
+    for name in SHIPPED:
+        module = f"{__package__}.{name.replace('-', '_')}"
+        found[name].append(Source(name, "gflow", f"{module}:{ATTRIBUTE}"))
+    for point in importlib.metadata.entry_points(group=GROUP):
+        package = f" {point.dist.name} {point.dist.version}" if point.dist else ""
+        origin = f"the package{package} ({point.value})"
+        found[point.name].append(Source(point.name, origin, point.value))
+    return dict(found)
+
+
+def entries() -> list[Entry]:
+    """All of them; those that are broken, or share a name, with their error."""
+    known = sources()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(lambda name: _entry(name, known[name]), known))
+
+
+def find(word: str) -> Entry:
+    """The experiment of a name, or of the path of a file or a folder.
+
+    **Raises** Unusable, in a sentence.
+    """
+    known = sources()
+    if word not in known or word.endswith(".py") or os.sep in word:
+        if word.endswith(".py") or os.sep in word or os.path.exists(word):
+            return _at(Path(word), known)
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
+        raise Unusable(f"No experiment is called {word!r}. {hint} A file is named by its path.")
+    found = _entry(word, known[word])
+    if found.error is not None:
+        raise Unusable(found.error)
+    return found
+
+
+def _entry(name: str, those: list[Source]) -> Entry:
+    if len(those) > 1:
+        return _broken(those[0], clash(name, *(one.origin for one in those)))
+    (source,) = those
+    if source.origin == "gflow":
+        ours: Experiment = importlib.import_module(source.reference.partition(":")[0]).experiment
+        return Entry(ours.name, ours.paper, ours.summary, source.origin, source.reference)
+    found = _described(source.reference)
+    if "error" in found:
+        return _broken(source, f"{name}, of {source.origin}, cannot be loaded: {found['error']}")
+    if found["name"] != name:
+        return _broken(
+            source,
+            f"{source.origin} calls its entry point {name!r} and the experiment behind it "
+            f"{found['name']!r}: both are to have one name.",
+        )
+    return Entry(name, found["paper"], found["summary"], source.origin, source.reference)
+
+
+def _broken(source: Source, why: str) -> Entry:
+    return Entry(source.name, "", "", source.origin, source.reference, why)
+
+
+def _at(path: Path, known: dict[str, list[Source]]) -> Entry:
+    if not path.exists():
+        raise Unusable(f"There is no file {path}.")
+    reference = str(path.resolve())
+    found = _described(reference)
+    if "error" in found:
+        raise Unusable(f"{path} cannot be run: {found['error']}")
+    name = found["name"]
+    others = known.get(name, [])
+    if others and not (len(others) == 1 and _described(others[0].reference) == found):
+        raise Unusable(clash(name, *(one.origin for one in others), str(path)))
+    return Entry(name, found["paper"], found["summary"], str(path), reference)
+
+
+def clash(name: str, *origins: str) -> str:
+    """Two experiments of one name would write one folder."""
+    return f"Several experiments are called {name!r}: {'; '.join(origins)}. Rename all but one."
+
+
+def _described(reference: str) -> dict[str, str]:
+    """What `_load` says of an experiment, from a process of its own."""
+    command, environment = interpreter("_load", reference)
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"it was not loaded within {PATIENCE:g} s."}
+    said = done.stderr.decode("utf-8", "replace").splitlines()
+    if done.returncode:
+        return {"error": ending(done.returncode, said)}
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return {"error": "the process that loaded it ended before it was done."}

@@ -4,21 +4,24 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gflow import Trajectory
 from gflow.internal import versions
 
-from ..comparison._compare import Comparison
+from .. import Comparison
 from . import _document as document
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 #: report.json of an experiment that is under way, or that died without a word, says so.
 UNFINISHED = "The experiment has not finished."
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantity:
-    """One row of report.json: predicted beside measured, the verdict and its numbers.
+class Finding:
+    """A row of report.json: predicted beside measured, the verdict and its numbers.
 
     `quantity` is a stable key: it names what is compared and with which inputs, never how it
     came out. `verdict` is confirmed, refuted or undecided; `reason` is a statement with numbers.
@@ -66,10 +69,9 @@ class Report:
     name: str
     paper: str
     folder: Path
-    fast: bool = False
     live: bool = False
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rows: list[Quantity] = dataclasses.field(default_factory=list)
+    settings: dict[str, object] = dataclasses.field(default_factory=dict)
+    rows: list[Finding] = dataclasses.field(default_factory=list)
     text: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
     error: str | None = UNFINISHED
@@ -139,11 +141,21 @@ class Report:
                 f"{quantity!r} has the verdict {verdict!r}; it is one of {document.VERDICTS}."
             )
         self.rows.append(
-            Quantity(quantity, unit, paper or self.paper, predicted, measured, error_bar,
-                     tolerance, verdict, reason, verdict == "confirmed")
-        )  # fmt: skip
+            Finding(
+                quantity,
+                unit,
+                paper or self.paper,
+                predicted,
+                measured,
+                error_bar,
+                tolerance,
+                verdict,
+                reason,
+                verdict == "confirmed",
+            )
+        )
 
-    def figure(self, figure: Any, name: str) -> None:
+    def figure(self, figure: "matplotlib.figure.Figure", name: str) -> None:
         """Save as PNG and PDF and close; what is known so far is written as well."""
         import matplotlib.pyplot as plt
 
@@ -169,7 +181,7 @@ class Report:
         """Whether the experiment has finished and everything in it is confirmed."""
         return self.error is None and bool(self.rows) and all(row.passed for row in self.rows)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The content of report.json; what is not a number is null there."""
         rows = [
             {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()}
@@ -179,7 +191,7 @@ class Report:
             "name": self.name,
             "paper": self.paper,
             "versions": versions(),
-            "settings": {"fast": self.fast, **self.settings},
+            "settings": self.settings,
             "seconds": round(time.monotonic() - self.began, 3),
             "rows": rows,
             "error": self.error,

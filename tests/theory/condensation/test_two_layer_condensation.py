@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from theory.reproduce.condensation.two_layer.measure import Setting
+from theory.reproduce.condensation.two_layer.problem import Problem
 from theory.two_layer_condensation import (
     force,
     linear_course,
@@ -160,7 +160,7 @@ def raw(a, w, x, e, p, level):
 
 @pytest.mark.parametrize("p", [2, 3])
 def test_escapes_are_those_of_the_equations_as_they_stand(p):
-    x, e = Setting(1).x, Setting(1).y
+    x, e = Problem(1).x, Problem(1).y
     rng = np.random.default_rng(6)
     a, w = 1e-2 * rng.standard_normal(5), 1e-2 * rng.standard_normal((5, 2))
     found = two_layer_escapes(a, w, x, e, p, 0.5)
@@ -180,7 +180,7 @@ def test_escapes_are_those_of_the_equations_as_they_stand(p):
 
 @pytest.mark.parametrize("p", [2, 3])
 def test_the_blow_up_scales_with_the_start_and_ends_at_an_orientation(p):
-    x, e = Setting(1).x, Setting(1).y
+    x, e = Problem(1).x, Problem(1).y
     rng = np.random.default_rng(7)
     a, w = rng.standard_normal(6), rng.standard_normal((6, 2))
     one, small = (two_layer_escapes(s * a, s * w, x, e, p) for s in (1.0, 1e-4))
@@ -204,7 +204,7 @@ def test_a_neuron_on_its_orientation_has_a_closed_course():
 
 
 def test_the_approach_to_an_orientation_has_the_exponent_kappa():
-    x, e = Setting(1).x, Setting(1).y
+    x, e = Problem(1).x, Problem(1).y
     a, w = np.array([1e-6]), np.array([[1.2e-6, 0.4e-6]])
     p = 2
     limits = orientations(x, e, p)
@@ -229,7 +229,7 @@ def test_neurons_without_an_upward_direction_die_out():
 
 def test_the_first_neuron_of_a_network_escapes_as_predicted():
     """All neurons together, tanh in place of its leading power, squared loss."""
-    setting = Setting(6)
+    setting = Problem(6)
     level = 0.02
     for p in (2, 3):
         a, w = 1e-4 * setting.outer, 1e-4 * setting.inner
@@ -245,7 +245,7 @@ def test_the_first_neuron_of_a_network_escapes_as_predicted():
 
 
 def test_the_network_of_the_experiment_is_what_it_says():
-    setting = Setting(3)
+    setting = Problem(3)
     x = np.array([0.3, -0.8])
     for p, power in ((1, 0), (2, 1), (3, 2)):
         z = setting.inner @ x

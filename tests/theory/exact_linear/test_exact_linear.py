@@ -15,9 +15,9 @@ import reference_data
 from linear_networks import CASES, flow, orthogonal, problem, relative, simulated
 
 import gflow
+from gflow import _cli as cli
 from theory import exact_linear
 from theory.exact_linear import _riccati as riccati, balanced_start, two_layer
-from theory.reproduce import cli
 
 REFERENCE = reference_data.load("linear")
 

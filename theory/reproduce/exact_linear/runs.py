@@ -1,4 +1,4 @@
-"""Simulated products of two layers beside their exact solution, and how they are drawn.
+"""Simulated products of two layers beside their exact solution.
 
 Runs are padded with zeros to common sizes, which the flow leaves exactly zero, so that all
 of one size compile once.
@@ -11,17 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import gflow
+from theory import exact_linear as exact
 
-from ... import exact_linear as exact
-from .._report import Report
+from .. import Report
 
 #: Runs must agree with the exact solution to this multiple of rtol. Error bars, which do not
 #: know the exact solution, are reported beside it.
 MARGIN = 100.0
 RTOL = 1e-10
-SIMULATED = {"lw": 2.2, "alpha": 0.55}
-EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
-TIME = "flow time $t$"
 
 
 def product(model: gflow.models.DeepLinear):
@@ -81,28 +78,11 @@ def simulate(w1, w2, target, t1, *, solution=None, pad=8, rtol=RTOL, save=None) 
 def add(report: Report, key: str, label: str, one: Run, paper: str) -> None:
     """One row: the largest deviation of a whole run."""
     report.add(
-        f"{key}.product", 0.0, float(np.max(one.error)), MARGIN * RTOL, one.bar, paper=paper,
+        f"{key}.product",
+        0.0,
+        float(np.max(one.error)),
+        MARGIN * RTOL,
+        one.bar,
+        paper=paper,
         text=f"{label}: largest |simulated − exact| entry of W₂W₁, relative to Σ",
-    )  # fmt: skip
-
-
-def visible(error: np.ndarray) -> np.ndarray:
-    """Errors for a logarithmic axis, not below rounding."""
-    return np.maximum(error, 1e-17)
-
-
-def tolerance_line(ax, bar: float | None) -> None:
-    ax.axhline(MARGIN * RTOL, color="0.35", ls=(0, (1, 1.5)), lw=1.2)
-    ax.text(0.98, MARGIN * RTOL, "tolerance ", ha="right", va="bottom", fontsize="x-small",
-            transform=ax.get_yaxis_transform())  # fmt: skip
-    if bar is not None:
-        ax.axhline(bar, color="0.35", ls=(0, (5, 2)), lw=0.8)
-        ax.text(0.98, bar, "solver's error bar ", ha="right", va="bottom", fontsize="x-small",
-                transform=ax.get_yaxis_transform())  # fmt: skip
-    ax.set_ylim(1e-17, 1e-6)
-
-
-def new_figure(columns: int, rows: int = 1):
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(rows, columns, figsize=(3.5 * columns, 2.7 * rows), layout="constrained")
+    )

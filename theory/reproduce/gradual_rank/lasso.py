@@ -1,15 +1,15 @@
 """Time-averaged weights of the diagonal network against the Lasso path of scikit-learn."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike
 
-from gflow import Trajectory
-from gflow.plot import COLOURS
+from gflow import Trajectory, tasks
+from theory import Prediction, saddle_to_saddle
 
-from ... import saddle_to_saddle
-from ..._prediction import Prediction
+from .. import Report
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,58 +48,59 @@ def relative_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.linalg.norm(one - other, axis=-1) / np.linalg.norm(other, axis=-1)
 
 
-def add_to(report, task, trajectory: Trajectory, path: Prediction) -> None:
+class LassoDistances(NamedTuple):
+    """(τ, relative distance of the time average from the Lasso at λ = 1/τ) of limit and run."""
+
+    limit: tuple[np.ndarray, np.ndarray]
+    run: tuple[np.ndarray, np.ndarray]
+    deactivations: list[float]
+    scale: float
+
+
+def lasso_distances(
+    report: Report, task: tasks.Task, run: Trajectory, path: Prediction
+) -> LassoDistances:
     """The two-sided test: equal before the first deactivation, different after it."""
     lasso = LassoPath.of(task.inputs, task.targets)
     off = next(k for k, s in enumerate(path.stages) if s.deactivated)
     start, first_off = path.stages[0].tau, path.stages[off].tau
     next_on = path.stages[off + 1].tau
-    before = np.geomspace(1.01 * start, first_off, 60)
-    after = np.linspace(first_off, next_on, 60)[1:]
-    exact = relative_distance(saddle_to_saddle.time_average(path, before), lasso.at(before)).max()
-    apart = relative_distance(saddle_to_saddle.time_average(path, after), lasso.at(after)).max()
+
+    def limit(tau: np.ndarray) -> np.ndarray:
+        return relative_distance(saddle_to_saddle.time_average(path, tau), lasso.at(tau))
+
+    exact = limit(np.geomspace(1.01 * start, first_off, 60)).max()
+    apart = limit(np.linspace(first_off, next_on, 60)[1:]).max()
     report.add(
-        "diabetes.lasso.before", 0.0, exact, 1e-9,
+        "diabetes.lasso.before",
+        0.0,
+        exact,
+        1e-9,
         text="(1/τ)∫β of the limit path against the Lasso, up to the first deactivation",
-    )  # fmt: skip
+    )
     report.add(
-        "diabetes.lasso.after", 1.0, float(apart > 1e3 * max(exact, 1e-12)), 0.0,
+        "diabetes.lasso.after",
+        1.0,
+        float(apart > 1e3 * max(exact, 1e-12)),
+        0.0,
         text="the same after the first deactivation (1: they differ)",
-    )  # fmt: skip
-    tau = trajectory.tau[1:]
-    window = (tau > 1.2 * start) & (tau < first_off)
-    average = simulated_average(trajectory, "weight")[window]
-    near = relative_distance(average, lasso.at(tau[window])).max()
+    )
+    tau = run.tau[1:]
+    later = tau > 1.2 * start
+    average = simulated_average(run, "weight")[later]
+    distance = relative_distance(average, lasso.at(tau[later]))
+    near = distance[tau[later] < first_off].max()
     report.say(
         "diabetes: distance of the time average (1/τ)∫β from the Lasso at λ = 1/τ, relative to "
         "the Lasso weights",
         f"  limit path, up to the first deactivation (τ = {first_off:.5g}): {exact:.1e}",
         f"  limit path, from there to the next stage (τ = {next_on:.5g}): {apart:.1e}",
-        f"  simulated at Λ = {trajectory.scale:.5g}, before it: {near:.1e} (of order 1/Λ)",
+        f"  simulated at Λ = {run.scale:.5g}, before it: {near:.1e} (of order 1/Λ)",
     )
-
-
-def plot(ax, task, trajectory: Trajectory, path: Prediction):
-    """Distance to the Lasso against τ, for the limit path and for the simulated run."""
-    lasso = LassoPath.of(task.inputs, task.targets)
-    start, end = path.stages[0].tau, float(trajectory.tau[-1])
-    tau = np.geomspace(1.01 * start, end, 2000)
-    limit = relative_distance(saddle_to_saddle.time_average(path, tau), lasso.at(tau))
-    ax.loglog(tau, np.maximum(limit, 1e-16), color="black", ls=(0, (4, 2)), lw=1.0, label="limit")
-    run_tau = trajectory.tau[1:]
-    window = run_tau > 1.2 * start
-    average = simulated_average(trajectory, "weight")[window]
-    run = relative_distance(average, lasso.at(run_tau[window]))
-    label = rf"simulated, $\Lambda = {trajectory.scale:.4g}$"
-    ax.loglog(run_tau[window], run, color=COLOURS[0], lw=1.4, label=label)
-    for stage in path.stages:
-        if stage.deactivated:
-            ax.axvline(stage.tau, color="0.35", ls=(0, (1, 1.5)), lw=1.2)
-            ax.text(stage.tau, 1e-9, "deactivation ", ha="right", fontsize="x-small", rotation=90)
-    ax.set(
-        xlabel=r"rescaled time $\tau$",
-        ylabel="time average − Lasso, relative",
-        ylim=(1e-16, 10.0),
+    fine = np.geomspace(1.01 * start, float(run.tau[-1]), 2000)
+    return LassoDistances(
+        (fine, np.maximum(limit(fine), 1e-16)),
+        (tau[later], distance),
+        [stage.tau for stage in path.stages if stage.deactivated],
+        run.scale,
     )
-    ax.legend(frameon=False, fontsize="x-small", loc="center left")
-    return ax

@@ -1,0 +1,1 @@
+"""The first stage: escape from the saddle, with bounds, times and rates."""

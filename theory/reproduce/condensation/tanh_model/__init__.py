@@ -1,0 +1,1 @@
+"""The whole tanh transformer from ε = 1e-8 through condensation, plateau and rank collapse."""

@@ -1,0 +1,1 @@
+"""Two-layer networks condense: orientations and escape times for three activations."""

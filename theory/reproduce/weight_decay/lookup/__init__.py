@@ -1,0 +1,1 @@
+"""Softmax attention that looks up one of K tokens: its rank jumps at λ = 1/K."""

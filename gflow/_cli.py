@@ -1,0 +1,106 @@
+"""The `gflow` command: list experiments, reproduce them, begin one, check the installation.
+
+It belongs to `gflow`, which knows no paper: experiments are looked for when they are asked for,
+in `theory.reproduce`, and `gflow doctor` works without.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from ._theory import find_theory
+from ._version import __version__
+
+STATUS = """exit status:
+  0  every experiment ran to its end and nothing is refuted; what is undecided is listed and
+     does not change it
+  1  a comparison is refuted, an experiment died, or one of --all could not be loaded
+  2  nothing was run: wrong usage, or `theory` is not gflow's own
+  130, 143  interrupted, terminated"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # whoever read our output has seen enough; nothing is left to be flushed at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "doctor":
+        return importlib.import_module("gflow.doctor").main()
+    found = find_theory()
+    if found.fault is not None:
+        print(found.fault, file=sys.stderr)
+        return 2
+    command: ModuleType = importlib.import_module("theory.reproduce._command")
+    if arguments.command == "list":
+        return command.list_experiments(as_json=arguments.json)
+    if arguments.command == "new":
+        return command.new(arguments.name, arguments.folder)
+    return command.reproduce(
+        arguments.names,
+        everything=arguments.all,
+        out=arguments.out,
+        as_json=arguments.json,
+        fast=arguments.fast,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gflow",
+        description="Exact gradient flow, simulated and predicted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=STATUS,
+    )
+    parser.add_argument("--version", action="version", version=f"gflow {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listed = commands.add_parser("list", help="list the experiments")
+    listed.add_argument("--json", action="store_true", help="as a list of objects")
+    _add_reproduce(commands)
+    new = commands.add_parser(
+        "new",
+        help="begin an experiment of your own",
+        description="Write a file with a small experiment that runs: `gflow new my-paper` makes "
+        "my_paper.py, `gflow reproduce my_paper.py` runs it. Nothing is overwritten.",
+    )
+    new.add_argument("name", metavar="NAME", help="lower-case letters, digits, hyphens")
+    new.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="default: here")
+    commands.add_parser("doctor", help="check versions, devices, precision, known-bad toolchains")
+    return parser
+
+
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="run experiments and write their results",
+        description="Run experiments, each in a process of its own, and write figures, data, "
+        "report.txt and report.json to DIR/NAME.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=STATUS,
+    )
+    reproduce.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="see `gflow list`; or the path of a file or a folder that defines `experiment`",
+    )
+    reproduce.add_argument("--all", action="store_true", help="every experiment of `gflow list`")
+    reproduce.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+    reproduce.add_argument(
+        "--json",
+        action="store_true",
+        help="print report.json, not the tables: of one NAME the object, of several or of --all "
+        "one list of them, at the end",
+    )
+    reproduce.add_argument("--fast", action="store_true", help="smaller problems, fewer runs")
