@@ -7,6 +7,7 @@ from . import (
     observables as observables,
     plot as plot,
     solvers as solvers,
+    stop as stop,
     tasks as tasks,
 )
 from ._descend import descend as descend

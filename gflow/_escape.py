@@ -14,8 +14,9 @@ from jaxtyping import PyTree
 from .flow._flow import Flow, Objective, build_flow
 from .integrate._choose import check_rtol
 from .integrate._clock import Clocked
-from .integrate._departure import Departure, Ending
+from .integrate._departure import Departure
 from .integrate._path import Path, first_row, log_largest
+from .integrate._status import Status, message
 
 
 class Passage(NamedTuple):
@@ -37,18 +38,24 @@ class Escape:
     - `weights(name)`, `model(i)`: at every step. `at_norm(level)`: at a norm on the way.
     - `final`: the model at `level`, its time set to zero and its plain weights `Scaled` to a
       norm of one, to be continued by `gflow.simulate` with all digits.
-    - `status`, `successful`, `method`, `statistics`: how it was computed.
+    - `status` (a `gflow.Status`), `cause`, `successful`, `method`, `statistics`: how it was
+      computed.
     """
 
     t: np.ndarray
     loss: np.ndarray
     log_norm: dict[str, np.ndarray]
     error: dict[str, np.ndarray]
-    status: str
-    successful: bool
+    status: Status
     method: str
     statistics: dict[str, Any]
     path: Path = dataclasses.field(repr=False)
+    cause: str = ""
+
+    @property
+    def successful(self) -> bool:
+        """Whether it came to the norm asked for."""
+        return self.status.successful
 
     @property
     def log_largest(self) -> np.ndarray:
@@ -161,13 +168,13 @@ def escape(
     _check_forces({name: float(x) for name, x in forces.items()})
     run = Departure(Path(field, solver, model, [0.0], {0: (field.start(), field.frame())}), rtol)
     ending = run.go(math.log(level), max_steps)
-    if ending is not Ending.reached:
-        warnings.warn(f"gflow.escape: {ending.value}.", stacklevel=2)
+    if not ending.status.successful:
+        warnings.warn(f"gflow.escape: {message(*ending)}.", stacklevel=2)
     counts = {"accepted": run.accepted, "rejected": run.rejected, "rounds": run.rounds}
     return Escape(
         **run.columns(),
-        status=ending.value,
-        successful=ending is Ending.reached,
+        status=ending.status,
+        cause=ending.cause,
         method=f"{type(solver).__name__} in polar coordinates and the clock of the relative "
         f"speed, rtol={rtol:g}",
         statistics=counts | {"seconds": time.perf_counter() - began},

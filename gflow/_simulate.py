@@ -16,9 +16,10 @@ from ._arguments import count, number
 from .flow._flow import Decay, Flow, Objective, build_flow, traced_observables, with_schedule
 from .flow._underflow import check_felt
 from .integrate._choose import better_method, check_memory, check_rtol, choose, describe
+from .integrate._conditions import check_unmet, conditions, ended_at, with_readings
 from .integrate._run import Rounds
 from .integrate._sinking import first_lost
-from .integrate._status import Ended, Status
+from .integrate._status import Ended, Status, message
 from .kinks._choose import with_kinks
 from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
@@ -26,6 +27,7 @@ from .parameters._base import known_times, trained_leaves
 from .parameters._elapsed import agreed
 from .results._risen import first_risen
 from .results._trajectory import Resolver, Trajectory, log_alpha_of
+from .stop import Stop
 
 
 def simulate(
@@ -41,6 +43,7 @@ def simulate(
     solver: diffrax.AbstractSolver | None = None,
     observables: Any = None,
     save: ArrayLike | Sequence[float] | None = None,
+    stop: Stop | Sequence[Stop] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
     progress: bool = False,
@@ -71,6 +74,7 @@ def simulate(
     - `observables`: name ↦ function of the model (only `.value` of its parameters).
     - `save`: flow times to record besides every accepted step; those that a run stopped
       early does not reach are left out.
+    - `stop`: a condition of `gflow.stop`, or several: the run ends where the first is met.
     - `solver`: None (`traj.method` says which was taken) or an adaptive Diffrax solver. One
       that stability holds to small steps is run as asked, with advice in a warning.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
@@ -95,7 +99,8 @@ def simulate(
         allow_float32=allow_float32,
         allow_frozen_sign=allow_frozen_sign,
     )
-    programs = traced_observables(observables, model, flow)
+    wished = conditions(stop)
+    programs = traced_observables(with_readings(observables, wished), model, flow)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
     flow, smooth, rounding = with_kinks(flow, trained_leaves(model), kinks, rtol)
@@ -118,7 +123,9 @@ def simulate(
             end=None if end is None else [end],
             error_bars=error_bars,
             watched=given is not None and isinstance(solver, diffrax.AbstractERK),
+            conditions=wished,
         )
+        check_unmet(wished, run.first)
         check_memory(run, flow, solver)
         check_felt(run)
         if end is None and run.stationary[0]:
@@ -143,7 +150,8 @@ def simulate(
     trajectory = trajectory_of(run, 0, model, scale, conflict, method)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
-        warnings.warn(f"gflow.simulate {trajectory.status}.", stacklevel=2)
+        why = message(trajectory.status, trajectory.cause)
+        warnings.warn(f"gflow.simulate {why}.", stacklevel=2)
     if advice := better_method(flow, solver, rtol, run.reach):
         warnings.warn(f"gflow.simulate: {advice}", stacklevel=2)
     return trajectory.with_times(wanted[wanted <= trajectory.t[-1]])
@@ -175,7 +183,8 @@ def trajectory_of(
             refined=second,
             log_alpha=log_alpha,
             log_alpha_conflict=conflict,
-            status=status,
+            status=status.status,
+            cause=status.cause,
             method=method,
             statistics=statistics,
             resolver=Resolver(
@@ -184,6 +193,8 @@ def trajectory_of(
         )
 
     found = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
+    if found.status is Status.stopped:
+        found = ended_at(found, run.conditions)
     risen = first_risen(found, run.rtol) if run.autonomous else None
     return found if risen is None else up_to(risen + 1, Ended(Status.risen))
 

@@ -18,6 +18,7 @@ from .flow._callables import check_objective
 from .flow._flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
 from .flow._underflow import check_felt
 from .integrate._choose import check_memory, check_rtol, choose, describe
+from .integrate._conditions import check_unmet, conditions, with_readings
 from .integrate._run import Rounds
 from .integrate._status import Status
 from .kinks._choose import rounded_batch
@@ -25,6 +26,7 @@ from .parameters._base import Scaled, Small, leaf_name, trained_leaves
 from .parameters._elapsed import agreed
 from .programs._closure import check_untraced
 from .results._trajectory import Trajectory, log_alpha_of
+from .stop import Stop
 
 #: Members that advance together: on a CPU as many as stay in its caches.
 WIDTH_CPU, WIDTH_ACCELERATOR = 256, 65_536
@@ -85,6 +87,7 @@ def simulate_batch(
     solver: diffrax.AbstractSolver | None = None,
     observables: Any = None,
     save: ArrayLike | Sequence[float] | None = None,
+    stop: Stop | Sequence[Stop] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
     width: int | None = None,
@@ -106,6 +109,7 @@ def simulate_batch(
       plain leaves of runs to be continued need their `t0`.
     - `decay`: as for `simulate`; a number may be an array, one λ for each member.
     - `save`: flow times for all members; they are recorded where a member reaches them.
+    - `stop`: conditions of `gflow.stop` for all members; each ends where it meets the first.
     - `width`: how many members advance at once (on a CPU 256).
 
     Kinks of the loss are rounded off (`kinks="smooth"` of `simulate`).
@@ -136,7 +140,8 @@ def simulate_batch(
         members=members,
         shared=shared,
     )
-    programs = traced_observables(observables, model, flow, members)
+    wished = conditions(stop)
+    programs = traced_observables(with_readings(observables, wished), model, flow, members)
     max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
     check_rtol(rtol, flow)
     flow = rounded_batch(flow, shared, rtol)
@@ -163,7 +168,9 @@ def simulate_batch(
         members=members,
         shared=shared,
         width=width,
+        conditions=wished,
     )
+    check_unmet(wished, run.first)
     check_memory(run, flow, solver)
     check_felt(run)
     still = np.flatnonzero(run.stationary)

@@ -1,6 +1,5 @@
 """An escape under way: rounds of steps up to a norm, and why they end."""
 
-import enum
 import math
 from typing import Any
 
@@ -11,25 +10,12 @@ import numpy as np
 from ._bars import error_bar
 from ._march import Pace
 from ._path import Path, advance, first_row
+from ._status import Ended, Status
 
-
-class Ending(enum.Enum):
-    """How an escape ended; the value is the message."""
-
-    reached = "the largest plain weight has the norm asked for"
-    resting = (
-        "the plain weights came to rest below the norm asked for: take a smaller level, or start "
-        "elsewhere if the start falls back to the saddle"
-    )
-    vanishing = (
-        "a plain weight fell through zero, where its direction is not defined: add a column or "
-        "row to it, start with larger factors beside it, or use gflow.simulate at a moderate size"
-    )
-    max_steps = (
-        "stopped at max_steps: the start leaves the saddle very late (it is near a stable "
-        "manifold), or max_steps is too small"
-    )
-    overflow = "the loss or the weights became NaN or infinite below the level: lower the level"
+_LATE = (
+    "the start leaves the saddle very late (it is near a stable manifold), or max_steps is too "
+    "small"
+)
 
 
 class Departure:
@@ -50,7 +36,7 @@ class Departure:
     def _norm(self, i: int) -> float:
         return max(self.rows[i][name][0] for name in self.first)
 
-    def go(self, log_level: float, max_steps: int) -> Ending:
+    def go(self, log_level: float, max_steps: int) -> Ended:
         """Steps up to the level; the last one ends there."""
         growth = 1.05 * math.sqrt(len(self.first))  # r a power of e, once all grow alike
         while True:
@@ -59,16 +45,16 @@ class Departure:
             above = [i for i in range(len(self.rows)) if self._norm(i) >= log_level]
             if above:
                 self._end(above[0], log_level)
-                return Ending.reached
+                return Ended(Status.at_norm)
             row = self.rows[-1]
             if any(row[name][0] < start - 35.0 for name, start in self.first.items()):
-                return Ending.vanishing
+                return Ended(Status.vanishing)
             if not math.isfinite(row["loss"][0]):
-                return Ending.overflow
+                return Ended(Status.overflow, "below the level asked for: lower the level")
             if self.path.r[-1] - begun < 1e-9:
-                return Ending.resting
+                return Ended(Status.falls_back)
             if self.accepted + self.rejected >= max_steps:
-                return Ending.max_steps
+                return Ended(Status.max_steps, _LATE)
 
     def _round(self, span: float) -> None:
         field, dtype = self.path.field, self.path.field.state.dtype

@@ -52,10 +52,10 @@ class Rounds:
 
     def __init__(
         self, flow: Flow, *, solver, rtol, observables, start, end, error_bars, watched=False,
-        members: int | None = None, shared: bool = True, width: int = 1,
+        members: int | None = None, shared: bool = True, width: int = 1, conditions=(),
     ):  # fmt: skip
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
-        self.rtol = rtol
+        self.rtol, self.conditions = rtol, conditions
         self.batched, self.width = members is not None, width
         self.parts, self.fixed = divide(flow, self.batched, shared)
         self.begun, self.companion = self.parts, None
@@ -226,6 +226,11 @@ class Rounds:
         cut(first(kept & ~np.isfinite(loss)), False, Status.overflow)
         lost = first(kept & ~resolved)
         cut(np.maximum(lost, first(kept) + 1), False, Status.unresolved)
+        for condition in self.conditions:
+            values = self._column(condition.values(done.record), len(members))
+            met = first(kept & condition.stop.met(values))
+            status[met < never] = Status.stopped  # sooner than what the rows beyond would end in
+            kept = kept & (attempt <= met)
         t = offset + local
         resting = np.full(len(members), np.inf)
         going = self.autonomous & (status == None) & kept.any(axis=0)  # noqa: E711

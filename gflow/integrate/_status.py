@@ -1,13 +1,16 @@
 """How a run ended, in words."""
 
-import dataclasses
 import enum
+from typing import NamedTuple
 
 
-class Status(enum.Enum):
-    """How a run ended; the value is the message."""
+class Status(enum.StrEnum):
+    """How a run of any kind ended; a member is its message, and `traj.cause` may say more."""
 
     reached = "reached the requested time"
+    stepped = "made the requested number of steps"
+    stopped = "stopped where a condition was met"
+    at_norm = "the largest plain weight has the norm asked for"
     converged = "converged: no weight moves or grows any more, and the loss does not curve down"
     unbounded = (
         "stopped on the way to a minimum at infinity: for a thousandfold of time the loss has "
@@ -20,7 +23,7 @@ class Status(enum.Enum):
         "the saddle, from small random weights (gflow.Hadamard or gflow.Factored leaves keep "
         "them at any size), or pass t1 to stay on it"
     )
-    max_steps = "stopped at max_steps: "
+    max_steps = "stopped at max_steps"
     step_underflow = (
         "the step size shrank to nothing. Likely causes: (a) the loss is not differentiable or "
         "not finite here, (b) it is unbounded below and the weights blow up, (c) rtol is "
@@ -44,24 +47,35 @@ class Status(enum.Enum):
         "the minimum has not). When they leave it the digits of float64 decide. End the run "
         "before, or start further from the symmetry"
     )
+    falls_back = (
+        "the plain weights came to rest below the norm asked for: take a smaller level, or start "
+        "elsewhere if the start falls back to the saddle"
+    )
+    vanishing = (
+        "a plain weight fell through zero, where its direction is not defined: add a column or "
+        "row to it, start with larger factors beside it, or use gflow.simulate at a moderate size"
+    )
+    diverged = (
+        "diverged: the loss became NaN or infinite. Likely causes: (a) the learning rate is above "
+        "2/(largest curvature), (b) the loss is unbounded below or undefined where the weights "
+        "went. Pass a smaller learning rate; the records before are kept"
+    )
     interrupted = "interrupted by the user"
 
     @property
     def successful(self) -> bool:
-        return self in (Status.reached, Status.converged)
+        return self in (
+            Status.reached, Status.converged, Status.stepped, Status.stopped, Status.at_norm
+        )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """The status of one run, with what was found on looking."""
 
     status: Status
     cause: str = ""
 
-    @property
-    def value(self) -> str:
-        return self.status.value + self.cause
 
-    @property
-    def successful(self) -> bool:
-        return self.status.successful
+def message(status: Status, cause: str) -> str:
+    """Both in one sentence."""
+    return f"{status.value}: {cause}" if cause else status.value

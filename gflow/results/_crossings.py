@@ -14,14 +14,17 @@ from ._labels import Index
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """A scalar read off a record: the loss, or one weight times a sign."""
+    """A scalar read off a record: the loss, one weight or an observable, times a sign."""
 
     leaf: str | None = None
     index: Index = ()
     sign: float = 1.0
+    observable: str | None = None
 
     def of(self, record: dict[str, Any]) -> Any:
         """Value, from one record or from stacked ones."""
+        if self.observable is not None:
+            return self.sign * record["observables"][self.observable]
         if self.leaf is None:
             return self.sign * record["loss"]
         return self.sign * record["leaves"][self.leaf]["value"][(..., *self.index)]
@@ -44,7 +47,11 @@ def first_crossing(
     trajectory: Any, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
 ) -> Crossing | None:
     """First recorded step in [start, stop) after which quantity rises through `level`."""
-    stacked = {"loss": trajectory.loss, "leaves": trajectory.leaves}
+    stacked = {
+        "loss": trajectory.loss,
+        "leaves": trajectory.leaves,
+        "observables": trajectory.observables,
+    }
     values = np.asarray(quantity.of(stacked))
     stop = len(values) if stop is None else stop
     above = values[start:stop] >= level

@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 from .._arguments import file_path
 from ..coordinates._base import chart_name, chart_named
 from ..coordinates._record import LeafRecord
+from ..integrate._status import Status
 from ..parameters._base import Constant, is_parameter, known_times, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
 from ..training._memory import Training
@@ -28,7 +29,7 @@ from ._stages import MeasuredStage
 
 #: Of the layout of a file.
 FORMAT = 3
-_SCALARS = ("log_alpha", "status", "successful", "method", "log_alpha_conflict", "counts_steps")
+_SCALARS = ("log_alpha", "status", "cause", "method", "log_alpha_conflict", "counts_steps")
 _PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
 _TIME, _TAU = "flow time", "log(1/alpha)"
 #: Times at which a decay λ(t) is written down.
@@ -102,8 +103,8 @@ def to_dataset(trajectory: Any):
     if trajectory.log_alpha < 0:
         coords["tau"] = xr.Variable("t", trajectory.tau, {"units": _TAU})
     attrs = {name: getattr(trajectory, name) for name in _SCALARS}
-    for flag in ("successful", "counts_steps"):
-        attrs[flag] = int(attrs[flag])
+    attrs["status"] = trajectory.status.name
+    attrs["counts_steps"] = int(trajectory.counts_steps)
     attrs["statistics"] = _json(trajectory.statistics)
     attrs["settings"] = _json(trajectory.settings)
     attrs["versions"] = json.dumps(versions())
@@ -230,8 +231,8 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
     if "refined.loss" in data:
         refined = {"loss": data["refined.loss"].values, "leaves": records("refined")}
     fields: dict[str, Any] = {name: data.attrs[name] for name in _SCALARS}
-    for flag in ("successful", "counts_steps"):
-        fields[flag] = bool(fields[flag])
+    fields["status"] = Status[fields["status"]]
+    fields["counts_steps"] = bool(fields["counts_steps"])
     return fields | {
         "log_alpha": log_alpha,
         "t": data["t"].values,

@@ -18,6 +18,7 @@ from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ..integrate._bars import error_bar
 from ..integrate._round import resolve
+from ..integrate._status import Status, message
 from ..parameters._base import Small, is_parameter, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
 from ..training._memory import Training
@@ -100,7 +101,7 @@ class Resolver:
         return jax.tree.map(np.asarray, out)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, frozen=True)
 class Trajectory:
     """One integrated gradient flow.
 
@@ -113,7 +114,8 @@ class Trajectory:
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
       `model` and `stages` integrate between two of them to the run's tolerance.
-    - `status`, `successful`, `method`, `statistics`: how it was computed. `counts_steps`: whether
+    - `status` (a `gflow.Status`), with its `cause` where one was looked for; `successful`,
+      `method`, `statistics`: how it was computed. `counts_steps`: whether
       `t` is the number of steps of an optimiser and no flow time.
     - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.
     """
@@ -125,10 +127,10 @@ class Trajectory:
     leaves: dict[str, LeafRecord]
     descent: np.ndarray
     log_alpha: float
-    status: str
-    successful: bool
+    status: Status
     method: str
     statistics: dict[str, Any]
+    cause: str = ""
     log_alpha_conflict: str = ""
     counts_steps: bool = False
     refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
@@ -148,7 +150,7 @@ class Trajectory:
         records: dict[str, Any],
         refined: dict[str, Any] | None,
         log_alpha: float,
-        status: Any,
+        status: Status,
         **provenance: Any,
     ) -> "Trajectory":
         """Assemble from stacked records, and those of the companion of the error bars."""
@@ -156,8 +158,7 @@ class Trajectory:
             t=t,
             log_alpha=log_alpha,
             like=model,
-            status=status.value,
-            successful=status.successful,
+            status=status,
             **_fields(model, log_alpha, t, records, refined),
             **provenance,
         )
@@ -194,6 +195,11 @@ class Trajectory:
             return self.kept["fingerprint"]
         flow = None if self.resolver is None else self.resolver.flow
         return fingerprint(flow, self.like, self.log_alpha)
+
+    @property
+    def successful(self) -> bool:
+        """Whether the run ended as it was asked to."""
+        return self.status.successful
 
     @property
     def scale(self) -> float:
@@ -281,6 +287,18 @@ class Trajectory:
             start, span = start + half, span - half
         return self.resolver(here, start, span)
 
+    def own_records(self) -> dict[str, Any]:
+        """What the run itself recorded, without what is read off it."""
+        own = {n: self.observables[n] for n in self.observables if n not in self._read}
+        return {
+            "loss": self.loss, "descent": self.descent, "leaves": self.leaves, "observables": own
+        }  # fmt: skip
+
+    @property
+    def _read(self) -> set[str]:
+        """The names of what is read off leaves."""
+        return set(_leaf_observables(self.leaves, trained_leaves(self.like), self.log_alpha))
+
     def with_times(self, times: ArrayLike) -> "Trajectory":
         """The same run, recorded at further flow times as well."""
         wanted = np.setdiff1d(np.asarray(times, float).ravel(), self.t)
@@ -294,13 +312,7 @@ class Trajectory:
             extra = {key: new[key] for key in old}
             return jax.tree.map(lambda x, y: np.concatenate([x, y])[order], old, extra)
 
-        own = {n: self.observables[n] for n in main["observables"]}
-        before = {
-            "loss": self.loss,
-            "descent": self.descent,
-            "leaves": self.leaves,
-            "observables": own,
-        }
+        before = self.own_records()
         companion = None
         if self.refined is not None:
             companion = merge(self.refined, self.record_at(wanted, companion=True))
@@ -354,7 +366,7 @@ class Trajectory:
         )
         return (
             f"Trajectory: {span}\n  loss {self.loss[0]:.6g} → {self.loss[-1]:.6g}\n"
-            f"  {self.method}; {counts}\n  {self.status}"
+            f"  {self.method}; {counts}\n  {message(self.status, self.cause)}"
         )
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from ..flow._flow import Flow
 from ..integrate._round import record_state
+from ..integrate._status import Status
 from ._rules import Carry, Rule
 from ._samples import Batches
-from ._status import DescentStatus
 
 #: Records that one call of the compiled loop makes.
 RECORDS = 64
@@ -101,25 +101,25 @@ class Run:
         self.steps, self.place = steps, place
         self.first, self.made, self.end = made, made, made + count
         self.save_every = save_every
-        self.status = DescentStatus.reached
+        self.status = Status.stepped
         t, record = _to_host(_first(steps, place, jnp.asarray(made)))
         self.times = [t[None]]
         self.records = [jax.tree.map(lambda x: x[None], record)]
 
     def go(self, progress: bool) -> None:
         try:
-            while self.made < self.end and self.status is DescentStatus.reached:
+            while self.made < self.end and self.status is Status.stepped:
                 self._advance()
                 if progress:
                     self._report()
         except KeyboardInterrupt:
-            self.status = DescentStatus.interrupted
+            self.status = Status.interrupted
 
     def _advance(self) -> None:
         place, saved = self._called(self.end)
         if saved["finite"].all():
             return self._keep(place, saved)
-        self.status = DescentStatus.diverged
+        self.status = Status.diverged
         # a step finds the loss before it not finite, a record that after it
         bad = int(np.argmin(saved["finite"]))
         found = int(saved["step"][bad])

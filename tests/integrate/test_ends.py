@@ -190,8 +190,8 @@ def test_max_steps_names_stiffness():
     options = dict(solver=diffrax.Tsit5(), max_steps=600, t1=1e10)
     run, message = run_of(weights(0.0, 0.0, 0.0), Power(k, k, 2), **options)
     assert not run.successful
-    assert "stability holds the steps" in run.status
-    assert "solver=None takes" in run.status
+    assert "stability holds the steps" in run.cause
+    assert "solver=None takes" in run.cause
     assert run.status in message
 
 
@@ -207,7 +207,7 @@ def test_max_steps_names_a_kink():
     # |a − 1| brings a to 1 at t = ½, and keeps it there
     run, _ = run_of(weights(0.0, 0.5), Hidden(), max_steps=600, t1=5.0)
     assert not run.successful
-    assert "slides along a kink" in run.status
+    assert "slides along a kink" in run.cause
     assert run.t[-1] >= 0.49
 
 
@@ -221,4 +221,4 @@ def test_max_steps_names_accuracy():
     model = DiagonalLinear(gflow.Hadamard.small(3, log_alpha=-9.0, key=jax.random.key(0)))
     objective = SquaredLoss(np.eye(3), np.array([1.0, -0.5, 0.2]), "half_sum")
     run, _ = run_of(model, objective, t1=100.0, rtol=1e-10, max_steps=20)
-    assert "accuracy holds the steps" in run.status
+    assert "accuracy holds the steps" in run.cause

@@ -1,0 +1,109 @@
+"""Conditions of the user under way: read along with a run, and the moment at which one is met."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..results._crossings import Quantity, first_crossing
+from ..results._trajectory import Trajectory, joined
+from ..stop import Stop
+from ._status import Status
+
+#: What the readings of conditions are recorded as.
+PREFIX = "stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A stop, and the observable that holds its reading (None: the loss)."""
+
+    stop: Stop
+    observable: str | None
+
+    def values(self, record: dict[str, Any]) -> np.ndarray:
+        """Its readings in a record."""
+        if self.observable is None:
+            return np.asarray(record["loss"])
+        return np.asarray(record["observables"][self.observable])
+
+
+def conditions(stop: Any) -> list[Condition]:
+    """Those given as `stop`: one, several, or None.
+
+    **Raises:** ValueError for what is no condition.
+    """
+    given = [] if stop is None else [stop] if isinstance(stop, Stop) else stop
+    if not isinstance(given, list | tuple) or not all(isinstance(x, Stop) for x in given):
+        raise ValueError(
+            f"stop = {stop!r} is no condition. Make one of gflow.stop, such as "
+            "gflow.stop.loss_below(1e-6) or gflow.stop.above(function, level), or a list of them."
+        )
+    names = [PREFIX] if len(given) == 1 else [f"{PREFIX}.{i}" for i in range(len(given))]
+    return [
+        Condition(x, None if x.read is None else name) for x, name in zip(given, names, strict=True)
+    ]
+
+
+def with_readings(observables: Any, found: list[Condition]) -> Any:
+    """`observables` and what the conditions read."""
+    read = {x.observable: x.stop.read for x in found if x.observable is not None}
+    if not read or not isinstance(observables, Mapping | None):
+        return observables
+    return {**(observables or {}), **read}
+
+
+def check_unmet(found: list[Condition], first: dict[str, Any]) -> None:
+    """**Raises:** ValueError for a condition that is no number, or is met at the start."""
+    for condition in found:
+        value = condition.values(first)
+        if value.ndim != 1:
+            raise ValueError(
+                f"A condition to stop at reads one number off the model; this one returned an "
+                f"array of shape {value.shape[1:]}."
+            )
+        if np.any(condition.stop.met(value)):
+            bound = "at or above" if condition.stop.rising else "at or below"
+            raise ValueError(
+                f"The run would end at once: at the start the condition reads {value[0]:g}, "
+                f"{bound} its level {condition.stop.level:g}."
+            )
+
+
+def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
+    """A run that went one step beyond a condition, cut where the first of them was met."""
+    last, met = len(trajectory.t) - 2, []
+    for condition in found:
+        sign = 1.0 if condition.stop.rising else -1.0
+        name = condition.observable
+        crossing = first_crossing(
+            trajectory, Quantity(sign=sign, observable=name), sign * condition.stop.level, last
+        )
+        if crossing is not None:
+            met.append((crossing.t, crossing.error, condition.stop.name))
+    t, error, name = min(met)
+    records = {"loss", "descent", "leaves", "observables"}
+
+    def cut(kept: dict[str, Any], companion: bool) -> dict[str, Any]:
+        end = trajectory.record_at(np.array([t]), companion)
+        names = records & set(kept)
+        rows = jax.tree.map(lambda x: x[: last + 1], {n: kept[n] for n in names})
+        return joined([rows, {n: end[n] for n in names}])
+
+    own = trajectory.own_records()
+    refined = None if trajectory.refined is None else cut(trajectory.refined, True)
+    return Trajectory.from_records(
+        model=trajectory.like,
+        t=np.append(trajectory.t[: last + 1], t),
+        records=cut(own, False),
+        refined=refined,
+        log_alpha=trajectory.log_alpha,
+        log_alpha_conflict=trajectory.log_alpha_conflict,
+        status=Status.stopped,
+        cause=name,
+        method=trajectory.method,
+        statistics=trajectory.statistics | {"stop_error": float(error)},
+        resolver=trajectory.resolver,
+    )

@@ -1,0 +1,63 @@
+r"""Conditions that end a run: `gflow.simulate(model, objective, t1=1e6, stop=...)`.
+
+A run ends where the first of them is met. That moment is found by solving again between the two
+steps beside it, to the tolerance of the run; it is the last recorded one, the status is
+`Status.stopped`, `traj.cause` names the condition, and its error bar is in `traj.statistics`.
+
+```python
+run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.loss_below(1e-6))
+norm = lambda model: jnp.linalg.norm(model.weight.value)
+run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.above(norm, 0.9))
+```
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ._arguments import number
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Ends a run where a number read off the model crosses `level`, upwards where `rising`.
+
+    `read` is a function of the model, as observables are; None reads the loss.
+    """
+
+    read: Callable[[Any], Any] | None
+    level: float
+    rising: bool
+    name: str
+
+    def __post_init__(self) -> None:
+        level = number("level", self.level, "the level at which a run ends")
+        if not math.isfinite(level):
+            raise ValueError(f"level = {level}: a run ends where a finite level is crossed.")
+
+    def met(self, value: np.ndarray) -> np.ndarray:
+        """Whether it holds at these values."""
+        return value >= self.level if self.rising else value <= self.level
+
+
+def loss_below(level: float) -> Stop:
+    """Where the data loss has come down to `level`."""
+    return Stop(None, level, False, f"the loss came down to {level:g}")
+
+
+def below(read: Callable[[Any], Any], level: float) -> Stop:
+    """Where `read(model)`, a number, has come down to `level`."""
+    return Stop(read, level, False, f"{_called(read)} came down to {level:g}")
+
+
+def above(read: Callable[[Any], Any], level: float) -> Stop:
+    """Where `read(model)`, a number, has risen to `level`."""
+    return Stop(read, level, True, f"{_called(read)} rose to {level:g}")
+
+
+def _called(read: Any) -> str:
+    name = getattr(read, "__name__", type(read).__name__)
+    return "the function given" if name == "<lambda>" else name
