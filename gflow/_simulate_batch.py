@@ -20,7 +20,7 @@ from .flow._underflow import check_felt
 from .integrate._choose import check_memory, check_rtol, choose, describe
 from .integrate._conditions import check_unmet, conditions, with_readings
 from .integrate._run import Rounds
-from .integrate._status import Status
+from .integrate._status import Status, message
 from .kinks._choose import rounded_batch
 from .parameters._base import Scaled, Small, leaf_name, trained_leaves
 from .parameters._elapsed import agreed
@@ -194,7 +194,7 @@ def simulate_batch(
 
     batch = Batch(run, member, statistics)
     if batch.failed:
-        listed = "; ".join(f"member {i}: {run.ended(i).value}" for i in batch.failed[:3])
+        listed = "; ".join(f"member {message(*i}: {run.ended(i))}" for i in batch.failed[:3])
         more = "" if len(batch.failed) <= 3 else f"; and {len(batch.failed) - 3} more"
         warnings.warn(
             f"gflow.simulate_batch: {len(batch.failed)} of {members} members failed: "
