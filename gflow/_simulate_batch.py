@@ -194,7 +194,7 @@ def simulate_batch(
 
     batch = Batch(run, member, statistics)
     if batch.failed:
-        listed = "; ".join(f"member {message(*i}: {run.ended(i))}" for i in batch.failed[:3])
+        listed = "; ".join(f"member {i}: {message(*run.ended(i))}" for i in batch.failed[:3])
         more = "" if len(batch.failed) <= 3 else f"; and {len(batch.failed) - 3} more"
         warnings.warn(
             f"gflow.simulate_batch: {len(batch.failed)} of {members} members failed: "
