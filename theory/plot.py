@@ -51,6 +51,32 @@ class Predicted(Protocol):
 
 
 @runtime_checkable
+class Measured(Protocol):
+    """A number beside a run: a row of a `theory.Comparison`."""
+
+    @property
+    def part(self) -> str: ...
+    @property
+    def predicted(self) -> float: ...
+    @property
+    def measured(self) -> float: ...
+    @property
+    def error(self) -> float: ...
+
+
+@runtime_checkable
+class Restarted(Protocol):
+    """What figures need of `theory.assumptions.perturb_and_restart`'s result."""
+
+    @property
+    def stage(self) -> int: ...
+    @property
+    def sizes(self) -> np.ndarray: ...
+    @property
+    def distance(self) -> np.ndarray: ...
+
+
+@runtime_checkable
 class Judged(Protocol):
     """What figures need of a `theory.Comparison`."""
 
@@ -59,7 +85,7 @@ class Judged(Protocol):
     @property
     def prediction(self) -> Predicted: ...
     @property
-    def closed_forms(self) -> Sequence[Any]: ...
+    def closed_forms(self) -> Sequence[Measured]: ...
 
 
 def staircase(prediction: Predicted, ax=None, end: float = math.nan, **style):
@@ -88,7 +114,7 @@ def finite_grid(prediction: Predicted, log_alpha: float, end: float) -> np.ndarr
     return np.unique(grid[(grid >= 0) & (grid <= end)])
 
 
-def collapse(trajectories: list[Any], prediction: Predicted, ax=None):
+def collapse(trajectories: Sequence[Trajectory], prediction: Predicted, ax=None):
     """Loss against τ for several α: the runs, their predicted curves, and the limit."""
     ax = new_axes(ax)
     end = max(float(run.tau[-1]) for run in trajectories)
@@ -152,7 +178,7 @@ def _dashed(ax, curve: Curve, t: np.ndarray) -> None:
         ax.plot(t, column, **FINITE, label="predicted" if i == 0 else None)
 
 
-def beside_numbers(rows: Sequence[Any], ax=None):
+def beside_numbers(rows: Sequence[Measured], ax=None):
     """Measured over predicted of every number (measured itself where 0 is), with its bar."""
     ax = new_axes(ax)
     for i, row in enumerate(rows):
@@ -277,7 +303,7 @@ def convergence(scales, measured, errors, prediction: Predicted, limits, ax=None
     return ax
 
 
-def restarts(results: list[Any], ax=None):
+def restarts(results: Sequence[Restarted], ax=None):
     """Distance of the saddle reached after a perturbation, by size and stage."""
     ax = new_axes(ax)
     floor = 1e-16

@@ -23,8 +23,6 @@ ANY = {
     "gflow.parameters.* *": "the record of a leaf has keys of its own",
     "gflow.plot new_axes *": "Matplotlib without importing it",
     "gflow.results.* *": "records are dictionaries, a trajectory is known by what it has",
-    "theory._prediction Stage.*": "of a leaf, or of every leaf by its name",
-    "theory.plot *": "what it draws is known by what it has",
 }
 
 
