@@ -58,6 +58,9 @@ from ._measures import (
     spectral_gap as spectral_gap,
     stable_rank as stable_rank,
 )
+from ._predict import (
+    predict as predict,
+)
 from ._rank_one import (
     rank_one_blow_up as rank_one_blow_up,
 )
