@@ -115,7 +115,7 @@ def _stepped(field, point, solver, h) -> Point:
 def _leaf_records(field: Clocked, point: Point) -> dict[str, LeafRecord]:
     flow = field.at(*point).flow
     parts = zip(flow.names, flow.coordinates, flow.split(point[0][:-1]), strict=True)
-    return {name: c.record(part) for name, c, part in parts}
+    return {name: LeafRecord(c.record(part), c.chart) for name, c, part in parts}
 
 
 @eqx.filter_jit

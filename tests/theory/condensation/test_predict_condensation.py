@@ -48,7 +48,8 @@ def escape():
 def plateau():
     """From ε = 1e-10 without activation: the way on from where the escape has norm 0.2."""
     out = gflow.escape(model(math.log(1e-10), none), TASK.objective, level=0.2)
-    return gflow.simulate(out.final, TASK.objective, t1=130.0, solver=diffrax.Tsit5())
+    start = out.final
+    return start, gflow.simulate(start, TASK.objective, t1=130.0, solver=diffrax.Tsit5())
 
 
 def test_the_escape_is_confirmed_and_what_is_not_it_is_refuted():
@@ -108,7 +109,7 @@ def test_a_run_before_the_escape_leaves_it_open():
 
 
 def test_the_plateau_is_confirmed_and_what_is_not_it_is_refuted():
-    run = plateau()
+    start, run = plateau()
     prediction = condensation.predict(run.model(t=60.0), TASK.objective)
     (curve,), (rate,) = prediction.curves, prediction.numbers
     assert curve.regime[0] == 60.0
@@ -120,7 +121,7 @@ def test_the_plateau_is_confirmed_and_what_is_not_it_is_refuted():
     here = _setting(run.model(t=95.0), TASK.objective)
     assert rate.predicted == pytest.approx(2.0 * np.linalg.norm(_matrix(here), 2), rel=1e-4)
     # from the escape on the rate is predicted, the curve is not
-    early = condensation.predict(run.model(t=0.0), TASK.objective)
+    early = condensation.predict(start, TASK.objective)
     assert early.curves == ()
     assert early.numbers[0].predicted == rate.predicted
     assert theory.compare(run, early).passed
