@@ -34,7 +34,7 @@ class Observable:
     """A function of one leaf of a model, found by its name."""
 
     leaf: str
-    read: Callable[[Any], Float[Array, "..."]]
+    read: Callable[[PyTree], Float[Array, "..."]]
 
     def __call__(self, model: PyTree) -> Float[Array, "..."]:
         """**Raises:** ValueError where the model has no leaf of that name."""

@@ -14,9 +14,9 @@ run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.above(norm, 0.9))
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import number
 
@@ -28,7 +28,7 @@ class Stop:
     `read` is a function of the model, as observables are; None reads the loss.
     """
 
-    read: Callable[[Any], Any] | None
+    read: Callable[[PyTree], ArrayLike] | None
     level: float
     rising: bool
     name: str
@@ -48,16 +48,16 @@ def loss_below(level: float) -> Stop:
     return Stop(None, level, False, f"the loss came down to {level:g}")
 
 
-def below(read: Callable[[Any], Any], level: float) -> Stop:
+def below(read: Callable[[PyTree], ArrayLike], level: float) -> Stop:
     """Where `read(model)`, a number, has come down to `level`."""
     return Stop(read, level, False, f"{_called(read)} came down to {level:g}")
 
 
-def above(read: Callable[[Any], Any], level: float) -> Stop:
+def above(read: Callable[[PyTree], ArrayLike], level: float) -> Stop:
     """Where `read(model)`, a number, has risen to `level`."""
     return Stop(read, level, True, f"{_called(read)} rose to {level:g}")
 
 
-def _called(read: Any) -> str:
+def _called(read: object) -> str:
     name = getattr(read, "__name__", type(read).__name__)
     return "the function given" if name == "<lambda>" else name

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ._base import Coordinates, State, Weight
 from ._record import LeafRecord
@@ -21,7 +21,7 @@ class ArrayCoordinates(Coordinates):
     is there in observables.
     """
 
-    parameter: Any
+    parameter: PyTree
 
     def _split(self) -> tuple[Any, Any]:
         return eqx.partition(self.parameter, eqx.is_inexact_array)
@@ -29,7 +29,7 @@ class ArrayCoordinates(Coordinates):
     def start(self) -> State:
         return ravel_pytree(self._split()[0])[0]
 
-    def view(self, state: State) -> Any:
+    def view(self, state: State) -> PyTree:
         arrays, rest = self._split()
         return eqx.combine(ravel_pytree(arrays)[1](state), rest)
 

@@ -9,7 +9,8 @@ is measured against `atol + rtol·|state|` with the two arrays of `tolerance`.
 import abc
 import importlib
 import sys
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -76,7 +77,7 @@ class Coordinates(eqx.Module):
         """Absolute and relative tolerance of each state component."""
         return raw_tolerance(self.start(), rtol)
 
-    def view(self, state: State) -> Any:
+    def view(self, state: State) -> PyTree:
         """What an observable sees in place of the parameter: its value, factors, invariant."""
         return View(self.value(state))
 
@@ -155,7 +156,9 @@ class Coordinates(eqx.Module):
         return most
 
     @classmethod
-    def interpolated(cls, record: LeafRecord, between: Any) -> Float[np.ndarray, "... modes"]:
+    def interpolated(
+        cls, record: LeafRecord, between: Callable[[np.ndarray], np.ndarray]
+    ) -> Float[np.ndarray, "... modes"]:
         """`log_modes` at times between the recorded ones, by `between` of what is straight."""
         return between(cls.log_modes(record))
 
@@ -199,7 +202,7 @@ class Moved(Coordinates):
     ) -> State:
         return self.inner.descended(state, force, decay, rate)
 
-    def view(self, state: State) -> Any:
+    def view(self, state: State) -> PyTree:
         return self.inner.view(state)
 
     def record(self, state: State) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ._base import Coordinates, State, Weight
 from ._jacobi import EMPTY, OVERLAP, orthogonal
@@ -76,7 +76,7 @@ class ColumnSteps(Coordinates):
 
         return jax.vjp(weight, x)[1](force)[0]
 
-    def view(self, state: State) -> Any:
+    def view(self, state: State) -> PyTree:
         return self.inner.view(self._inner(state))
 
     def record(self, state: State) -> dict[str, Array]:

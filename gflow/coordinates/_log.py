@@ -1,6 +1,7 @@
 """Logarithms of the two factors of a weight: any scale, 10^-1000000 included."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -147,5 +148,7 @@ class LogCoordinates(Coordinates):
         return log_abs(np.asarray(record["log_s"]), np.asarray(record["log_d"]))
 
     @classmethod
-    def interpolated(cls, record: LeafRecord, between: Any) -> Float[np.ndarray, "... modes"]:
+    def interpolated(
+        cls, record: LeafRecord, between: Callable[[np.ndarray], np.ndarray]
+    ) -> Float[np.ndarray, "... modes"]:
         return log_abs(between(record["log_s"]), between(record["log_d"]))

@@ -2,7 +2,7 @@
 
 import itertools
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -73,7 +73,7 @@ class ChainCoordinates(Coordinates):
         return jnp.all(jnp.stack([jnp.all(n >= before) for n, before in now]))
 
 
-def chained(factors: Any) -> Array:
+def chained(factors: tuple[Array, ...]) -> Array:
     return reduce(jnp.matmul, factors)
 
 

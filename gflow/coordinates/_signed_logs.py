@@ -1,6 +1,7 @@
 """Coordinates in which a gradient step is exact: s⁺ = (1 − ηλ + ηg)s, d⁺ = (1 − ηλ − ηg)d."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +75,9 @@ class SignedLogs(Coordinates):
         return log_abs(np.asarray(record["log_s"]), np.asarray(record["log_d"]))
 
     @classmethod
-    def interpolated(cls, record: LeafRecord, between: Any) -> Float[np.ndarray, "... modes"]:
+    def interpolated(
+        cls, record: LeafRecord, between: Callable[[np.ndarray], np.ndarray]
+    ) -> Float[np.ndarray, "... modes"]:
         return log_abs(between(record["log_s"]), between(record["log_d"]))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 
 class View(eqx.Module):
@@ -15,7 +15,7 @@ class View(eqx.Module):
 
     value: Float[Array, "..."]
     known_factors: tuple[Float[Array, "..."], ...] | None = None
-    invariant: Any = None
+    invariant: PyTree = None
     spectral: bool = eqx.field(static=True, default=False)
 
     @property
@@ -24,7 +24,7 @@ class View(eqx.Module):
             raise ValueError("This weight is no product of factors: it has a `.value` only.")
         return self.known_factors
 
-    def conserved(self) -> Any:
+    def conserved(self) -> PyTree:
         if self.invariant is None:
             raise ValueError("Of this weight it is not known what the flow conserves.")
         return self.invariant
