@@ -238,7 +238,7 @@ def _returned(tree: PyTree, rows: PyTree, members: Int[Array | np.ndarray, " wid
 
 
 #: State components up to which many times are re-solved side by side, not one by one.
-_SIDE_BY_SIDE = 128
+SIDE_BY_SIDE = 128
 
 
 @eqx.filter_jit
@@ -264,6 +264,6 @@ def resolve(
 
     if not offset.ndim:
         return one(leaves, offset, span)
-    if flow.size <= _SIDE_BY_SIDE:
+    if flow.size <= SIDE_BY_SIDE:
         return jax.vmap(one)(leaves, offset, span)
     return jax.lax.map(lambda row: one(*row), (leaves, offset, span))

@@ -17,7 +17,7 @@ from .._arguments import number, numbers
 from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ..integrate._bars import error_bar
-from ..integrate._round import resolve
+from ..integrate._round import SIDE_BY_SIDE, resolve
 from ..integrate._status import Status, message
 from ..parameters._base import Small, is_parameter, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
@@ -30,6 +30,9 @@ from ._stages import MeasuredStage, find_stages
 
 #: Numbers re-solved in one call.
 _ROOM = 2**22
+
+#: Times that are re-solved side by side by one program, were there fewer of them.
+_FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +78,25 @@ class Resolver:
         return dataclasses.replace(self, flow=dataclasses.replace(self.flow, kinks=kinks))
 
     def _everywhere(self, leaves: dict[str, Any], t: np.ndarray, span: np.ndarray) -> Any:
+        side_by_side = self.flow.size <= SIDE_BY_SIDE
         if not t.ndim:
-            return self._solved(leaves, t, span)
+            if not side_by_side:
+                return self._solved(leaves, t, span)
+            rows = jax.tree.map(lambda x: np.asarray(x)[None], (leaves, t, span))
+            return jax.tree.map(lambda x: x[0], self._everywhere(*rows))
         numbers = sum(x[0].size for x in jax.tree.leaves(leaves))
         most = 1 << max(_ROOM // numbers, 1).bit_length() - 1
         parts = []
         for first in range(0, t.size, most):
             cut = slice(first, first + most)
             count = len(t[cut])
-            room = 1 << (count - 1).bit_length()
+            # a time more costs little, and another program seconds
+            room, more = (_FEW, 4) if side_by_side else (1, 2)
+            while room < count:
+                room *= more
+            room = min(room, most)
 
-            def padded(x, cut=cut, room=room):  # compiled once for numbers up to a power of two
+            def padded(x, cut=cut, room=room):
                 return np.concatenate([x[cut], np.repeat(x[-1:], room, axis=0)])[:room]
 
             rows, begin, length = jax.tree.map(padded, (leaves, t, span))
