@@ -3,9 +3,12 @@
 This runs before the packages are imported: the import hook only sees what comes after it.
 """
 
+import gc
 import os
 
 os.environ["MPLBACKEND"] = "Agg"
+# matrices are small here, and threads of BLAS that wait for each other took half of some tests
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # XLA takes two of its own tuning flags in what it has cached for missing processor features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -35,6 +38,13 @@ checked = beartype.beartype(
     )
 )
 install_import_hook(["gflow", "theory"], "conftest.checked")
+
+
+def pytest_collection_finish():
+    """Traces are many small objects: what is there to stay is not looked through for each."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

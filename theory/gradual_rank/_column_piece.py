@@ -8,7 +8,6 @@ well-determined as those of the active ones, however long the orbit.
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gflow.internal import clearing, column_velocity, pulled
@@ -88,9 +87,9 @@ class Block(Piece):
     def log_sizes(self):
         return jnp.arange(self.direction.size + self.log_size.size) >= self.direction.size
 
-    def scales(self, speed):
-        # directions have no units of their own
-        return np.full_like(speed, np.max(speed[np.asarray(self.active)], initial=0.0))
+    @property
+    def unitless(self):
+        return True  # directions have no units of their own
 
     def without(self, gone):
         return eqx.tree_at(lambda b: b.living, self, self.living & ~gone[self.direction.size :])

@@ -7,6 +7,7 @@ one autonomous system, stiff after the transition.
 """
 
 import abc
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,9 +72,10 @@ class Piece(eqx.Module):
     def without(self, gone: Bool[Array, " size"]) -> "Piece":
         """The same state, with the active parts of these log-sizes made dormant."""
 
-    def scales(self, speed: np.ndarray) -> np.ndarray:
-        """With what the speed of each component is compared: its own, or that of the piece."""
-        return speed
+    @property
+    def unitless(self) -> bool:
+        """Whether every component is compared with the fastest of the piece, not with itself."""
+        return False
 
     @property
     def drifts(self) -> bool:
@@ -142,11 +144,11 @@ class Fast(eqx.Module):
     def log_sizes(self) -> np.ndarray:
         return np.concatenate([np.asarray(p.log_sizes) for p in self.pieces])
 
-    def scales(self, speed: np.ndarray) -> np.ndarray:
-        """The speeds of all components, each on the scale of its piece."""
-        cuts = np.cumsum([p.flat().size for p in self.pieces])[:-1]
-        parts = zip(self.pieces, np.split(speed, cuts), strict=True)
-        return np.concatenate([p.scales(x) for p, x in parts])
+    def together(self) -> list[slice]:
+        """The components that are compared with the fastest among them, piece by piece."""
+        ends = [self.place(i) for i in range(len(self.pieces) + 1)]
+        parts = zip(self.pieces, itertools.pairwise(ends), strict=True)
+        return [slice(*edges) for p, edges in parts if p.unitless]
 
     def without(self, gone: np.ndarray) -> "Fast":
         if not gone.any():

@@ -217,13 +217,20 @@ class _Rest:
 
     def __init__(self, fast: Fast, limits: Limits):
         self.fast, self.limits, self.saddle = fast, limits, fast
-        self.active = fast.active
+        self.active = self.parts = fast.active
+        self.together = fast.together()
         self.sizes = fast.log_sizes & self.active
         start = np.asarray(fast.start())
         self.reach = np.maximum(limits.reach, start) + _RUNAWAY
         self.peak, self.top, self.steps = np.zeros(len(start)), start, 0
         self.gone = np.zeros_like(self.active)
         self.moving, self.faded = self.active, False
+
+    def scales(self, speed: np.ndarray) -> np.ndarray:
+        """The speeds of all components, each on the scale of its piece."""
+        for part in self.together:
+            speed[part] = np.max(speed[part], initial=0.0)
+        return speed
 
     def runaway(self, state: np.ndarray) -> bool:
         return bool(np.any((state > self.reach)[self.sizes]))
@@ -239,7 +246,7 @@ class _Rest:
 
     def reached(self, state: np.ndarray, velocity: np.ndarray) -> bool:
         self.steps += 1
-        speed = self.fast.scales(np.where(self.fast.active, np.abs(velocity), 0.0))
+        speed = self.scales(np.where(self.parts, np.abs(velocity), 0.0))
         self.peak, self.top = np.maximum(self.peak, speed), np.maximum(self.top, state)
         slow = np.maximum(_AT_REST * self.peak, self.limits.rest)
         gone = self.sizes & (state < self.top - _VANISHED) & (velocity < -slow)
@@ -329,7 +336,7 @@ def _row_scales(rest: _Rest, block: np.ndarray) -> np.ndarray:
     """Sizes of the rows of a Jacobian of the active parts; infinite where it is rounding."""
     norms = np.zeros(len(rest.active))
     norms[rest.active] = np.linalg.norm(block, axis=1)
-    scales = rest.fast.scales(norms)
+    scales = rest.scales(norms)
     return np.where(scales > _ROW * rest.limits.noise, scales, np.inf)[rest.active]
 
 
