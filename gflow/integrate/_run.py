@@ -353,7 +353,8 @@ class Rounds:
         """Whether member i is on its way to infinity at the last of these rows of a round."""
         times, records, _ = self.member(i)
         pick = (rows, column) if self.batched else rows
-        here = jax.tree.map(lambda x: np.asarray(x[pick]), done.record)
+        # by NumPy: to JAX every number of rows would be another program
+        here = jax.tree.map(lambda x: np.asarray(x)[pick], done.record)
         names = ("descent", "leaves")
         whole = joined([{name: x[name] for name in names} for x in (records, here)])
         values = [leaf["value"] for leaf in whole["leaves"].values()]
