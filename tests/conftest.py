@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pathlib import Path
-from typing import Annotated, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 import beartype
 import jax
@@ -58,6 +58,9 @@ def checked(function=None, *, typechecker=None):
         return functools.partial(checked, typechecker=typechecker)
     if isinstance(function, type):
         return jaxtyped(function, typechecker=beartyped)
+    for name, hint in function.__annotations__.items():
+        if isinstance(hint, str) and "." in hint:  # of a module that type checkers alone import
+            function.__annotations__[name] = Any
     inner = beartyped(function)
     if not any(map(has_shapes, function.__annotations__.values())):
         return inner

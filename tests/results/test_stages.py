@@ -185,7 +185,9 @@ def test_a_level_that_is_not_reached_has_no_crossing():
 def recorded(t, loss):
     """A run of which only the loss was kept, as after loading from a file."""
     refined = {"loss": loss, "leaves": {}}
-    return types.SimpleNamespace(t=t, loss=loss, leaves={}, resolver=None, refined=refined)
+    return types.SimpleNamespace(
+        t=t, loss=loss, leaves={}, observables={}, resolver=None, refined=refined
+    )
 
 
 @pytest.mark.parametrize("steps", [100, 300, 1000])
