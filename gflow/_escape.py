@@ -187,7 +187,7 @@ def _largest(log_norm: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _check_sizes(flow: Flow) -> None:
-    raw = {name: c for name, c in zip(flow.names, flow.coordinates, strict=True) if c.plain}
+    raw = {name: c for name, c in zip(flow.names, flow.coordinates, strict=True) if c.chart.plain}
     if not raw:
         raise ValueError(
             f"None of the leaves {', '.join(flow.names)} is a plain weight, whose norm could set "

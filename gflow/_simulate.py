@@ -25,8 +25,9 @@ from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
 from .parameters._base import known_times, trained_leaves
 from .parameters._elapsed import agreed
+from .results._resolver import Resolver
 from .results._risen import first_risen
-from .results._trajectory import Resolver, Trajectory, log_alpha_of
+from .results._trajectory import Trajectory, log_alpha_of
 from .stop import Stop
 
 

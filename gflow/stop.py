@@ -2,7 +2,9 @@ r"""Conditions that end a run: `gflow.simulate(model, objective, t1=1e6, stop=..
 
 A run ends where the first of them is met. That moment is found by solving again between the two
 steps beside it, to the tolerance of the run; it is the last recorded one, the status is
-`Status.stopped`, `traj.cause` names the condition, and its error bar is in `traj.statistics`.
+`Status.stopped`, `traj.cause` names the condition, and its error bar is in `traj.statistics`
+("stop_error"; NaN without error bars). What is read is recorded as the observable "stop" ("stop.0",
+"stop.1" of several). A number that crosses its level and comes back within one step is not seen.
 
 ```python
 run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.loss_below(1e-6))

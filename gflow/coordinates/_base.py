@@ -185,6 +185,10 @@ class Moved(Coordinates):
     def chart(self) -> type[Coordinates]:
         return self.inner.chart
 
+    @property
+    def size(self) -> int:
+        return self.state.size
+
     def start(self) -> State:
         return self.state
 
@@ -221,6 +225,21 @@ class Moved(Coordinates):
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
     ) -> tuple[Float[Array, " weights"], Float[Array, " weights"]]:
         return self.inner.drift(state, force, decay, origin)
+
+    def log_sizes(self) -> Float[Array | np.ndarray, "..."]:
+        return self.inner.log_sizes()
+
+    def frame(self) -> PyTree[Array]:
+        return self.inner.frame()
+
+    def framed(self, frame: PyTree[Array]) -> "Moved":
+        return Moved(self.inner.framed(frame), self.state)
+
+    def recentred(self, state: State) -> tuple[PyTree[Array], State]:
+        return self.inner.recentred(state)
+
+    def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
+        return self.inner.horizon(state, velocity, atol)
 
 
 def chart_name(chart: type[Coordinates]) -> str:

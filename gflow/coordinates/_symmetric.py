@@ -65,7 +65,7 @@ class SymmetricCoordinates(GaugeCoordinates):
     def view(self, state: State) -> View:
         u, log_size = self._columns(state)
         x = u * jnp.exp(log_size)[..., None, :]
-        return View(self.value(state), (x, x.swapaxes(-1, -2)), jnp.zeros((0,), state.dtype))
+        return View(self.value(state), (x, x.swapaxes(-1, -2)), jnp.zeros((0,), state.dtype), True)
 
 
 def _pushed(x: Float[Array, "... n r"], force: Weight) -> Float[Array, "... n r"]:
@@ -89,4 +89,4 @@ class SquareCoordinates(ChainCoordinates):
 
     def view(self, state: State) -> View:
         (x,) = self._factors(state)
-        return View(self.value(state), (x, x.swapaxes(-1, -2)), jnp.zeros((0,), state.dtype))
+        return View(self.value(state), (x, x.swapaxes(-1, -2)), jnp.zeros((0,), state.dtype), True)

@@ -32,8 +32,8 @@ def choose(
     Tsit5 (raw weights at tight tolerances by Dopri8, with a seventh of the steps at 1e-10),
     and where it is stiff by Rodas5P, beyond `DENSE` by ROCK4.
     """
-    logarithms = [c for c in flow.coordinates if c.logarithmic]
-    logarithmic, columns = bool(logarithms), not all(c.symmetric for c in logarithms)
+    logarithms = [c for c in flow.coordinates if c.chart.logarithmic]
+    logarithmic, columns = bool(logarithms), not all(c.chart.symmetric for c in logarithms)
     if solver is None:
         batched, size = members is not None, flow.size // (members or 1)
         # of logarithms the matrix of a step is similar to a symmetric one and needs no pivots

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from ..results._crossings import Quantity, first_crossing
-from ..results._trajectory import Trajectory, joined
+from ..results._resolver import joined
+from ..results._trajectory import Trajectory
 from ..stop import Stop
 from ._status import Status
 
@@ -48,10 +49,18 @@ def conditions(stop: Any) -> list[Condition]:
 
 
 def with_readings(observables: Any, found: list[Condition]) -> Any:
-    """`observables` and what the conditions read."""
+    """`observables` and what the conditions read.
+
+    **Raises:** ValueError for an observable of the name of a reading.
+    """
     read = {x.observable: x.stop.read for x in found if x.observable is not None}
     if not read or not isinstance(observables, Mapping | None):
         return observables
+    if taken := sorted(set(read) & set(observables or {})):
+        raise ValueError(
+            f"An observable is called {taken[0]!r}, under which the reading of a condition to stop "
+            "at is recorded. Choose another name."
+        )
     return {**(observables or {}), **read}
 
 
@@ -64,10 +73,16 @@ def check_unmet(found: list[Condition], first: dict[str, Any]) -> None:
                 f"A condition to stop at reads one number off the model; this one returned an "
                 f"array of shape {value.shape[1:]}."
             )
+        if not np.all(np.isfinite(value)):
+            raise ValueError(
+                f"A condition to stop at reads {value[~np.isfinite(value)][0]} at the start, so "
+                "that it could never be told when it is met."
+            )
         if np.any(condition.stop.met(value)):
             bound = "at or above" if condition.stop.rising else "at or below"
             raise ValueError(
-                f"The run would end at once: at the start the condition reads {value[0]:g}, "
+                f"The run would end at once: at the start the condition reads "
+                f"{value[condition.stop.met(value)][0]:g}, "
                 f"{bound} its level {condition.stop.level:g}."
             )
 

@@ -153,7 +153,7 @@ def curves_down(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array) -
 
     Of columns in a gauge what grows is in their speeds.
     """
-    columns = [c.turning for c in flow.coordinates]
+    columns = [c.chart.turning for c in flow.coordinates]
     counts = np.concatenate(
         [np.full(c.size, not skip) for c, skip in zip(flow.coordinates, columns, strict=True)]
     )
@@ -188,7 +188,7 @@ def leaves_zero(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array) -
     Three factors at zero feel no force and no curvature, and the loss falls like their product.
     Displaced by `ASIDE` in random directions they move outwards; at a minimum they come back.
     """
-    plain = [np.full(c.size, c.plain) for c in flow.coordinates]
+    plain = [np.full(c.size, c.chart.plain) for c in flow.coordinates]
     zero = np.concatenate(plain) & (np.asarray(state) == 0.0)
     if not zero.any():
         return False

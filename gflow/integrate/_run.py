@@ -13,7 +13,7 @@ from ..kinks._located import Course
 from ..kinks._treatments import Sides
 from ..parameters._base import Constant
 from ..results._plateaus import thinned
-from ..results._trajectory import joined
+from ..results._resolver import joined
 from ._diagnosis import Stop, cause
 from ._march import Pace
 from ._rest import Verdict, escapes_to_infinity, settled_record, verdict
@@ -255,6 +255,7 @@ class Rounds:
         stuck = np.where(count > 0, still, pace.step <= 1e-13 * pace.kept_step)
         if self.course is not None:
             stuck &= not (done.blocked or np.isfinite(self.course.aim))
+        stuck |= np.isnan(pace.step)  # no step is left to try, and none would ever be
         beyond = endless & (time >= _LATE * np.finfo(self.dtype).max)
         ends = ((Status.reached, there), (Status.step_underflow, stuck), (Status.max_steps, beyond))
         for why, which in ends:

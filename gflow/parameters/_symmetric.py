@@ -63,6 +63,10 @@ class Symmetric(Factored):
         x = jax.random.normal(key, (shape[0], rank))
         return cls(x, x, log_scale=log_alpha, exponent=exponent)
 
+    def conserved(self) -> Float[Array, "..."]:
+        """Nothing: there is one factor, and XᵀX moves."""
+        return jnp.zeros((0,), self.left.dtype)
+
     def coordinates(self, decays: bool) -> GaugeCoordinates:
         return SymmetricCoordinates.from_columns(self.left, self.right, self.log_scale)
 

@@ -15,9 +15,7 @@ from jaxtyping import ArrayLike, PyTree
 from .. import plot
 from .._arguments import number, numbers
 from ..coordinates._record import LeafRecord
-from ..flow._flow import Flow
 from ..integrate._bars import error_bar
-from ..integrate._round import SIDE_BY_SIDE, resolve
 from ..integrate._status import Status, message
 from ..parameters._base import Small, is_parameter, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
@@ -26,90 +24,8 @@ from . import _storage as storage
 from ._fingerprint import Fingerprint, fingerprint
 from ._lazy import Lazy
 from ._observables import above_sqrt_alpha
+from ._resolver import Resolver
 from ._stages import MeasuredStage, find_stages
-
-#: Numbers re-solved in one call.
-_ROOM = 2**22
-
-#: Times that are re-solved side by side by one program, were there fewer of them.
-_FEW = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Resolver:
-    """Re-solves from a recorded time by the run's own solver and tolerance.
-
-    From the time `rest` on nothing moves.
-    """
-
-    flow: Flow
-    solver: Any
-    rtol: float
-    observables: dict[str, Callable[[Any], Any]]
-    rest: float = math.inf
-    #: From which time on a run was on which branches of its loss.
-    segments: list[tuple[float, Any]] | None = None
-
-    def __call__(self, leaves: dict[str, Any], t: Any, span: Any) -> dict[str, Any]:
-        """The record at flow time t + span, from the leaves recorded at t.
-
-        With a leading axis on all three: at each of the times, in compiled calls of bounded size.
-        """
-        t = np.asarray(t, self.flow.dtype)
-        span = np.asarray(np.minimum(span, np.maximum(self.rest - t, 0.0)), self.flow.dtype)
-        if self.segments is None:
-            return self._everywhere(leaves, t, span)
-        starts = [time for time, _ in self.segments]
-        segment = np.maximum(np.searchsorted(starts, t, side="right") - 1, 0)
-        if not t.ndim:
-            return self._on(int(segment))._everywhere(leaves, t, span)
-        parts, rows = [], []
-        for i in np.unique(segment):
-            own = np.flatnonzero(segment == i)
-            here = jax.tree.map(lambda x, own=own: x[own], leaves)
-            parts.append(self._on(int(i))._everywhere(here, t[own], span[own]))
-            rows.append(own)
-        order = np.argsort(np.concatenate(rows), kind="stable")
-        return jax.tree.map(lambda x: x[order], joined(parts))
-
-    def _on(self, segment: int) -> "Resolver":
-        assert self.segments is not None
-        kinks = self.segments[segment][1].unwatched()
-        return dataclasses.replace(self, flow=dataclasses.replace(self.flow, kinks=kinks))
-
-    def _everywhere(self, leaves: dict[str, Any], t: np.ndarray, span: np.ndarray) -> Any:
-        side_by_side = self.flow.size <= SIDE_BY_SIDE
-        if not t.ndim:
-            if not side_by_side:
-                return self._solved(leaves, t, span)
-            rows = jax.tree.map(lambda x: np.asarray(x)[None], (leaves, t, span))
-            return jax.tree.map(lambda x: x[0], self._everywhere(*rows))
-        numbers = sum(x[0].size for x in jax.tree.leaves(leaves))
-        most = 1 << max(_ROOM // numbers, 1).bit_length() - 1
-        parts = []
-        for first in range(0, t.size, most):
-            cut = slice(first, first + most)
-            count = len(t[cut])
-            # a time more costs little, and another program seconds
-            room, more = (_FEW, 4) if side_by_side else (1, 2)
-            while room < count:
-                room *= more
-            room = min(room, most)
-
-            def padded(x, cut=cut, room=room):
-                return np.concatenate([x[cut], np.repeat(x[-1:], room, axis=0)])[:room]
-
-            rows, begin, length = jax.tree.map(padded, (leaves, t, span))
-            length[count:] = 0.0  # nothing to solve
-            out = self._solved(rows, begin, length)
-            parts.append(jax.tree.map(lambda x, count=count: x[:count], out))
-        return joined(parts)
-
-    def _solved(self, leaves: Any, t: np.ndarray, span: np.ndarray) -> dict[str, Any]:
-        leaves, times = jax.tree.map(jnp.asarray, (leaves, (t, span)))
-        rtol = jnp.asarray(self.rtol, self.flow.dtype)
-        out = resolve(self.flow, leaves, self.solver, rtol, *times, self.observables)
-        return jax.tree.map(np.asarray, out)
 
 
 @dataclasses.dataclass(eq=False, frozen=True)
@@ -414,11 +330,6 @@ def _fields(
         bars = {"loss": lambda: error_bar(t, main["loss"], companion["loss"])}
         fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in observables})
     return fields
-
-
-def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacked records one after the other."""
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *records)
 
 
 def _leaf_observables(

@@ -30,7 +30,7 @@ def _steps(name: str, leaf: Any, c: Coordinates) -> Coordinates:
     if is_parameter(leaf):
         c = leaf.steps(c)
     own = c.chart.descended is not Coordinates.descended or isinstance(c, ColumnSteps)
-    if own or c.plain or bool(_is_gradient(c)):
+    if own or c.chart.plain or bool(_is_gradient(c)):
         return c
     raise ValueError(
         f"Leaf {name!r} is a {type(leaf).__name__}: its coordinates do not move along the gradient "

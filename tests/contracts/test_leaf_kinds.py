@@ -4,6 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
@@ -12,7 +13,7 @@ from scipy.integrate import solve_ivp
 import gflow
 import theory
 
-TARGET = np.array([[1.0, 0.2], [-0.3, 0.6]])
+TARGET = np.array([[1.0, 0.2], [0.7, 0.6]])
 LOG_ALPHA = -4.0
 
 
@@ -133,7 +134,7 @@ def test_every_plot_takes_it(run):
     for plot in (gflow.plot.loss, gflow.plot.weights, gflow.plot.ranks):
         axes = plot(run) if plot is gflow.plot.loss else plot(run, "w")
         assert axes.lines
-        axes.figure.clear()
+        plt.close(axes.figure)
 
 
 def test_optimisers_train_it(kind):
@@ -178,3 +179,39 @@ def test_decay_acts_on_what_the_user_holds():
 
     exact = solve_ivp(f, (0, 3.0), SOME.ravel(), rtol=1e-11, atol=1e-13).y[:, -1]
     np.testing.assert_allclose(np.ravel(run.final["w"].u), exact, rtol=1e-6)
+
+
+def test_a_chart_that_ends_before_the_flow_ends_the_run():
+    """w' = −1 − w takes w through zero at ln(1 + w₀), where its logarithm has an end."""
+    start = np.array([0.5, 2.0])
+    run = gflow.simulate(
+        {"w": Positive(jnp.asarray(start))}, lambda m: 0.5 * jnp.sum((m["w"].value + 1.0) ** 2),
+        t1=3.0, **SETTINGS,
+    )  # fmt: skip
+    assert run.status is gflow.Status.step_underflow
+    assert run.t[-1] == pytest.approx(np.log(1.5), rel=1e-5)
+
+
+class Waiting(Growth):
+    """Coordinates of a user that say more of themselves: logarithms, and a longest step."""
+
+    logarithmic = True
+
+    def horizon(self, state, velocity, atol):
+        return jnp.asarray(0.25)
+
+
+class Patient(Positive):
+    def coordinates(self, decays):
+        return Waiting(jnp.log(self.value))
+
+
+def test_what_coordinates_of_a_user_say_of_themselves_is_heard():
+    model = {"w": Patient(jnp.asarray(SOME))}
+    run = gflow.simulate(model, loss, t1=3.0, error_bars=False, rtol=1e-4)
+    assert np.max(np.diff(run.t)) <= 0.25 * (1 + 1e-12)
+    assert run.method.startswith("Tsit5, and Rodas5P")  # logarithms are stiff, and not symmetric
+    plain = gflow.simulate(
+        {"w": Positive(jnp.asarray(SOME))}, loss, t1=3.0, error_bars=False, rtol=1e-8
+    )
+    assert plain.method.startswith("Dopri8")

@@ -101,4 +101,4 @@ class Own(gflow.Parameter):
 def test_coordinates_of_its_own_need_a_way_back():
     run = gflow.simulate({"w": Own(jnp.ones(2))}, lambda m: jnp.sum(m["w"].value ** 2), t1=1.0)
     with pytest.raises(ValueError, match=r"Own has coordinates of its own.*define at_record"):
-        run.final  # noqa: B018
+        run.model(t=1.0)

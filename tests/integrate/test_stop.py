@@ -96,12 +96,23 @@ def test_a_run_goes_on_from_there():
     ("stop", "match"),
     [
         (gflow.stop.loss_below(10.0), "would end at once.*reads 0.61"),
+        (gflow.stop.above(lambda m: first(m) / 0.0, 0.5), "reads inf at the start"),
         (gflow.stop.above(lambda m: m["w"].value, 0.5), r"reads one number.*shape \(2,\)"),
     ],
 )
 def test_what_is_no_condition_is_refused(stop, match):
     with pytest.raises(ValueError, match=match):
         gflow.simulate(start(), loss, t1=1.0, stop=stop)
+
+
+def test_a_reading_takes_no_name_of_the_user():
+    stop = gflow.stop.above(first, 0.5)
+    with pytest.raises(ValueError, match="observable is called 'stop'"):
+        gflow.simulate(start(), loss, t1=1.0, stop=stop, observables={"stop": first})
+    run = gflow.simulate(
+        start(), loss, t1=0.1, stop=gflow.stop.loss_below(1e-3), observables={"stop": first}
+    )
+    assert run.observables["stop"][0] == pytest.approx(1e-2)
 
 
 def test_a_condition_is_one_of_stop():

@@ -34,6 +34,19 @@ def leaves():
     return {"gauge": wide, "plain": gflow.to_factors(wide), "chain": gflow.Product(a, b.T)}
 
 
+@pytest.mark.parametrize("form", [lambda x: x, gflow.to_factors], ids=["gauge", "plain"])
+def test_a_square_has_one_factor_and_nothing_to_balance(form):
+    x = factors()[0]
+    run = gflow.simulate({"w": form(gflow.Symmetric(x, x))}, distance, **SETTINGS)
+    for name, read in READ.items():
+        np.testing.assert_allclose(
+            read(run.final), run.observables[name][-1], rtol=1e-9, atol=1e-12
+        )
+    assert run.observables["balance"].shape == (len(run.t), 0)
+    np.testing.assert_allclose(run.observables["gap"], 0.0, atol=1e-28)
+    np.testing.assert_allclose(run.observables["alignment"], 1.0, rtol=1e-12)
+
+
 @pytest.fixture(scope="module", params=["gauge", "plain", "chain"])
 def run(request):
     return gflow.simulate({"w": leaves()[request.param]}, distance, rtol=1e-10, **SETTINGS)

@@ -111,18 +111,15 @@ def test_the_row_is_of_the_time_and_entry_that_decide():
 
 @pytest.mark.parametrize("part", ["value", "tolerance"])
 def test_what_is_not_known_is_open_and_does_not_hide_what_is_wrong(part):
-    def lacking(t, values):
-        return np.where(t[:, None] > 5.0, np.nan, values)
+    def lacking(read):
+        return lambda t: np.where(t[:, None] > 5.0, np.nan, read(t))
 
-    value, tolerance = weight, 1e-6
-    if part == "value":
-        value = lambda t: lacking(t, weight(t))  # noqa: E731
-    else:
-        tolerance = lambda t: lacking(t, np.full((len(t), 3), 1e-6))  # noqa: E731
-    row = judged(Curve("w", value, tolerance, "a guess"))
+    known = {"value": weight, "tolerance": lambda t: np.full((len(t), 3), 1e-6)}
+    known[part] = lacking(known[part])
+    row = judged(Curve("w", known["value"], known["tolerance"], "a guess"))
     assert row.verdict == "undecided"
     assert "does not give it" in row.claims[0].reason or "not known" in row.claims[0].reason
-    wrong = judged(Curve("w", lambda t: -value(t), tolerance, "a guess"))
+    wrong = judged(Curve("w", lambda t: -known["value"](t), known["tolerance"], "a guess"))
     assert wrong.verdict == "refuted"
 
 
