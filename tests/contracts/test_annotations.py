@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from annotations_checked import checked
 from beartype.roar import BeartypeCallHintViolation as Violation
-from conftest import checked
 from jaxtyping import Array, Float, TypeCheckError
 
 import gflow

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_stages import objective as fixture_loss, run as fixture_run
+from staged_runs import objective as fixture_loss, run as fixture_run
 
 import gflow
 from gflow.models import DiagonalLinear
