@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ..integrate._march import Pace, arrive
 from ._box import NotUnique, Tangled, fractions
@@ -324,5 +325,5 @@ def passed(parts: Any, new: Sides, fixed: Flow, t: Any, lead: Any, limit: Any) -
     moved = jax.lax.cond(lead >= 0, shifted, lambda: state)
     moved = new.projected(after, moved)
     pairs = zip(after.names, after.coordinates, after.split(moved), strict=True)
-    coordinates = tuple(c.at(c.record(y)) for _, c, y in pairs)
+    coordinates = tuple(c.at(LeafRecord(c.record(y), c.chart)) for _, c, y in pairs)
     return parts | {"coordinates": coordinates, "kinks": new}

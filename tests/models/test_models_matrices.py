@@ -369,7 +369,7 @@ def test_a_symmetric_leaf_is_continued_rescaled_batched_and_made_plain():
     plain = gflow.to_factors(model).weight
     assert plain.factor.shape == (4, 4)
     np.testing.assert_allclose(plain.value, model.matrix, rtol=0, atol=1e-24)
-    np.testing.assert_array_equal(run.final.weight.conserved(), np.zeros((4, 4)))
+    assert run.final.weight.conserved().size == 0
 
 
 # --- runs from α = 1e-100 -------------------------------------------------------------

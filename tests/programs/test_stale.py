@@ -264,7 +264,7 @@ def test_an_objective_that_is_none_says_why(objective, message):
         ({"z": 1.0}, r"observables\['z'\] = 1.0 is no function"),
         ({"z": lambda m: "a"}, r"observables\['z'\] returned 'a'"),
         ({"z": lambda m: {"a": 1.0}}, "an observable is a number or an array"),
-        ({"z": lambda m: m.weight.u}, "only `.value`"),
+        ({"z": lambda m: m.weight.u}, "a parameter has `.value`.*not `.u`"),
         ({"z": lambda m: [][0]}, r"observables\['z'\] raised IndexError"),
     ],
 )

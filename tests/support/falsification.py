@@ -93,7 +93,7 @@ def falsified(family: Family) -> Iterator[tuple[str, str, Prediction]]:
         yield "value × 1.1", f"{n}.value", at(k, value=_largest_changed(stage.value))
         rank = stage.rank
         more = (
-            {m: np.asarray(x) + 1 for m, x in rank.items()} if isinstance(rank, dict) else rank + 1
+            {m: np.asarray(x + 1) for m, x in rank.items()} if isinstance(rank, dict) else rank + 1
         )
         yield "rank + 1", f"{n}.rank", at(k, rank=more)
         for c, share in stage.shares.items():
