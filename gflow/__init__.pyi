@@ -11,7 +11,7 @@ from . import (
     tasks as tasks,
 )
 from ._descend import descend as descend
-from ._escape import Escape as Escape, escape as escape
+from ._escape import escape as escape
 from ._simulate import simulate as simulate
 from ._simulate_batch import Batch as Batch, simulate_batch as simulate_batch
 from ._version import __version__ as __version__
@@ -28,4 +28,4 @@ from .parameters._factored import Factored as Factored, Product as Product
 from .parameters._hadamard import Hadamard as Hadamard
 from .parameters._symmetric import Symmetric as Symmetric
 from .results._alignment import AlignedStages as AlignedStages, align_stages as align_stages
-from .results._trajectory import Trajectory as Trajectory
+from .results._trajectory import Passage as Passage, Trajectory as Trajectory

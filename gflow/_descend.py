@@ -14,10 +14,11 @@ from jaxtyping import PyTree
 from ._arguments import count, instance
 from .flow._callables import check_objective
 from .flow._flow import Decay, Objective, traced_observables
+from .flow._prepare import log_alpha_of
 from .parameters._base import is_parameter, trained_leaves
 from .programs._closure import check_untraced
 from .results._resolver import joined
-from .results._trajectory import Trajectory, log_alpha_of
+from .results._trajectory import Trajectory
 from .training._loop import Run
 from .training._memory import Training
 from .training._prepare import Request, gradient_descent, optax_rule

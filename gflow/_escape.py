@@ -1,116 +1,27 @@
 """The escape from a saddle of order three and more, from weights of any size."""
 
-import dataclasses
-import functools
 import math
 import time
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffrax
 import numpy as np
 from jaxtyping import PyTree
 
-from .flow._flow import Flow, Objective, build_flow
-from .integrate._choose import check_rtol
+from ._arguments import count, number
+from .flow._flow import Flow, Objective, build_flow, traced_observables
+from .flow._prepare import log_alpha_of
+from .integrate._choose import check_memory, check_rtol
 from .integrate._clock import Clocked
-from .integrate._departure import Departure
-from .integrate._path import Path, first_row, log_largest
-from .integrate._status import Status, message
-
-
-class Passage(NamedTuple):
-    """Flow time `t` and its bar `error`, the time `remaining` to the end, and the `model`."""
-
-    t: float
-    error: float
-    remaining: float
-    model: Any
-
-
-@dataclasses.dataclass(eq=False)
-class Escape:
-    """What `gflow.escape` returns.
-
-    - `t`: flow time at every step; `loss`, `log_norm[name]` at these times.
-    - `remaining`: flow time from every step to the end, precise where the digits of t are used up.
-    - `error`: bars by step halving, of "t", "loss" and "leaf.log_norm" of every leaf, at equal r.
-    - `weights(name)`, `model(i)`: at every step. `at_norm(level)`: at a norm on the way.
-    - `final`: the model at `level`, its time set to zero and its plain weights `Scaled` to a
-      norm of one, to be continued by `gflow.simulate` with all digits.
-    - `status` (a `gflow.Status`), `cause`, `successful`, `method`, `statistics`: how it was
-      computed.
-    """
-
-    t: np.ndarray
-    loss: np.ndarray
-    log_norm: dict[str, np.ndarray]
-    error: dict[str, np.ndarray]
-    status: Status
-    method: str
-    statistics: dict[str, Any]
-    path: Path = dataclasses.field(repr=False)
-    cause: str = ""
-
-    @property
-    def successful(self) -> bool:
-        """Whether it came to the norm asked for."""
-        return self.status.successful
-
-    @property
-    def log_largest(self) -> np.ndarray:
-        """The logarithm of the norm of the largest plain weight at every step."""
-        return _largest(self.log_norm)
-
-    @property
-    def final(self) -> PyTree:
-        """The model at the end."""
-        return self.model(-1)
-
-    @functools.cached_property
-    def remaining(self) -> np.ndarray:
-        """Flow time from every step to the end, each step made again in eight."""
-        widths = np.diff(self.path.r)
-        lapses = np.array([self.path.lapse(i, h) for i, h in enumerate(widths)])
-        return np.append(np.cumsum(lapses[::-1])[::-1], 0.0)
-
-    def model(self, i: int) -> PyTree:
-        """The model at step i."""
-        return self.path.model(self.path.point(range(len(self.t))[i]))
-
-    def weights(self, name: str) -> np.ndarray:
-        """The effective weight of a leaf at every step: (steps, …)."""
-        names = self.path.field.flow.names
-        if name not in names:
-            raise ValueError(f"No leaf {name!r} was trained; there are {', '.join(names)}.")
-        return np.stack([self.path.weight(i, name) for i in range(len(self.t))])
-
-    def at_norm(self, level: float) -> Passage:
-        """When the largest plain weight last rises to norm `level`: a re-solve of that step.
-
-        **Raises:** ValueError for a level outside the run.
-        """
-        log_norm = self.log_largest
-        log_level = math.log(level) if level > 0 else -math.inf
-        below = np.flatnonzero(log_norm[:-1] < log_level)
-        if not below.size or log_level > log_norm[-1] + 1e-12:
-            raise ValueError(
-                f"level = {level}: the largest plain weight went from norm "
-                f"{math.exp(log_norm[0]):.6g} to {math.exp(log_norm[-1]):.6g}; ask for one on "
-                "the way."
-            )
-        i = int(below[-1])
-        r, point, _ = self.path.crossing(i, log_level)
-        lapse = self.path.lapse(i, r - self.path.r[i])
-        # at equal norm, from the two bars at equal r
-        rise = (log_norm[i + 1] - log_norm[i]) / (self.remaining[i] - self.remaining[i + 1])
-        off = max(np.max(self.error[f"{name}.log_norm"][i : i + 2]) for name in self.log_norm)
-        return Passage(
-            float(self.t[i] + lapse),
-            float(np.max(self.error["t"][i : i + 2]) + off / rise),
-            float(self.remaining[i] - lapse),
-            self.path.model(point),
-        )
+from .integrate._conditions import conditions, with_readings
+from .integrate._departing import Departing
+from .integrate._outcome import trajectory_of
+from .integrate._round import BLOCK
+from .integrate._run import Rounds
+from .integrate._status import message
+from .results._trajectory import Trajectory
+from .stop import norm_above
 
 
 def escape(
@@ -119,9 +30,12 @@ def escape(
     *,
     level: float,
     rtol: float = 1e-8,
+    observables: Any = None,
+    error_bars: bool = True,
     max_steps: int = 10_000,
+    progress: bool = False,
     solver: diffrax.AbstractAdaptiveSolver | None = None,
-) -> Escape:
+) -> Trajectory:
     r"""Gradient flow away from a saddle of order ≥ 3, until a plain weight has norm `level`.
 
     Where three or more small factors meet, weights of size ε take a time ε^{−1} or longer to
@@ -129,14 +43,18 @@ def escape(
     plain array) is followed as its direction and the logarithm of its Frobenius norm, in the
     clock dr = κ dt of the relative speed, so that an ε of 1e-100 costs little more than one of
     1e-2; `Factored` and `Hadamard` leaves keep their own coordinates in the same clock. From
-    `level` ≪ 1 on, `gflow.simulate(escape.final, objective, …)` takes over.
+    `level` ≪ 1 on, `gflow.simulate(out.final, objective, …)` takes over.
 
-    **Arguments:** `model`, `objective` as for `gflow.simulate`; `level` above the norms of
-    the start and below where the weights come to rest; `rtol`: relative error of weights and
-    of times. `solver`: by default `diffrax.Dopri8()`; stability bounds its steps in r, so
-    that methods of low order gain nothing.
+    **Arguments:** `model`, `objective`, `observables`, `error_bars`, `progress` as for
+    `gflow.simulate`; `level` above the norms of the start and below where the weights come to
+    rest; `rtol`: relative error of weights and of times. `solver`: by default
+    `diffrax.Dopri8()`; stability bounds its steps in r, so that methods of low order gain nothing.
 
-    **Returns:** an `Escape`; its error bars repeat every step as two halves.
+    **Returns:** a `Trajectory`, with the clock r of every step in `.clock` and log‖W‖ of every leaf
+    in `.observables["leaf.log_norm"]`; error bars are at equal r. `.remaining` is the flow time to
+    the end, precise where the digits of t are used up; `.at_norm(level)` a norm on the way.
+    `.final` stands at time zero, with its plain weights `Scaled` to a norm of one: it is continued
+    with all digits.
 
     **Raises:** ValueError for bad input, a model without plain weights, one of zero norm, no
     force, and weights so small that forces underflow (for three factors, ε below 1e-146).
@@ -150,60 +68,82 @@ def escape(
     began = time.perf_counter()
     flow = build_flow(model, objective)
     check_rtol(rtol, flow)
+    max_steps = count("max_steps", max_steps, "the most steps tried")
+    level = number("level", level, "the norm at which the escape ends")
     solver = diffrax.Dopri8() if solver is None else solver
     if not isinstance(solver, diffrax.AbstractERK):
         raise ValueError(
             f"solver = {solver!r}: the escape is followed by an explicit Runge–Kutta method with "
             "an error estimate, such as diffrax.Dopri8() or diffrax.Tsit5()."
         )
-    _check_sizes(flow)
+    names = _plain_leaves(flow)
+    _check_level(names, level)
+    wished = conditions(norm_above(level, *names))
     field = Clocked.of(flow)
-    row, forces = first_row(field)
-    start = log_largest(row)
-    if not (math.isfinite(level) and level > 0 and start < math.log(level)):
-        raise ValueError(
-            f"level = {level}: it must be a finite norm above that of the largest plain weight at "
-            f"the start, {math.exp(start):.6g}."
-        )
-    _check_forces({name: float(x) for name, x in forces.items()})
-    run = Departure(Path(field, solver, model, [0.0], {0: (field.start(), field.frame())}), rtol)
-    ending = run.go(math.log(level), max_steps)
-    if not ending.status.successful:
-        warnings.warn(f"gflow.escape: {message(*ending)}.", stacklevel=2)
-    counts = {"accepted": run.accepted, "rejected": run.rejected, "rounds": run.rounds}
-    return Escape(
-        **run.columns(),
-        status=ending.status,
-        cause=ending.cause,
-        method=f"{type(solver).__name__} in polar coordinates and the clock of the relative "
-        f"speed, rtol={rtol:g}",
-        statistics=counts | {"seconds": time.perf_counter() - began},
-        path=run.path,
+    run = Rounds(
+        field,
+        solver=solver,
+        rtol=rtol,
+        observables=traced_observables(with_readings(observables, wished), model, field),
+        start=0.0,
+        end=None,
+        error_bars=error_bars,
+        conditions=wished,
+        lookout=Departing(math.log(level)),
+        attempts=BLOCK,  # beyond the level steps are many and of no use
     )
+    check_memory(run, field, solver)
+    _check_forces(run, names)
+    run.go(max_steps, progress)
+    method = (
+        f"{type(solver).__name__} in polar coordinates and the clock of the relative speed, "
+        f"rtol={rtol:g}"
+    )
+    trajectory = trajectory_of(run, 0, model, *log_alpha_of(model), method)
+    trajectory.statistics["seconds"] = time.perf_counter() - began
+    if not trajectory.successful:
+        why = message(trajectory.status, trajectory.cause)
+        warnings.warn(f"gflow.escape: {why}.", stacklevel=2)
+    return trajectory
 
 
-def _largest(log_norm: dict[str, np.ndarray]) -> np.ndarray:
-    return np.max(np.stack(list(log_norm.values())), axis=0)
-
-
-def _check_sizes(flow: Flow) -> None:
-    raw = {name: c for name, c in zip(flow.names, flow.coordinates, strict=True) if c.chart.plain}
-    if not raw:
+def _plain_leaves(flow: Flow) -> dict[str, np.ndarray]:
+    """The plain weights, whose norms set the clock."""
+    weights = {
+        name: np.asarray(c.value(c.start()))
+        for name, c in zip(flow.names, flow.coordinates, strict=True)
+        if c.chart.plain
+    }
+    if not weights:
         raise ValueError(
             f"None of the leaves {', '.join(flow.names)} is a plain weight, whose norm could set "
             "the clock of an escape. Make the weights that start small gflow.Scaled; for products "
             "of two factors gflow.simulate needs no escape."
         )
-    for name, c in raw.items():
-        if not np.any(np.asarray(c.start())):
+    for name, weight in weights.items():
+        if not np.any(weight):
             raise ValueError(
                 f"Leaf {name!r} is zero: it has no direction, which polar coordinates need. Start "
                 "it at a small random value, or use gflow.simulate."
             )
+    return weights
 
 
-def _check_forces(sizes: dict[str, float]) -> None:
-    """Of the largest force on every leaf that sets the clock."""
+def _check_level(weights: dict[str, np.ndarray], level: float) -> None:
+    largest = {name: np.max(np.abs(x)) for name, x in weights.items()}
+    # squares of tiny entries would vanish
+    start = max(float(np.linalg.norm(x / largest[n]) * largest[n]) for n, x in weights.items())
+    if not (math.isfinite(level) and level > start):
+        raise ValueError(
+            f"level = {level}: it must be a finite norm above that of the largest plain weight at "
+            f"the start, {start:.6g}."
+        )
+
+
+def _check_forces(run: Rounds, names: Any) -> None:
+    """**Raises:** ValueError where the forces on all plain weights are zero, or one underflows."""
+    leaves = run.first["leaves"]
+    sizes = {name: float(np.max(np.abs(leaves[name]["force"]))) for name in names}
     limits = np.finfo(float)
     floor = float(limits.tiny / limits.eps)
     low = {name: size for name, size in sizes.items() if 0.0 < size < floor}

@@ -1,6 +1,5 @@
 """Many runs in one compiled call: seeds, scales, targets or decays, each at its own steps."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
-from ._arguments import count, number, numbers
-from ._simulate import elapsed_time, save_times, trajectory_of
+from ._arguments import count
 from .flow._callables import check_objective
 from .flow._flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
+from .flow._prepare import log_alpha_of, prepare_times
 from .flow._underflow import check_felt
 from .integrate._choose import check_memory, check_rtol, choose, describe
 from .integrate._conditions import check_unmet, conditions, with_readings
+from .integrate._outcome import trajectory_of
 from .integrate._run import Rounds
 from .integrate._status import Status, message
 from .kinks._choose import rounded_batch
-from .parameters._base import Scaled, Small, leaf_name, trained_leaves
-from .parameters._elapsed import agreed
+from .parameters._base import leaf_name
 from .programs._closure import check_untraced
-from .results._trajectory import Trajectory, log_alpha_of
+from .results._trajectory import Trajectory
 from .stop import Stop
 
 #: Members that advance together: on a CPU as many as stay in its caches.
@@ -151,10 +150,11 @@ def simulate_batch(
     if width < 1:
         raise ValueError(f"width = {width}: at least one member has to advance.")
     width = min(width, members)
-    start = _starts(t0, model, single, members)
-    end = _ends(t1, tau1, start, _scales(model, log_alpha, members))
-    wanted = save_times(save, float(np.min(start)), None if end is None else float(np.max(end)))
-    flow = with_schedule(flow, start, end, rtol)
+    times = prepare_times(
+        model, t0=t0, t1=t1, tau1=tau1, save=save, log_alpha=log_alpha, members=members,
+        single=single,
+    )  # fmt: skip
+    flow = with_schedule(flow, times.start, times.end, rtol)
 
     began = time.perf_counter()
     run = Rounds(
@@ -162,8 +162,8 @@ def simulate_batch(
         solver=solver,
         rtol=rtol,
         observables=programs,
-        start=start,
-        end=end,
+        start=times.start,
+        end=times.end,
         error_bars=error_bars,
         members=members,
         shared=shared,
@@ -174,7 +174,7 @@ def simulate_batch(
     check_memory(run, flow, solver)
     check_felt(run)
     still = np.flatnonzero(run.stationary)
-    if end is None and still.size:
+    if times.end is None and still.size:
         raise ValueError(f"Members {still.tolist()[:8]} start at rest. Give t1 or tau1.")
     run.go(max_steps, progress)
     statistics = {
@@ -190,7 +190,7 @@ def simulate_batch(
         own = _row(model, i)
         scale, conflict = log_alpha_of(own, log_alpha)
         trajectory = trajectory_of(run, i, own, scale, conflict, statistics["method"])
-        return trajectory.with_times(wanted[(wanted >= start[i]) & (wanted <= trajectory.t[-1])])
+        return trajectory.with_times(times.of(i, trajectory.t[-1]))
 
     batch = Batch(run, member, statistics)
     if batch.failed:
@@ -247,67 +247,3 @@ def stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:
             lambda x: jnp.broadcast_to(x, (members, *x.shape)) if _is_array(x) else x, model
         )
     return model, members
-
-
-def _small_leaves(model: PyTree) -> dict[str, Small]:
-    return {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
-
-
-def _starts(t0: Any, model: PyTree, single: PyTree, members: int) -> np.ndarray:
-    """The flow time every member stands at."""
-    if t0 is not None:
-        given = numbers("t0", t0, "the flow times that the models stand at")
-        if given.shape not in ((), (members,)) or not np.all(np.isfinite(given)):
-            raise ValueError(
-                f"t0 = {t0}: the flow time that a model stands at is a finite number, one for all "
-                f"or one for each of the {members} members."
-            )
-        return np.broadcast_to(given, (members,))
-    if single is not None:
-        return np.full(members, elapsed_time(single))
-    leaves = [x for x in trained_leaves(model).values() if isinstance(x, Small | Scaled)]
-    times = [np.broadcast_to(np.asarray(x.elapsed), (members,)) for x in leaves]
-    return np.array(
-        [agreed({float(t[i]) for t in times if not np.isnan(t[i])}, None) for i in range(members)]
-    )
-
-
-def _scales(model: PyTree, log_alpha: float | None, members: int) -> np.ndarray:
-    """log α of every member; NaN where its leaves do not agree on one."""
-    if log_alpha is not None:
-        value = number("log_alpha", log_alpha, "the natural logarithm of α")
-        return np.full(members, value)
-    known = [np.asarray(x.log_alpha) for x in _small_leaves(model).values()]
-    if not known:
-        return np.full(members, math.nan)
-    return np.where(np.all([x == known[0] for x in known], axis=0), known[0], math.nan)
-
-
-def _ends(t1: Any, tau1: Any, start: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
-    if t1 is not None and tau1 is not None:
-        raise ValueError(f"Give t1 = {t1} or tau1 = {tau1}, not both.")
-    if tau1 is not None:
-        unknown = np.flatnonzero(~(scale < 0))
-        if unknown.size:
-            raise ValueError(
-                f"tau1 counts time in log(1/α), but members {unknown.tolist()[:8]} have no common "
-                "log_alpha < 0. Pass log_alpha= or t1=."
-            )
-        t1 = numbers("tau1", tau1, "the ends in log(1/α)") * -scale
-    if t1 is None:
-        return None
-    given = numbers("t1", t1, "the ends in flow time")
-    if given.shape not in ((), start.shape):
-        raise ValueError(
-            f"One end for all or one for each of the {len(start)} members is needed; got an "
-            f"array of shape {given.shape}."
-        )
-    end = np.broadcast_to(given, start.shape)
-    bad = np.flatnonzero(~(np.isfinite(end) & (end > start)))
-    if bad.size:
-        i = int(bad[0])
-        raise ValueError(
-            f"Member {i} would end at t1 = {end[i]}, but stands at t = {start[i]}: the end must be "
-            "finite and later."
-        )
-    return end

@@ -5,9 +5,6 @@ from ._arguments import (
     instance as instance,
     number as number,
 )
-from ._simulate import (
-    elapsed_time as elapsed_time,
-)
 from ._simulate_batch import (
     member as member,
     stacked as stacked,
@@ -25,6 +22,10 @@ from .flow._flow import (
     build_flow as build_flow,
     check_single as check_single,
 )
+from .flow._prepare import (
+    elapsed_time as elapsed_time,
+    log_alpha_of as log_alpha_of,
+)
 from .integrate._bars import (
     error_bar as error_bar,
 )
@@ -34,13 +35,15 @@ from .integrate._march import (
     Pace as Pace,
     march as march,
 )
+from .integrate._recorder import (
+    KEPT as KEPT,
+)
 from .integrate._round import (
     divide as divide,
     united as united,
 )
 from .integrate._run import (
     ATTEMPTS as ATTEMPTS,
-    KEPT as KEPT,
     Rounds as Rounds,
 )
 from .kinks._switches import (
@@ -80,7 +83,4 @@ from .results._stages import (
 )
 from .results._storage import (
     versions as versions,
-)
-from .results._trajectory import (
-    log_alpha_of as log_alpha_of,
 )

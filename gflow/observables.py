@@ -50,6 +50,11 @@ class Observable:
             raise ValueError(f"Leaf {self.leaf!r}: {error}") from None
 
 
+def norm(leaf: str) -> Observable:
+    """Frobenius norm ‖W‖, of weights of any size in the floats."""
+    return Observable(leaf, _norm)
+
+
 def spectrum(leaf: str) -> Observable:
     """Singular values of the weight, descending: (..., min(m, n)); heads lead.
 
@@ -170,3 +175,10 @@ def _alignment(leaf: Any) -> Array:
         for one, other in itertools.pairwise(parts)
     ]
     return jnp.stack(cosines, axis=-1)
+
+
+def _norm(leaf: Any) -> Array:
+    value = _value(leaf)
+    largest = jnp.max(jnp.abs(value), initial=0.0)  # squares of tiny entries would vanish
+    unit = jnp.where(largest > 0.0, largest, 1.0)
+    return unit * jnp.sqrt(jnp.sum((value / unit) ** 2))

@@ -11,16 +11,20 @@ run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.loss_below(1e-6))
 norm = lambda model: jnp.linalg.norm(model.weight.value)
 run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.above(norm, 0.9))
 ```
+
+`traj.crossing(condition)` finds the same moment on a run that went on.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import number
+from .observables import norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,18 @@ def below(read: Callable[[PyTree], ArrayLike], level: float) -> Stop:
 def above(read: Callable[[PyTree], ArrayLike], level: float) -> Stop:
     """Where `read(model)`, a number, has risen to `level`."""
     return Stop(read, level, True, f"{_called(read)} rose to {level:g}")
+
+
+def norm_above(level: float, *leaves: str) -> Stop:
+    """Where the largest Frobenius norm among these leaves has risen to `level`."""
+    if not leaves:
+        raise ValueError("norm_above needs the names of the leaves whose norm is meant.")
+    read = [norm(leaf) for leaf in leaves]
+
+    def largest(model: PyTree) -> ArrayLike:
+        return jnp.max(jnp.stack([one(model) for one in read]))
+
+    return Stop(largest, level, True, f"the largest norm of {', '.join(leaves)} rose to {level:g}")
 
 
 def _called(read: object) -> str:

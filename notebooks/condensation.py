@@ -81,7 +81,8 @@ assert abs(run.t[-1] / predicted - 1) < 1e-7
 # %%
 figure, (a, b) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
 run = escapes[8]
-levels = np.geomspace(2, 1e5, 30) * np.exp(run.log_largest[0])
+largest = max(run.observables[f"{x}.log_norm"][0] for x in ("value", "inner", "readout"))
+levels = np.geomspace(2, 1e5, 30) * np.exp(largest)
 passages = [run.at_norm(x) for x in levels]
 left = 1e-8 * m * np.array([p.remaining for p in passages])
 values = np.stack([np.asarray(p.model.value.value) for p in passages])
@@ -97,7 +98,7 @@ a.set(xlabel=r"rescaled time left $\varepsilon m(t_1 - t)$", ylabel="cosine with
 for exponent, colour in zip((2, 4, 8), COLOURS, strict=False):
     run = escapes[exponent]
     time = 10.0**-exponent * m * run.t
-    b.semilogy(time, np.exp(run.log_norm["value"]), color=colour, lw=2, alpha=0.6,
+    b.semilogy(time, np.exp(run.observables["value.log_norm"]), color=colour, lw=2, alpha=0.6,
                label=rf"$\varepsilon = 10^{{-{exponent}}}$")  # fmt: skip
 b.axvline(blow_up, **PREDICTED, label=r"$\bar T^*$")
 b.set(xlabel=r"$\varepsilon m t$", ylabel=r"$\|W_V\|$", title="escape")
@@ -109,7 +110,7 @@ plt.show()
 # near the blow-up: the shares of indices and of pairs for which it holds.
 
 # %%
-for model in (escapes[8].model(i) for i in (0, 4, 6, 8, 10, 12, 14)):
+for model in (escapes[8].model(step=i) for i in (0, 4, 6, 8, 10, 12, 14)):
     value, inner, readout = (np.asarray(w.value) for w in (model.value, model.inner, model.readout))
     shares = condensation.assumption_shares(v @ value, inner, readout)
     size = np.linalg.norm(value) * 1e8

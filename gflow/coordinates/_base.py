@@ -137,6 +137,11 @@ class Coordinates(eqx.Module):
     # What a record of them says, with any leading axes of time
 
     @classmethod
+    def log_norm(cls, record: LeafRecord) -> Float[np.ndarray, "..."] | None:
+        """log‖W‖, where it is part of the record."""
+        return None
+
+    @classmethod
     def log_entries(cls, record: LeafRecord) -> Float[np.ndarray, "..."]:
         """log|θ| of every entry of the weight, from its logarithms where it has them."""
         with np.errstate(divide="ignore"):

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._base import Coordinates, State, Weight
@@ -61,7 +62,7 @@ class PolarCoordinates(Coordinates):
     """
 
     direction: Float[Array, "..."]
-    log_norm: Float[Array, ""]
+    log_size: Float[Array, ""]
 
     @classmethod
     def of_raw(cls, raw: RawCoordinates) -> "PolarCoordinates":
@@ -76,7 +77,7 @@ class PolarCoordinates(Coordinates):
         return self.direction.size + 1
 
     def start(self) -> State:
-        return jnp.concatenate([self.direction.ravel(), self.log_norm[None]])
+        return jnp.concatenate([self.direction.ravel(), self.log_size[None]])
 
     def polar(self, state: State) -> tuple[Weight, Float[Array, ""]]:
         """X of norm one and log‖W‖."""
@@ -106,7 +107,7 @@ class PolarCoordinates(Coordinates):
 
     def at(self, record: LeafRecord) -> "PolarCoordinates":
         moved = record["direction"], record["log_norm"]
-        return eqx.tree_at(lambda c: (c.direction, c.log_norm), self, moved)
+        return eqx.tree_at(lambda c: (c.direction, c.log_size), self, moved)
 
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum((force - decay * self.value(state)) ** 2)
@@ -114,3 +115,10 @@ class PolarCoordinates(Coordinates):
     def record(self, state: State) -> dict[str, Array]:
         x, log_norm = self.polar(state)
         return {"value": self.value(state), "direction": x, "log_norm": log_norm}
+
+    def view(self, state: State) -> View:
+        return View(self.value(state), None, jnp.zeros((0,), state.dtype))
+
+    @classmethod
+    def log_norm(cls, record: LeafRecord) -> Float[np.ndarray, "..."]:
+        return np.asarray(record["log_norm"])

@@ -49,6 +49,10 @@ class LeafRecord(eqx.Module, Mapping[str, Any]):
         """Whether it is a weight held as it is."""
         return self.chart.plain
 
+    def log_norm(self) -> Float[np.ndarray, "..."] | None:
+        """log‖W‖ where it is recorded."""
+        return self.chart.log_norm(self)
+
     def log_entries(self) -> Float[np.ndarray, "..."]:
         """log|θ| of every entry, finite where θ itself underflows and logarithms are recorded."""
         return self.chart.log_entries(self)

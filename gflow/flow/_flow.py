@@ -82,6 +82,15 @@ class Flow(Field):
         """Length of the state."""
         return sum(c.size for c in self.coordinates)
 
+    @property
+    def moving(self) -> dict[str, PyTree[Array]]:
+        """By field, what changes from one point of a run to another."""
+        return {"coordinates": self.coordinates, "kinks": self.kinks}
+
+    def resumed(self, record: Mapping[str, Any], frame: tuple[PyTree[Array], ...]) -> "Flow":
+        """The same flow from a recorded point on, whose frame that was."""
+        return dataclasses.replace(self.at(record["leaves"]), kinks=self.kinks.framed(frame[-1]))
+
     def start(self) -> Float[Array, " size"]:
         return jnp.concatenate([c.start() for c in self.coordinates])
 
@@ -143,6 +152,18 @@ class Flow(Field):
     def resolved(self, state: Float[Array, " size"]) -> Array:
         parts = zip(self.coordinates, self.split(state), strict=True)
         return jnp.all(jnp.stack([c.resolved(part) for c, part in parts]))
+
+    def first_step(self, t: Float[Array, ""], rtol: Float[Array, ""]) -> Float[Array, ""]:
+        """A thousandth of what moves a logarithm by one; a hundredth of a raw weight's scale.
+
+        ∞ where nothing moves.
+        """
+        start = self.start()
+        speed = jnp.abs(self.velocity(t, start))
+        atol, relative = self.tolerance(rtol)
+        scale = (atol + relative * jnp.abs(start)) / rtol
+        step = 1e-2 * jnp.where(speed > 0.0, scale / jnp.where(speed > 0.0, speed, 1.0), jnp.inf)
+        return jnp.min(step)
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[Array, Array]:
         pairs = [c.tolerance(rtol) for c in self.coordinates]

@@ -1,6 +1,8 @@
 """A gradient flow in the clock in which weights near a saddle of high order move by O(1)."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,10 +10,12 @@ from jaxtyping import Array, Float, PyTree
 
 from ..coordinates._raw import PolarCoordinates
 from ..flow._flow import Flow
-from ._march import Field
+
+#: The first step in the clock, in which logarithms of norms move by no more than it does.
+FIRST = 1e-3
 
 
-class Clocked(Field):
+class Clocked(Flow):
     r"""The flow in the clock r, dr = κ dt, where κ is the relative speed of the plain weights,
 
         κ² = Σ_W |∂L/∂W|²/‖W‖²   over the leaves in polar coordinates,
@@ -20,79 +24,66 @@ class Clocked(Field):
     leaves move in their own coordinates. The last component of the state is t.
     """
 
-    flow: Flow
-    state: Float[Array, " size"]
+    elapsed: Float[Array, ""] = dataclasses.field(kw_only=True)
 
     @classmethod
-    def of(cls, flow: Flow) -> "Clocked":
+    def of(cls, flow: Flow, elapsed: float = 0.0) -> "Clocked":
         """From the start of a flow, its raw coordinates made polar."""
-        return _clocked(flow)
+        polar = _polar(flow.coordinates)
+        fields: dict[str, Any] = {f.name: getattr(flow, f.name) for f in dataclasses.fields(flow)}
+        fields |= {"coordinates": polar, "elapsed": jnp.asarray(elapsed, flow.dtype)}
+        return cls(**fields)
 
     @property
     def polar(self) -> dict[str, PolarCoordinates]:
         """The leaves that set the clock."""
-        pairs = zip(self.flow.names, self.flow.coordinates, strict=True)
+        pairs = zip(self.names, self.coordinates, strict=True)
         return {name: c for name, c in pairs if isinstance(c, PolarCoordinates)}
 
-    def log_norms(self, state: Float[Array, " size"]) -> dict[str, Float[Array, ""]]:
-        """log‖W‖ of the leaves that set the clock."""
-        parts = dict(zip(self.flow.names, self.flow.split(state[:-1]), strict=True))
-        return {name: c.polar(parts[name])[1] for name, c in self.polar.items()}
+    @property
+    def moving(self) -> dict[str, PyTree[Array]]:
+        return super().moving | {"elapsed": self.elapsed}
 
-    def loss(self) -> Float[Array, ""]:
-        """At the start of the field."""
-        return self.flow.loss(self.weights())
+    def resumed(self, record: Mapping[str, Any], frame: tuple[PyTree[Array], ...]) -> Flow:
+        there: Any = super().resumed(record, frame)
+        return dataclasses.replace(there, elapsed=record["t"])
 
-    def weights(self) -> dict[str, Array]:
-        """The effective weights at the start of the field."""
-        return self.flow.weights(self.state[:-1])
-
-    def _speeds(self, r: Float[Array, ""], state: Float[Array, " weights"]) -> tuple[Array, Array]:
-        """d(state)/dt and κ."""
-        velocity = self.flow.velocity(r, state)
-        parts = zip(
-            self.flow.coordinates, self.flow.split(state), self.flow.split(velocity), strict=True
-        )
-        speeds = [c.relative_speed(*part) for c, *part in parts if isinstance(c, PolarCoordinates)]
-        return velocity, jnp.sqrt(jnp.sum(jnp.stack(speeds) ** 2))
+    @property
+    def size(self) -> int:
+        return super().size + 1
 
     def start(self) -> Float[Array, " size"]:
-        return self.state
+        return jnp.append(super().start(), self.elapsed)
 
-    def velocity(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
+    def split(self, state: Float[Array, " size"]) -> list[Array]:
+        return super().split(state[:-1])
+
+    def motion(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
         """d(state)/dr; `t` is r, of which the flow knows nothing."""
-        velocity, speed = self._speeds(t, state[:-1])
-        return jnp.concatenate([velocity, jnp.ones_like(speed)[None]]) / speed
+        velocity = super().motion(state[-1], state)
+        # what belongs to t is cut off by `split`
+        moved = self.split(jnp.append(velocity, 1.0))
+        parts = zip(self.coordinates, self.split(state), moved, strict=True)
+        speeds = [c.relative_speed(*part) for c, *part in parts if isinstance(c, PolarCoordinates)]
+        return jnp.append(velocity, 1.0) / jnp.sqrt(jnp.sum(jnp.stack(speeds) ** 2))
 
-    def horizon(
-        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
-    ) -> Float[Array, ""]:
-        _, speed = self._speeds(t, state[:-1])
-        return speed * self.flow.horizon(t, state[:-1], atol[:-1])
+    def record(self, t: Float[Array, ""], state: Float[Array, " size"]) -> dict[str, Any]:
+        """That of the flow, and the flow time t."""
+        return super().record(state[-1], state) | {"t": state[-1]}
+
+    def first_step(self, t: Float[Array, ""], rtol: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.asarray(FIRST, self.dtype)
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[Array, Array]:
         """The weights' own, and a relative one for t."""
-        atol, relative = self.flow.tolerance(rtol)
-        tiny = jnp.full((1,), jnp.finfo(atol.dtype).tiny)
-        return jnp.concatenate([atol, tiny]), jnp.concatenate([relative, 0.1 * rtol[None]])
+        atol, relative = super().tolerance(rtol)
+        return jnp.append(atol, jnp.finfo(atol.dtype).tiny), jnp.append(relative, 0.1 * rtol)
 
-    def frame(self) -> PyTree[Array]:
-        return self.flow.frame()
-
-    def framed(self, frame: PyTree[Array]) -> "Clocked":
-        return dataclasses.replace(self, flow=self.flow.framed(frame))
-
-    def recentred(self, state: Float[Array, " size"]) -> tuple[PyTree[Array], Array, Array]:
-        frame, weights, changed = self.flow.recentred(state[:-1])
-        return frame, jnp.concatenate([weights, state[-1:]]), changed
-
-    def at(self, state: Float[Array, " size"], frame: PyTree[Array]) -> "Clocked":
-        """The same field, starting at a recorded point."""
-        return dataclasses.replace(self.framed(frame), state=state)
+    def recentred(self, state: Float[Array, " size"]) -> tuple[Any, Array, Array]:
+        frame, weights, changed = super().recentred(state)
+        return frame, jnp.append(weights, state[-1]), changed
 
 
 @eqx.filter_jit
-def _clocked(flow: Flow) -> Clocked:
-    flow = dataclasses.replace(flow, coordinates=tuple(c.polar() for c in flow.coordinates))
-    start = flow.start()
-    return Clocked(flow, jnp.concatenate([start, jnp.zeros_like(start[:1])]))
+def _polar(coordinates: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(c.polar() for c in coordinates)

@@ -99,19 +99,17 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
         if crossing is not None:
             met.append((crossing.t, crossing.error, condition.stop.name))
     t, error, name = min(met)
-    records = {"loss", "descent", "leaves", "observables"}
 
     def cut(kept: dict[str, Any], companion: bool) -> dict[str, Any]:
-        end = trajectory.record_at(np.array([t]), companion)
-        names = records & set(kept)
-        rows = jax.tree.map(lambda x: x[: last + 1], {n: kept[n] for n in names})
-        return joined([rows, {n: end[n] for n in names}])
+        end = trajectory.record_at_clock(np.array([t]), companion)
+        rows = jax.tree.map(lambda x: x[: last + 1], kept)
+        return joined([rows, {n: end[n] for n in kept}])
 
     own = trajectory.own_records()
     refined = None if trajectory.refined is None else cut(trajectory.refined, True)
     return Trajectory.from_records(
         model=trajectory.like,
-        t=np.append(trajectory.t[: last + 1], t),
+        t=np.append(trajectory.times[: last + 1], t),
         records=cut(own, False),
         refined=refined,
         log_alpha=trajectory.log_alpha,

@@ -54,7 +54,7 @@ def divide(flow: Flow, batched: bool, shared: bool) -> tuple[Parts, Flow]:
 
     `shared` tells whether the members of a batch have one objective in common.
     """
-    moving = {"coordinates": flow.coordinates, "kinks": flow.kinks}
+    moving = flow.moving
     if not batched:
         return moving, dataclasses.replace(flow, coordinates=(), kinks=AsWritten())
     # what λ(t) closes over is one for all
@@ -91,18 +91,14 @@ def first_record(
 ) -> tuple[dict[str, Any], Array, tuple[Array, Array]]:
     """The record of the flow's own starting point, a first step, and tolerances.
 
-    `clock` is the flow time and the `rtol` asked for. The step is a thousandth of what moves a
-    logarithm by one, and of a raw weight a hundredth of its scale; ∞ where nothing moves.
+    `clock` is the time and the `rtol` asked for. The step is ∞ where nothing moves.
     """
 
     def first(parts, clock):
         flow = united(parts, fixed)
-        (t, rtol), start = clock, flow.start()
-        speed = jnp.abs(flow.velocity(t, start))
-        atol, relative = flow.tolerance(rtol)
-        scale = (atol + relative * jnp.abs(start)) / rtol
-        step = 1e-2 * jnp.where(speed > 0.0, scale / jnp.where(speed > 0.0, speed, 1.0), jnp.inf)
-        return record_state(flow, observables, t, start), jnp.min(step), (atol, relative)
+        t, rtol = clock
+        record = record_state(flow, observables, t, flow.start())
+        return record, flow.first_step(t, rtol), flow.tolerance(rtol)
 
     return jax.vmap(first, in_axes=(0, 1))(parts, clock) if batched else first(parts, clock)
 
@@ -149,9 +145,8 @@ def run_round(
 
     def moved(parts, record, frame, kept):
         last = jnp.max(jnp.where(kept, jnp.arange(attempts), 0))
-        leaves, frame = jax.tree.map(lambda x: x[last], (record["leaves"], frame))
-        flow = build(parts)
-        new = {"coordinates": flow.at(leaves).coordinates, "kinks": flow.framed(frame).kinks}
+        record, frame = jax.tree.map(lambda x: x[last], (record, frame))
+        new = build(parts).resumed(record, frame).moving
         old = {name: parts[name] for name in new}
         return parts | jax.tree.map(lambda a, b: jnp.where(jnp.any(kept), a, b), new, old)
 

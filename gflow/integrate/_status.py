@@ -10,7 +10,6 @@ class Status(enum.StrEnum):
     reached = "reached the requested time"
     stepped = "made the requested number of steps"
     stopped = "stopped where a condition was met"
-    at_norm = "the largest plain weight has the norm asked for"
     converged = "converged: no weight moves or grows any more, and the loss does not curve down"
     unbounded = (
         "stopped on the way to a minimum at infinity: for a thousandfold of time the loss has "
@@ -64,9 +63,7 @@ class Status(enum.StrEnum):
 
     @property
     def successful(self) -> bool:
-        return self in (
-            Status.reached, Status.converged, Status.stepped, Status.stopped, Status.at_norm
-        )  # fmt: skip
+        return self in (Status.reached, Status.converged, Status.stepped, Status.stopped)
 
 
 class Ended(NamedTuple):

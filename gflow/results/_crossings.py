@@ -64,10 +64,10 @@ def first_crossing(
 
 
 def _root(trajectory, quantity, level, values, i) -> tuple[float, float]:
-    left, right = float(trajectory.t[i]), float(trajectory.t[i + 1])
+    left, right = float(trajectory.times[i]), float(trajectory.times[i + 1])
     ulp = 4.0 * np.spacing(right)
     if trajectory.resolver is None:
-        return _interpolated_root(trajectory.t, values, level, i)
+        return _interpolated_root(trajectory.times, values, level, i)
     here = {name: leaf.at(i) for name, leaf in trajectory.leaves.items()}
 
     def gap(span: float) -> float:
@@ -114,8 +114,8 @@ def _bar(trajectory, quantity, stacked, i) -> float:
     at = slice(i, i + 2)
     read = quantity.of if quantity.leaf is None else quantity.log_abs
     main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))
-    bar = np.max(spread(trajectory.t, main, companion)[at])
-    speed = abs(main[i + 1] - main[i]) / (trajectory.t[i + 1] - trajectory.t[i])
+    bar = np.max(spread(trajectory.times, main, companion)[at])
+    speed = abs(main[i + 1] - main[i]) / (trajectory.times[i + 1] - trajectory.times[i])
     farthest = np.max(np.abs(main[: i + 1]), where=np.isfinite(main[: i + 1]), initial=0.0)
     rounding = math.sqrt(i + 1) * np.spacing(farthest)
     return float((bar + rounding) / speed)

@@ -28,7 +28,7 @@ from ._fingerprint import Fingerprint, start_factors
 from ._stages import MeasuredStage
 
 #: Of the layout of a file.
-FORMAT = 3
+FORMAT = 4
 _SCALARS = ("log_alpha", "status", "cause", "method", "log_alpha_conflict", "counts_steps")
 _PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
 _TIME, _TAU = "flow time", "log(1/alpha)"
@@ -96,6 +96,8 @@ def to_dataset(trajectory: Any):
         return xr.Variable(_dims(trajectory, name, np.shape(array)), array, {"units": units})
 
     data = {"loss": variable("loss", trajectory.loss)}
+    if trajectory.clock is not None:
+        data["clock"] = variable("clock", trajectory.clock)
     data["descent"] = variable("descent", trajectory.descent, f"1/({_TIME})")
     data.update({n: variable(n, a) for n, a in trajectory.observables.items()})
     data.update({f"error.{n}": variable(n, a) for n, a in trajectory.error.items()})
@@ -105,6 +107,7 @@ def to_dataset(trajectory: Any):
     attrs = {name: getattr(trajectory, name) for name in _SCALARS}
     attrs["status"] = trajectory.status.name
     attrs["counts_steps"] = int(trajectory.counts_steps)
+    attrs["clocked"] = int(trajectory.clock is not None)
     attrs["statistics"] = _json(trajectory.statistics)
     attrs["settings"] = _json(trajectory.settings)
     attrs["versions"] = json.dumps(versions())
@@ -140,13 +143,15 @@ def save(trajectory: Any, path: str | Path) -> None:
     records = {"state": trajectory.leaves}
     if trajectory.refined is not None:
         records["refined"] = trajectory.refined["leaves"]
-        dataset["refined.loss"] = xr.Variable(["t"], trajectory.refined["loss"])
+        for key in ("t", "loss"):
+            if key in trajectory.refined:
+                dataset[f"refined.{key}"] = xr.Variable(["t"], trajectory.refined[key])
     for prefix, leaves in records.items():
         for name, leaf in leaves.items():
             for key, array in leaf.arrays.items():
                 dims = _dims(trajectory, name, np.shape(array), key)
                 dataset[f"{prefix}.{name}.{key}"] = xr.Variable(dims, array)
-    stages = trajectory.stages()
+    stages = trajectory.found_stages
     for i, stage in enumerate(stages):
         for key, array in _stage_arrays(stage).items():
             dims = [f"stage{i}.{key}.axis{k}" for k in range(np.ndim(array))]
@@ -230,16 +235,21 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
     refined = None
     if "refined.loss" in data:
         refined = {"loss": data["refined.loss"].values, "leaves": records("refined")}
+        if "refined.t" in data:
+            refined["t"] = data["refined.t"].values
     fields: dict[str, Any] = {name: data.attrs[name] for name in _SCALARS}
     fields["status"] = Status[fields["status"]]
     fields["counts_steps"] = bool(fields["counts_steps"])
     return fields | {
         "log_alpha": log_alpha,
         "t": data["t"].values,
+        "clock": data["clock"].values if int(data.attrs["clocked"]) else None,
         "loss": data["loss"].values,
         "descent": data["descent"].values,
         "observables": {n: data[n].values for n in names},
-        "error": {n: data[f"error.{n}"].values for n in ["loss", *names] if f"error.{n}" in data},
+        "error": {
+            n: data[f"error.{n}"].values for n in ["t", "loss", *names] if f"error.{n}" in data
+        },
         "leaves": records("state"),
         "statistics": attrs["statistics"],
         "training": _training(data),

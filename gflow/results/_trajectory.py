@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,32 @@ from jaxtyping import ArrayLike, PyTree
 from .. import plot
 from .._arguments import number, numbers
 from ..coordinates._record import LeafRecord
+from ..flow._flow import traced_observables
 from ..integrate._bars import error_bar
 from ..integrate._status import Status, message
-from ..parameters._base import Small, is_parameter, leaf_name, trained_leaves
+from ..parameters._base import is_parameter, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
+from ..stop import Stop, norm_above
 from ..training._memory import Training
 from . import _storage as storage
+from ._crossings import Crossing, Quantity, bracketed_root, first_crossing
 from ._fingerprint import Fingerprint, fingerprint
 from ._lazy import Lazy
 from ._observables import above_sqrt_alpha
 from ._resolver import Resolver
 from ._stages import MeasuredStage, find_stages
+
+
+class Passage(NamedTuple):
+    """Where a run crosses a level.
+
+    Flow time `t` and its bar `error`, the time `remaining` to the end, and the `model`.
+    """
+
+    t: float
+    error: float
+    remaining: float
+    model: Any
 
 
 @dataclasses.dataclass(eq=False, frozen=True)
@@ -39,12 +54,15 @@ class Trajectory:
       there or not (the ranks of plateaus are those of `stages`); and the user's own.
     - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
+    - `clock`: of an escape, its own clock r at these times; error bars are at equal r, and
+      `error["t"]` is that of t.
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
       `model` and `stages` integrate between two of them to the run's tolerance.
     - `status` (a `gflow.Status`), with its `cause` where one was looked for; `successful`,
       `method`, `statistics`: how it was computed. `counts_steps`: whether
       `t` is the number of steps of an optimiser and no flow time.
     - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.
+      `crossing(condition)`: when a condition of `gflow.stop` is first met.
     """
 
     t: np.ndarray
@@ -60,6 +78,7 @@ class Trajectory:
     cause: str = ""
     log_alpha_conflict: str = ""
     counts_steps: bool = False
+    clock: np.ndarray | None = None
     refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     like: PyTree = dataclasses.field(default=None, repr=False)
     resolver: Resolver | None = dataclasses.field(default=None, repr=False)
@@ -80,9 +99,11 @@ class Trajectory:
         status: Status,
         **provenance: Any,
     ) -> "Trajectory":
-        """Assemble from stacked records, and those of the companion of the error bars."""
+        """Assemble from stacked records at times `t`, and those of the companion of the error bars.
+
+        Records that hold a time "t" themselves are of a run in another clock, which `t` is then.
+        """
         return cls(
-            t=t,
             log_alpha=log_alpha,
             like=model,
             status=status,
@@ -96,7 +117,7 @@ class Trajectory:
             "settings": self.settings,
             "made_of": self.made_of,
             "fingerprint": self.fingerprint,
-            "stages": self.stages(),
+            "stages": self.found_stages,
         }
         return self.__dict__ | {"resolver": None, "kept": kept}
 
@@ -141,19 +162,44 @@ class Trajectory:
         return self.t / self.scale
 
     @property
+    def times(self) -> np.ndarray:
+        """The times that the run was integrated in: `t`, or its own `clock`."""
+        return self.t if self.clock is None else self.clock
+
+    @functools.cached_property
+    def remaining(self) -> np.ndarray:
+        """Flow time from every step to the end, precise where the digits of t are used up."""
+        if self.clock is None:
+            return self.t[-1] - self.t
+        before = {name: leaf.at(slice(None, -1)) for name, leaf in self.leaves.items()}
+        lapses = self._solved(before, self.clock[:-1], np.diff(self.clock))["t"]
+        return np.append(np.cumsum(lapses[::-1])[::-1], 0.0)
+
+    @property
     def final(self) -> PyTree:
         """The model at the end. A run continued from it keeps the origin of time.
 
         Its leaves, plain arrays too, know the time they stand at as long as they are these
         objects. What is computed of them, and NumPy or pickled copies of plain arrays, does not:
-        give that to a run as `t0`.
+        give that to a run as `t0`. After an escape time starts anew, with all its digits, and
+        weights that it has followed in polar coordinates are `Scaled` to a norm of one.
         """
         return self._model_at(self.leaves, -1, float(self.t[-1]))
 
-    def model(self, at: float | None = None, *, t: float | None = None) -> PyTree:
-        """The model at τ = `at` (or at flow time `t`), re-solved to the run's accuracy."""
-        if (at is None) == (t is None):
-            raise ValueError("Give either at=τ or t=flow time.")
+    def model(
+        self, at: float | None = None, *, t: float | None = None, step: int | None = None
+    ) -> PyTree:
+        """The model at τ = `at`, at flow time `t` or at a `step`.
+
+        Between recorded times it is re-solved to the run's accuracy.
+        """
+        if (at is not None) + (t is not None) + (step is not None) != 1:
+            raise ValueError(
+                "Give either at=τ or t=flow time, or step=, the number of a recorded step."
+            )
+        if step is not None:
+            i = range(len(self.t))[step]
+            return self._model_at(self.leaves, i, float(self.t[i]))
         time = (
             number("at", at, "a time τ = t/log(1/α)") * self.scale
             if t is None
@@ -170,8 +216,8 @@ class Trajectory:
                 "This trajectory was loaded without its model. Use "
                 "Trajectory.load(path, like=model) with the model it was started from."
             )
-
-        time = math.nan if self.counts_steps else time
+        # of the digits of t none are left after an escape
+        time = math.nan if self.counts_steps else time if self.clock is None else 0.0
 
         def change(path, node):
             name = leaf_name(path)
@@ -180,9 +226,85 @@ class Trajectory:
             record = leaves[name] if index is None else leaves[name].at(index)
             if is_parameter(node):
                 return remember(node.at_record(record, time), time)
-            return remember(jnp.asarray(record["array"]), time)
+            return remember(jnp.asarray(record["value"]), time)
 
         return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)
+
+    def crossing(self, condition: Stop) -> "Passage":
+        """When a condition of `gflow.stop` is first met: re-solved in its step, with an error bar.
+
+        What it reads need not have been recorded.
+
+        **Raises:** ValueError for a condition that the run starts beyond or does not come to.
+        """
+        run, name = self, None
+        if condition.read is not None:
+            run, name = self.with_observables({"read": condition.read}), "read"
+        sign = 1.0 if condition.rising else -1.0
+        quantity = Quantity(sign=sign, observable=name)
+        found = first_crossing(run, quantity, sign * condition.level)
+        if found is None:
+            values = run.loss if name is None else np.asarray(run.observables[name])
+            raise ValueError(
+                f"It is not met on the way that {condition.name}: what it reads goes from "
+                f"{values[0]:.6g} to {values[-1]:.6g}. Ask for a level between."
+            )
+        i, leaves = found.step, self.record_at_clock(found.t)["leaves"]
+        t = float(self.t[i] + self._lapse(self._leaves_at(i), self.times[i], found.t))
+        # forwards from there: backwards from the step before it would cancel
+        left = self._lapse(leaves, found.t, self.times[i + 1]) + float(self.remaining[i + 1])
+        return Passage(t, self._bar_of_time(found), left, self._model_at(leaves, None, t))
+
+    def at_norm(self, level: float) -> "Passage":
+        """When the largest plain weight rises to norm `level`: a `crossing` on an escape.
+
+        **Raises:** ValueError for a model without plain weights, and as `crossing`.
+        """
+        plain = [n for n, leaf in self.leaves.items() if leaf.plain or leaf.log_norm() is not None]
+        if not plain:
+            raise ValueError(
+                f"None of the leaves {', '.join(self.leaves)} is a plain weight, whose norm could "
+                "rise to a level. Give crossing() a condition on another number."
+            )
+        return self.crossing(norm_above(level, *plain))
+
+    def _leaves_at(self, step: int) -> dict[str, LeafRecord]:
+        return {name: leaf.at(step) for name, leaf in self.leaves.items()}
+
+    def _lapse(self, leaves: dict[str, LeafRecord], start: float, end: float) -> float:
+        """The flow time from `start` to `end` of the clock, with all its digits."""
+        if self.clock is None:
+            return float(end - start)
+        return float(self._solved(leaves, start, end - start)["t"])
+
+    def _bar_of_time(self, found: Crossing) -> float:
+        """The error bar of the flow time of a crossing, whose own is of the clock."""
+        if self.clock is None:
+            return found.error
+        i = found.step
+        pace = (self.remaining[i] - self.remaining[i + 1]) / (self.clock[i + 1] - self.clock[i])
+        bar = np.max(self.error["t"][i : i + 2]) if "t" in self.error else math.nan
+        return float(found.error * pace + bar)
+
+    def with_observables(self, observables: Mapping[str, Callable[[PyTree], Any]]) -> "Trajectory":
+        """The same run with other observables of the user, read off what it recorded."""
+        if self.resolver is None:
+            raise ValueError(
+                "Functions of the model are read off a run with its flow, which a file does not "
+                "hold. Simulate again, with observables=."
+            )
+        programs = traced_observables(observables, self.like, self.resolver.flow)
+        resolver = dataclasses.replace(self.resolver, observables=programs)
+
+        def read(leaves: dict[str, Any]) -> dict[str, Any]:
+            return resolver(leaves, self.times, np.zeros(len(self.times)))["observables"]
+
+        main = self.own_records() | {"observables": read(self.leaves)}
+        refined = self.refined
+        if refined is not None:
+            refined = refined | {"observables": read(refined["leaves"])}
+        fields = _fields(self.like, self.log_alpha, self.times, main, refined)
+        return dataclasses.replace(self, resolver=resolver, **fields)
 
     def record_at(self, time: Any, companion: bool = False) -> dict[str, Any]:
         """Everything recorded, at any flow time within the run or at an array of them."""
@@ -201,23 +323,61 @@ class Trajectory:
         if not time.size:
             one = self.record_at(self.t[:1], companion)
             return jax.tree.map(lambda x: x[:0], one)
-        leaves = self.leaves
+        return self.record_at_clock(self._read_clock(time), companion)
+
+    def _read_clock(self, time: np.ndarray) -> np.ndarray:
+        """The clock at flow times, as far as these have digits to tell."""
+        if self.clock is None:
+            return time
+        clock = []
+        for moment in time.ravel():
+            i = min(int(np.searchsorted(self.t, moment, side="right")) - 1, len(self.t) - 2)
+            width, left = self.clock[i + 1] - self.clock[i], float(moment - self.t[i])
+
+            def gap(span: float, i=i, left=left) -> float:
+                start = self.clock[i]  # type: ignore[index]
+                lapse = self._lapse(self._leaves_at(i), start, start + span) if span else 0.0
+                return lapse - left
+
+            whole = left >= self.t[i + 1] - self.t[i]
+            span = width if whole else bracketed_root(gap, width) if left else 0.0
+            clock.append(self.clock[i] + span)
+        return np.reshape(clock, time.shape)
+
+    def record_at_clock(self, clock: Any, companion: bool = False) -> dict[str, Any]:
+        """Everything recorded, at times of the run's own clock."""
+        clock, leaves = np.asarray(clock, float), self.leaves
         if companion:
             assert self.refined is not None
             leaves = self.refined["leaves"]
-        i = np.searchsorted(self.t, time, side="right") - 1
+        i = np.searchsorted(self.times, clock, side="right") - 1
         here = jax.tree.map(lambda x: x[i], leaves)
-        start, span = self.t[i], time - self.t[i]
+        start, span, elapsed = self.times[i], clock - self.times[i], 0.0
         if companion:  # two halves here as well, or this step's error would cancel
             half = 0.5 * span
-            here = self.resolver(here, start, half)["leaves"]
+            first = self._solved(here, start, half)
+            here, elapsed = first["leaves"], first.get("t", 0.0)
             start, span = start + half, span - half
-        return self.resolver(here, start, span)
+        found = self._solved(here, start, span)
+        if self.clock is not None:
+            since = self.t[i] if not companion else self.refined["t"][i]  # type: ignore[index]
+            found["t"] = since + elapsed + found["t"]
+        return found
+
+    def _solved(self, leaves: dict[str, Any], start: Any, span: Any) -> dict[str, Any]:
+        """The record after `span`; of a run in its own clock the time "t" since then."""
+        if self.resolver is None:
+            raise ValueError(
+                "Between recorded times a trajectory needs its flow, which a file does not "
+                "hold. Simulate again, or use the recorded .t and .observables."
+            )
+        return self.resolver(leaves, start, span)
 
     def own_records(self) -> dict[str, Any]:
         """What the run itself recorded, without what is read off it."""
         own = {n: self.observables[n] for n in self.observables if n not in self._read}
-        return {
+        time = {} if self.clock is None else {"t": self.t}
+        return time | {
             "loss": self.loss, "descent": self.descent, "leaves": self.leaves, "observables": own
         }  # fmt: skip
 
@@ -226,33 +386,44 @@ class Trajectory:
         """The names of what is read off leaves."""
         return set(_leaf_observables(self.leaves, trained_leaves(self.like), self.log_alpha))
 
-    def with_times(self, times: ArrayLike) -> "Trajectory":
+    def with_times(self, times: ArrayLike | Sequence[float]) -> "Trajectory":
         """The same run, recorded at further flow times as well."""
         wanted = np.setdiff1d(np.asarray(times, float).ravel(), self.t)
         if not wanted.size:
             return self
-        main = self.record_at(wanted)
-        t = np.concatenate([self.t, wanted])
-        order = np.argsort(t, kind="stable")
+        clock = self._read_clock(wanted)
+        whole = np.concatenate([self.times, clock])
+        order = np.argsort(whole, kind="stable")
 
-        def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        def merged(old: dict[str, Any], companion: bool) -> dict[str, Any]:
+            new = self.record_at_clock(clock, companion)
             extra = {key: new[key] for key in old}
             return jax.tree.map(lambda x, y: np.concatenate([x, y])[order], old, extra)
 
-        before = self.own_records()
-        companion = None
-        if self.refined is not None:
-            companion = merge(self.refined, self.record_at(wanted, companion=True))
-        t = t[order]
-        merged = _fields(self.like, self.log_alpha, t, merge(before, main), companion)
-        return dataclasses.replace(self, t=t, **merged)
+        companion = None if self.refined is None else merged(self.refined, True)
+        fields = merged(self.own_records(), False), companion
+        return dataclasses.replace(
+            self, **_fields(self.like, self.log_alpha, whole[order], *fields)
+        )
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.
 
         Of a loaded run those that were found, with its flow, when it was saved.
+
+        **Raises:** ValueError for an escape.
         """
+        if self.clock is not None:
+            raise ValueError(
+                "An escape ends within its first transition, at the level asked for. Stages are "
+                "those of the run that goes on from there: gflow.simulate(traj.final, ...)."
+            )
         return list(self.kept["stages"]) if self.kept else find_stages(self)
+
+    @property
+    def found_stages(self) -> list[MeasuredStage]:
+        """`stages()`, and none of an escape."""
+        return [] if self.clock is not None else self.stages()
 
     def plot(self, ax=None, **style):
         """Loss against τ (flow time where α is unknown); see `gflow.plot` for more."""
@@ -300,17 +471,20 @@ class Trajectory:
 def _fields(
     model: PyTree,
     log_alpha: float,
-    t: np.ndarray,
+    clock: np.ndarray,
     main: dict[str, Any],
     companion: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Observables, error bars and states from stacked records."""
+    """Times, observables, error bars and states from stacked records at times of the clock."""
     kinds = trained_leaves(model)
     # compiled code returns dictionaries sorted by key; the model's order is kept
     leaves = {name: main["leaves"][name] for name in kinds}
     read = _leaf_observables(leaves, kinds, log_alpha)
     own = main["observables"]
+    own_clock = "t" in main
     fields: dict[str, Any] = {
+        "t": main["t"] if own_clock else clock,
+        "clock": clock if own_clock else None,
         "loss": main["loss"],
         "descent": main["descent"],
         "leaves": leaves,
@@ -319,15 +493,19 @@ def _fields(
         "refined": None,
     }
     if companion is not None:
-        fields["refined"] = {k: companion[k] for k in ("loss", "leaves", "observables")}
+        names = ("t", "loss", "leaves", "observables")
+        fields["refined"] = {k: companion[k] for k in names if k in companion}
         second = _leaf_observables(companion["leaves"], kinds, log_alpha)
         second |= {n: functools.partial(companion["observables"].get, n) for n in own}
         observables, other = fields["observables"], Lazy(second)
 
         def bar(name: str) -> np.ndarray:
-            return error_bar(t, observables[name], other[name])
+            return error_bar(clock, observables[name], other[name])
 
-        bars = {"loss": lambda: error_bar(t, main["loss"], companion["loss"])}
+        def recorded(key: str) -> np.ndarray:
+            return error_bar(clock, main[key], companion[key])
+
+        bars = {key: functools.partial(recorded, key) for key in ("t", "loss") if key in main}
         fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in observables})
     return fields
 
@@ -338,6 +516,8 @@ def _leaf_observables(
     out: dict[str, Callable[[], np.ndarray]] = {}
     for name, record in leaves.items():
         out[name] = lambda record=record: record["value"]
+        if (log_norm := record.log_norm()) is not None:
+            out[f"{name}.log_norm"] = lambda log_norm=log_norm: log_norm
         if is_parameter(model_leaves[name]):
             sizes = functools.cache(record.log_modes)
             out[f"{name}.log_singular" if record.spectral else f"{name}.log_abs"] = sizes
@@ -346,26 +526,3 @@ def _leaf_observables(
                     sizes(), log_alpha
                 )
     return out
-
-
-def log_alpha_of(model: PyTree, given: float | None = None) -> tuple[float, str]:
-    """log α of a model and, where it has none below 0, the sentence that says why."""
-    if given is not None:
-        value = number("log_alpha", given, "the natural logarithm of α")
-        if not math.isfinite(value):
-            raise ValueError(f"log_alpha = {given} must be finite: the natural logarithm of α.")
-        return value, f"log_alpha = {value:g} was given, so α ≥ 1."
-    leaves = {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
-    known = {n: float(x.log_alpha) for n, x in leaves.items() if np.isfinite(x.log_alpha)}
-    values = set(known.values())
-    if len(values) == 1 and len(known) == len(leaves):
-        value = values.pop()
-        return value, f"log_alpha = {value:g} on every leaf, so α ≥ 1."
-    if not leaves:
-        why = "the model has no Hadamard or Factored leaf that carries log_alpha. Pass log_alpha=."
-    elif not known:
-        why = f"leaves {list(leaves)} were built without log_alpha. Pass log_alpha=."
-    else:
-        listed = ", ".join(f"{n}: {known[n]:g}" if n in known else f"{n}: unknown" for n in leaves)
-        why = f"the leaves disagree on log_alpha ({listed}). Pass log_alpha=."
-    return math.nan, why

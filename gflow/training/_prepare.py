@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from .._simulate import elapsed_time
 from ..flow._flow import Decay, Flow, Objective, build_flow, check_leaf
+from ..flow._prepare import elapsed_time
 from ..parameters._base import to_factors, trained_leaves
 from ..programs._closure import Traced
 from ._discrete import described, discrete

@@ -52,6 +52,12 @@ def outer(model):
     return [np.asarray(w.value) for w in (model.value, model.inner, model.readout)]
 
 
+def plain_norms(out):
+    """Norms of the plain weights at every step."""
+    names = ("value", "inner", "readout")
+    return np.exp(np.stack([out.observables[f"{n}.log_norm"] for n in names], axis=1))
+
+
 def relative(x, y):
     return float(np.linalg.norm(x - y) / np.linalg.norm(y))
 
@@ -100,7 +106,7 @@ def test_reduced_flow_is_the_effective_flow():
     assert float(-EffectiveChain(V)(traj.final)) == pytest.approx(late.energy, rel=1e-8)
     # and in polar coordinates, to a norm 1e6 times that of the start
     out = gflow.escape(model, EffectiveChain(V, M), level=1e6, rtol=1e-10)
-    norm = math.exp(out.log_largest[-1])
+    norm = max(plain_norms(out)[-1])
     assert out.t[-1] * M == pytest.approx(time - 1 / norm, rel=1e-10)
     left = co.blow_up_limit(*start)
     value, inner, readout = (w / np.linalg.norm(w) for w in outer(out.final))
@@ -157,7 +163,7 @@ def test_escape_time(loss, slope):
         eps = 10.0**-exponent
         out = gflow.escape(small(exponent), objectives.MarginLoss(X, Y, loss=loss), level=w)
         assert out.successful
-        assert max(math.exp(x[-1]) for x in out.log_norm.values()) == pytest.approx(w, rel=1e-12)
+        assert max(plain_norms(out)[-1]) == pytest.approx(w, rel=1e-12)
         predicted = float(co.escape_time(time, eps, M, w, slope))
         off.append(abs(out.t[-1] / predicted - 1))
         # the second term is a share ε/(wT*); what is left of it is O(w²), and rounding
@@ -228,19 +234,21 @@ def test_the_size_of_the_start_hardly_matters():
 def test_states_on_the_way(monkeypatch):
     loss = objectives.MarginLoss(X, Y)
     out = gflow.escape(small(20), loss, level=0.2)
-    whole = out.weights("inner")
+    whole = out.observables["inner"]
     assert whole.shape == (len(out.t), D, D)
     norms = np.linalg.norm(whole, axis=(1, 2))
-    np.testing.assert_allclose(norms, np.exp(out.log_norm["inner"]), rtol=1e-12)
-    assert out.weights("kq").shape == whole.shape
+    np.testing.assert_allclose(norms, np.exp(out.observables["inner.log_norm"]), rtol=1e-12)
+    assert out.observables["kq"].shape == whole.shape
     assert out.remaining[0] == pytest.approx(out.t[-1], rel=1e-9)
     assert np.all(np.diff(out.remaining) < 0)
-    # few states kept: the others are made again
-    monkeypatch.setattr("gflow.integrate._path.ROOM", 400)
+    # few steps kept: what is between is made again
+    for name in ("KEPT", "LEAST_ROWS"):
+        monkeypatch.setattr(f"gflow.integrate._recorder.{name}", 16)
     few = gflow.escape(small(20), loss, level=0.2)
-    assert few.path.stride > 2
-    np.testing.assert_array_equal(few.t, out.t)
-    np.testing.assert_allclose(few.weights("inner"), whole, rtol=1e-9, atol=1e-30)
+    rows = np.flatnonzero(np.isin(out.clock, few.clock))
+    assert len(rows) == len(few.t) < len(out.t)
+    np.testing.assert_array_equal(few.t, out.t[rows])
+    np.testing.assert_array_equal(few.observables["inner"], whole[rows])
     assert few.at_norm(0.01).t == pytest.approx(out.at_norm(0.01).t, rel=1e-13)
 
 
@@ -371,7 +379,7 @@ REFUSED = {
     "vector": (lambda: objectives.MarginLoss(X, Y)(lambda x: x[0]), "needs a number"),
     "on the way": (
         lambda: gflow.escape(small(3), LOSS, level=0.1).at_norm(0.2), "on the way"),
-    "leaf name": (lambda: gflow.escape(small(3), LOSS, level=0.1).weights("v"), "No leaf 'v'"),
+    "stages": (lambda: gflow.escape(small(3), LOSS, level=0.1).stages(), "within its first"),
     "direction": (lambda: EffectiveChain(np.eye(2)), "vector and a number"),
 }  # fmt: skip
 

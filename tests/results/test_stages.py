@@ -160,7 +160,7 @@ def recorded(t, loss):
     """A run of which only the loss was kept, as after loading from a file."""
     refined = {"loss": loss, "leaves": {}}
     return types.SimpleNamespace(
-        t=t, loss=loss, leaves={}, observables={}, resolver=None, refined=refined
+        times=t, loss=loss, leaves={}, observables={}, resolver=None, refined=refined
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from matrices import LOG10, quadratic
 
 import gflow
-from gflow.integrate import _run as rounds
+from gflow.integrate import _recorder as recorder
 from gflow.results._plateaus import plateau_steps, thinned
 
 LOG_ALPHA = -20 * LOG10
@@ -35,8 +35,8 @@ def runs():
 
     whole = run()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "KEPT", 1)
-        patch.setattr(rounds, "LEAST_ROWS", 100)
+        patch.setattr(recorder, "KEPT", 1)
+        patch.setattr(recorder, "LEAST_ROWS", 100)
         return whole, run()
 
 

@@ -68,7 +68,7 @@ def escapes(report: Report, settings: Settings) -> Escapes:
     )
 
 
-def energies(report: Report, starts: list[Start], outs: list[gflow.Escape]) -> list[Energy]:
+def energies(report: Report, starts: list[Start], outs: list[gflow.Trajectory]) -> list[Energy]:
     """E(t) above its bound, as E^{−1/3} against t, where the bound is a line of slope −1."""
     low, found = 0.0, []
     for i, (one, out) in enumerate(zip(starts, outs, strict=True)):
@@ -139,11 +139,12 @@ def widths(report: Report, settings: Settings) -> Widths:
     return Widths(sizes, quartiles, starts)
 
 
-def rates(report: Report, one: Start, out: gflow.Escape) -> Rates:
+def rates(report: Report, one: Start, out: gflow.Trajectory) -> Rates:
     """Angles and ranks against τ = T* − t, beside their predicted multiples of τ²."""
     v, first = one.v, np.asarray(one.model.value.value)
     limit = co.blow_up_limit(*one.chain)
-    norms = np.geomspace(1.05, 0.9 * FAR, 26) * float(np.exp(out.log_largest[0]))
+    first = max(x[0] for name, x in out.observables.items() if name.endswith(".log_norm"))
+    norms = np.geomspace(1.05, 0.9 * FAR, 26) * math.exp(first)
     passages = [out.at_norm(w) for w in norms[norms < 0.9 * FAR]]
     end = (-out.loss[-1]) ** (-1 / 3)
     tau = np.array([p.remaining + end for p in passages])

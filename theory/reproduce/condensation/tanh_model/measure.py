@@ -39,10 +39,10 @@ class BothStages(NamedTuple):
     linear: tuple[np.ndarray, np.ndarray]
 
 
-def before(out: gflow.Escape) -> Snapshots:
+def before(out: gflow.Trajectory) -> Snapshots:
     """The first stage, at no more than 24 of its steps."""
     steps = np.unique(np.linspace(0, len(out.t) - 1, 24).astype(int))
-    models = [out.model(i) for i in steps]
+    models = [out.model(step=i) for i in steps]
     weights = {
         name: np.stack([np.asarray(getattr(m, name).value) for m in models])
         for name in ("value", "inner", "readout")
@@ -116,7 +116,7 @@ def both_stages(report: Report, settings: Settings) -> BothStages:
 
 def _escape(
     report: Report, d: int, model: Any, objective: Any, v: np.ndarray, m: float
-) -> tuple[gflow.Escape, float]:
+) -> tuple[gflow.Trajectory, float]:
     """The first stage, and its predicted length."""
     start = v @ np.asarray(model.value.array), model.inner.array, model.readout.array
     limit = co.blow_up_limit(*(np.asarray(w) for w in start))

@@ -1,0 +1,54 @@
+"""From runs that have ended to trajectories."""
+
+import jax
+from jaxtyping import PyTree
+
+from ..results._resolver import Resolver
+from ..results._risen import first_risen
+from ..results._trajectory import Trajectory
+from ._conditions import ended_at
+from ._run import Rounds
+from ._sinking import first_lost
+from ._status import Ended, Status
+
+
+def trajectory_of(
+    run: Rounds, i: int, model: PyTree, log_alpha: float, conflict: str, method: str
+) -> Trajectory:
+    """The trajectory of member `i`, which started as `model`, as far as it can be relied on."""
+    times, records, refined = run.member(i)
+    status, flow = run.ended(i), run.flow(i)
+    kept = min(x.chart.steps_on_branch(x) for x in records["leaves"].values())
+    lost = first_lost(flow, times, records, run.rtol)
+    if lost is not None:
+        kept = min(kept, lost + 1)
+    statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
+    statistics["rounds"] = run.rounds
+    if run.course is not None:
+        statistics |= {"kinks_met": run.course.events, "kinks_slid_on": run.course.slides}
+    statistics |= {name: int(count[i]) for name, count in run.counts.items()}
+    segments = None if run.course is None else run.course.segments
+
+    def up_to(rows: int, status: Ended) -> Trajectory:
+        main, second = jax.tree.map(lambda x: x[:rows], (records, refined))
+        return Trajectory.from_records(
+            model=model,
+            t=times[:rows],
+            records=main,
+            refined=second,
+            log_alpha=log_alpha,
+            log_alpha_conflict=conflict,
+            status=status.status,
+            cause=status.cause,
+            method=method,
+            statistics=statistics,
+            resolver=Resolver(
+                flow, run.solver, run.rtol, run.observables, float(run.lookout.rest[i]), segments
+            ),
+        )
+
+    found = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
+    if found.status is Status.stopped:
+        found = ended_at(found, run.conditions)
+    risen = first_risen(found, run.rtol) if run.lookout.plateaus else None
+    return found if risen is None else up_to(risen + 1, Ended(Status.risen))
