@@ -143,8 +143,8 @@ def rates(report: Report, one: Start, out: gflow.Trajectory) -> Rates:
     """Angles and ranks against τ = T* − t, beside their predicted multiples of τ²."""
     v, first = one.v, np.asarray(one.model.value.value)
     limit = co.blow_up_limit(*one.chain)
-    first = max(x[0] for name, x in out.observables.items() if name.endswith(".log_norm"))
-    norms = np.geomspace(1.05, 0.9 * FAR, 26) * math.exp(first)
+    start = max(x[0] for name, x in out.observables.items() if name.endswith(".log_norm"))
+    norms = np.geomspace(1.05, 0.9 * FAR, 26) * math.exp(start)
     passages = [out.at_norm(w) for w in norms[norms < 0.9 * FAR]]
     end = (-out.loss[-1]) ** (-1 / 3)
     tau = np.array([p.remaining + end for p in passages])
