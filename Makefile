@@ -10,7 +10,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PHONY: test slow lint notebooks reproduce benchmark clean
 
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 slow: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m slow -x

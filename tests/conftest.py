@@ -9,6 +9,10 @@ import os
 os.environ["MPLBACKEND"] = "Agg"
 # matrices are small here, and threads of BLAS that wait for each other took half of some tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nine tenths of a test are XLA at work on a program that runs once. Without optimisation it takes
+# a third; notebooks, slow tests and experiments run what users do, with the defaults.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
 # XLA takes two of its own tuning flags in what it has cached for missing processor features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
