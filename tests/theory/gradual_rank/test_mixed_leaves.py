@@ -112,8 +112,14 @@ def test_a_hadamard_weight_is_a_matrix_of_one_entry():
         for name in ("activated", "deactivated"):
             ones, others = getattr(one, name), getattr(other, name)
             assert [i for _, (i,) in ones] == [i for _, (i, _) in others]
-    # times are those of other levels, so each is held against a run
-    run = gflow.simulate(model, objective, tau1=7.0)
+    # one column for s and d: where s is large d is a rounding of it, and gone when the weight that
+    # shrinks needs it
+    with pytest.warns(UserWarning, match="sunk below the rounding"):
+        lost = gflow.simulate(model, objective, tau1=7.0, error_bars=False)
+    assert lost.status is gflow.Status.unresolved
+    assert weights.stages[0].tau < lost.tau[-1] < weights.stages[1].tau
+    # times are those of other levels: held against a run of the same flow that knows s and d
+    run = gflow.simulate(Both(None, hadamard), objective, tau1=7.0)
     for stage, t in zip(matrices.stages, matrices.at(log_alpha).t, strict=True):
         assert stage.level is not None
         assert loss_crossing(run, stage.level[1]).t == pytest.approx(t, rel=0, abs=1e-5)
