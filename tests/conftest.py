@@ -11,8 +11,9 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nine tenths of a test are XLA at work on a program that runs once. Without optimisation it takes
 # a third; notebooks, slow tests and experiments run what users do, with the defaults.
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 # XLA takes two of its own tuning flags in what it has cached for missing processor features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
