@@ -6,6 +6,7 @@ from . import (
     objectives as objectives,
     observables as observables,
     plot as plot,
+    save as save,
     solvers as solvers,
     stop as stop,
     tasks as tasks,

@@ -24,6 +24,7 @@ from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
 from .parameters._base import trained_leaves
 from .results._trajectory import Trajectory
+from .save import Save, wanted
 from .stop import Stop
 
 
@@ -39,7 +40,7 @@ def simulate(
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
     observables: Any = None,
-    save: ArrayLike | Sequence[float] | None = None,
+    save: ArrayLike | Sequence[float] | Save | None = None,
     stop: Stop | Sequence[Stop] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
@@ -70,7 +71,8 @@ def simulate(
       while active; for plain arrays relative to max(initial scale, |weight|).
     - `observables`: name ↦ function of the model (only `.value` of its parameters).
     - `save`: flow times to record besides every accepted step; those that a run stopped
-      early does not reach are left out.
+      early does not reach are left out. `gflow.save.observables(times)` keeps the weights of a
+      few steps alone, for large models and many times.
     - `stop`: a condition of `gflow.stop`, or several: the run ends where the first is met.
     - `solver`: None (`traj.method` says which was taken) or an adaptive Diffrax solver. One
       that stability holds to small steps is run as asked, with advice in a warning.
@@ -102,7 +104,8 @@ def simulate(
     check_rtol(rtol, flow)
     flow, smooth, rounding = with_kinks(flow, trained_leaves(model), kinks, rtol)
     given, solver = solver, choose(flow, solver, rtol)
-    times = prepare_times(model, t0=t0, t1=t1, tau1=tau1, save=save, log_alpha=log_alpha)
+    asked = wanted(save)
+    times = prepare_times(model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha)
     flow = with_schedule(flow, times.start, times.end, rtol)
 
     began = time.perf_counter()
@@ -118,6 +121,7 @@ def simulate(
             error_bars=error_bars,
             watched=given is not None and isinstance(solver, diffrax.AbstractERK),
             conditions=wished,
+            weights=asked.weights,
         )
         check_unmet(wished, run.first)
         check_memory(run, flow, solver)

@@ -25,6 +25,7 @@ from .kinks._choose import rounded_batch
 from .parameters._base import leaf_name
 from .programs._closure import check_untraced
 from .results._trajectory import Trajectory
+from .save import Save, wanted
 from .stop import Stop
 
 #: Members that advance together: on a CPU as many as stay in its caches.
@@ -85,7 +86,7 @@ def simulate_batch(
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
     observables: Any = None,
-    save: ArrayLike | Sequence[float] | None = None,
+    save: ArrayLike | Sequence[float] | Save | None = None,
     stop: Stop | Sequence[Stop] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
@@ -150,8 +151,9 @@ def simulate_batch(
     if width < 1:
         raise ValueError(f"width = {width}: at least one member has to advance.")
     width = min(width, members)
+    asked = wanted(save)
     times = prepare_times(
-        model, t0=t0, t1=t1, tau1=tau1, save=save, log_alpha=log_alpha, members=members,
+        model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha, members=members,
         single=single,
     )  # fmt: skip
     flow = with_schedule(flow, times.start, times.end, rtol)
@@ -169,6 +171,7 @@ def simulate_batch(
         shared=shared,
         width=width,
         conditions=wished,
+        weights=asked.weights,
     )
     check_unmet(wished, run.first)
     check_memory(run, flow, solver)

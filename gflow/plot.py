@@ -53,7 +53,7 @@ def loss(trajectory, ax=None, **style):
 
 def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
     """Effective weights of one leaf against time; the ones that never move in grey."""
-    ax = new_axes(ax)
+    ax, trajectory = new_axes(ax), trajectory.whole
     x, label = time_axis(trajectory)
     values = trajectory.observables[leaf].reshape(len(x), -1)
     shape = trajectory.observables[leaf].shape[1:]
@@ -87,6 +87,7 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
     On a plateau steps are long while log|s| and log|d| are straight lines, so these are
     interpolated.
     """
+    trajectory = trajectory.whole
     x, _ = time_axis(trajectory)
     grid = np.union1d(x, np.linspace(x[0], x[-1], 2000))
     record = trajectory.leaves[leaf]

@@ -90,6 +90,8 @@ def check_unmet(found: list[Condition], first: dict[str, Any]) -> None:
 def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
     """A run that went one step beyond a condition, cut where the first of them was met."""
     last, met = len(trajectory.t) - 2, []
+    before = trajectory.checkpoints
+    held = np.zeros(0, int) if before is None else before[before <= last]
     for condition in found:
         sign = 1.0 if condition.stop.rising else -1.0
         name = condition.observable
@@ -102,7 +104,9 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
 
     def cut(kept: dict[str, Any], companion: bool) -> dict[str, Any]:
         end = trajectory.record_at_clock(np.array([t]), companion)
-        rows = jax.tree.map(lambda x: x[: last + 1], kept)
+        rows = {n: jax.tree.map(lambda x: x[: last + 1], x) for n, x in kept.items()}
+        if before is not None:  # weights are kept at these
+            rows["leaves"] = jax.tree.map(lambda x: x[: len(held)], kept["leaves"])
         return joined([rows, {n: end[n] for n in kept}])
 
     own = trajectory.own_records()
@@ -112,6 +116,7 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
         t=np.append(trajectory.times[: last + 1], t),
         records=cut(own, False),
         refined=refined,
+        checkpoints=None if before is None else np.append(held, last + 1),
         log_alpha=trajectory.log_alpha,
         log_alpha_conflict=trajectory.log_alpha_conflict,
         status=Status.stopped,

@@ -1,6 +1,5 @@
 """From runs that have ended to trajectories."""
 
-import jax
 from jaxtyping import PyTree
 
 from ..results._resolver import Resolver
@@ -16,10 +15,10 @@ def trajectory_of(
     run: Rounds, i: int, model: PyTree, log_alpha: float, conflict: str, method: str
 ) -> Trajectory:
     """The trajectory of member `i`, which started as `model`, as far as it can be relied on."""
-    times, records, refined = run.member(i)
-    status, flow = run.ended(i), run.flow(i)
-    kept = min(x.chart.steps_on_branch(x) for x in records["leaves"].values())
-    lost = first_lost(flow, times, records, run.rtol)
+    found, flow, status = run.member(i), run.flow(i), run.ended(i)
+    times, leaves = found.t[found.rows], found.records["leaves"]
+    kept = min(x.chart.steps_on_branch(x) for x in leaves.values())
+    lost = first_lost(flow, times, leaves, run.rtol)
     if lost is not None:
         kept = min(kept, lost + 1)
     statistics = {"accepted": int(run.accepted[i]), "rejected": int(run.rejected[i])}
@@ -30,12 +29,14 @@ def trajectory_of(
     segments = None if run.course is None else run.course.segments
 
     def up_to(rows: int, status: Ended) -> Trajectory:
-        main, second = jax.tree.map(lambda x: x[:rows], (records, refined))
+        """As far as there are so many rows with weights."""
+        part = found.cut(rows)
         return Trajectory.from_records(
             model=model,
-            t=times[:rows],
-            records=main,
-            refined=second,
+            t=part.t,
+            records=part.records,
+            refined=part.refined,
+            checkpoints=part.checkpoints,
             log_alpha=log_alpha,
             log_alpha_conflict=conflict,
             status=status.status,
@@ -47,8 +48,8 @@ def trajectory_of(
             ),
         )
 
-    found = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
-    if found.status is Status.stopped:
-        found = ended_at(found, run.conditions)
-    risen = first_risen(found, run.rtol) if run.lookout.plateaus else None
-    return found if risen is None else up_to(risen + 1, Ended(Status.risen))
+    trajectory = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
+    if trajectory.status is Status.stopped:
+        trajectory = ended_at(trajectory, run.conditions)
+    risen = first_risen(trajectory.whole, run.rtol) if run.lookout.plateaus else None
+    return trajectory if risen is None else up_to(risen + 1, Ended(Status.risen))

@@ -1,5 +1,6 @@
 """What runs that advance together have recorded, and one of them taken out."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 
 from ..results._plateaus import thinned
 from ..results._resolver import joined
+from ..save import CHECKPOINTS
 from ._round import Round
 
 #: Recorded steps that are kept whatever they need.
@@ -16,91 +18,190 @@ LEAST_ROWS = 512
 KEPT = 2**25
 
 
+@dataclasses.dataclass
+class Entry:
+    """One round of some `members`: its rows (members second) that were `kept`, and at which times.
+
+    `held`: those of them whose weights are kept, in `weights`, along rows of its own in a single
+    run; `numbers` has all else. Both are of the run and of its companion.
+    """
+
+    members: np.ndarray
+    kept: np.ndarray
+    t: np.ndarray
+    numbers: tuple[Any, Any]
+    held: np.ndarray
+    weights: tuple[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """Of one member: times, stacked records, and the companion's if there is one.
+
+    Where weights were kept at some of the times only, `checkpoints` are their rows.
+    """
+
+    t: np.ndarray
+    records: dict[str, Any]
+    refined: dict[str, Any] | None
+    checkpoints: np.ndarray | None
+
+    @property
+    def rows(self) -> Any:
+        """Those with weights."""
+        return slice(None) if self.checkpoints is None else self.checkpoints
+
+    def cut(self, count: int) -> "Recorded":
+        """Up to the row that is number `count` of those with weights."""
+        at = self.checkpoints
+        rows = count if at is None else int(at[count - 1]) + 1
+
+        def part(record: dict[str, Any]) -> dict[str, Any]:
+            numbers, leaves = _parted(record)
+            numbers = jax.tree.map(lambda x: x[:rows], numbers)
+            return numbers | jax.tree.map(lambda x: x[:count], leaves)
+
+        refined = None if self.refined is None else part(self.refined)
+        at = None if at is None else at[:count]
+        return Recorded(self.t[:rows], part(self.records), refined, at)
+
+
 class Recorder:
     """The rounds of one run, or of a batch (`batched`): what each kept, from `first` on.
 
-    `doubled` where companions are recorded as well. A single run keeps a bounded number of steps.
+    `doubled` where companions are recorded as well; without `weights` these are kept at a few
+    steps. A single run keeps a bounded number of steps.
     """
 
-    def __init__(self, first: Any, start: np.ndarray, batched: bool, doubled: bool):
+    def __init__(
+        self, first: Any, start: np.ndarray, batched: bool, doubled: bool, weights: bool = True
+    ):
         self.first, self.start, self.batched, self.doubled = first, start, batched, doubled
+        self.weights = weights
         numbers = sum(x[0].size for x in jax.tree.leaves(first)) * (1 + doubled)
-        self.most_rows = max(KEPT // numbers, LEAST_ROWS)
-        self._rounds: list[tuple[np.ndarray, Any, Any, Any, Any]] = []
+        self.most_rows = max(KEPT // numbers, LEAST_ROWS) if weights else CHECKPOINTS
+        self._rounds: list[Entry] = []
 
     def column(self, x: Any, count: int) -> np.ndarray:
         """Entries of a round on the host, members second, the filling left out."""
         return np.asarray(x)[:, :count] if self.batched else np.asarray(x)[:, None]
 
-    def row(self, tree: Any, row: int, column: int) -> Any:
-        """One row of what a round recorded of one member."""
-        return self.rows(tree, row, column)
-
     def rows(self, tree: Any, rows: Any, column: int) -> Any:
-        """Some rows of what a round recorded of one member."""
+        """One row or some of what a round recorded of one member."""
         pick = (rows, column) if self.batched else rows
         # by NumPy: to JAX every number of rows would be another program
         return jax.tree.map(lambda x: np.asarray(x)[pick], tree)
 
     def keep(self, members: np.ndarray, kept: np.ndarray, t: np.ndarray, done: Round) -> None:
         """What a round recorded of these members, where it was `kept`."""
-        record, refined = done.record, done.refined
+        numbers, weights = zip(_parted(done.record), _parted(done.refined), strict=True)
+        held = kept
         if not self.batched:
             rows = kept[:, 0]
-            record, refined = jax.tree.map(lambda x: np.asarray(x)[rows], (record, refined))
+            numbers, weights = jax.tree.map(lambda x: np.asarray(x)[rows], (numbers, weights))
             kept, t = kept[rows], t[rows]
-        elif jax.default_backend() != "cpu":  # where it would fill the memory of the device
-            record, refined = jax.tree.map(np.asarray, (record, refined))
-        self._rounds.append((members, kept, t, record, refined))
+            held = kept
+        else:
+            if not self.weights:
+                last = np.max(np.where(kept, np.arange(len(kept))[:, None], -1), axis=0)
+                held = (np.arange(len(kept))[:, None] == last) & kept
+                every = np.arange(kept.shape[1])
+                weights = jax.tree.map(
+                    lambda x: np.asarray(x)[np.maximum(last, 0), every][None], weights
+                )
+            if jax.default_backend() != "cpu":  # where it would fill the memory of the device
+                numbers, weights = jax.tree.map(np.asarray, (numbers, weights))
+        self._rounds.append(Entry(members, kept, t, numbers, held, weights))
 
     def append(self, i: int, t: float, record: Any, refined: Any) -> None:
         """One more record of member i."""
         axes = (None, None) if self.batched else (None,)
         record, refined = jax.tree.map(lambda x: np.asarray(x)[axes], (record, refined))
+        numbers, weights = zip(_parted(record), _parted(refined), strict=True)
         one = np.ones((1, 1), bool)
-        self._rounds.append((np.array([i]), one, np.full((1, 1), t), record, refined))
+        here = np.array([i]), one, np.full((1, 1), t)
+        self._rounds.append(Entry(*here, numbers, one, weights))
 
     def thin(self, events: Any = ()) -> None:
-        """Forget half of the steps of a single run that has too many, but none at `events`.
+        """Forget half of the steps of a single run that holds too many.
 
-        Nor any at which something happens.
+        None at `events`, nor any at which something happens; of a run that keeps observables their
+        weights alone.
         """
-        if self.batched or sum(len(entry[2]) for entry in self._rounds) <= self.most_rows:
+        count = sum(int(np.sum(entry.held)) for entry in self._rounds)
+        if self.batched or count <= self.most_rows:
             return
-        _, kept, t, record, refined = zip(*self._rounds, strict=True)
-        kept, t, record = np.concatenate(kept), np.concatenate(t), joined(list(record))
-        refined = joined(list(refined)) if self.doubled else None
-        rows = thinned(record["descent"])
-        if len(events):
-            rows = np.union1d(rows, np.flatnonzero(np.isin(t, events)))
-        record, refined = jax.tree.map(lambda x: x[rows], (record, refined))
-        self._rounds = [(np.zeros(1, int), kept[rows], t[rows], record, refined)]
+        kept, t, held = (
+            np.concatenate([getattr(entry, name)[:, 0] for entry in self._rounds])
+            for name in ("kept", "t", "held")
+        )
+        numbers = joined([entry.numbers for entry in self._rounds])
+        weights = joined([entry.weights for entry in self._rounds])
+        rows, descent = np.arange(count), numbers[0]["descent"][held]
+        while len(rows) > self.most_rows:
+            fewer = rows[thinned(descent[rows])]
+            if len(events):
+                fewer = np.union1d(fewer, np.flatnonzero(np.isin(t[held], events)))
+            if self.weights or len(fewer) == len(rows):
+                rows = fewer
+                break
+            rows = fewer
+        weights = jax.tree.map(lambda x: x[rows], weights)
+        still = np.flatnonzero(held)[rows]
+        if self.weights:
+            numbers = jax.tree.map(lambda x: x[still], numbers)
+            kept, t = kept[still], t[still]
+            held = np.ones(len(t), bool)
+        else:
+            held = np.isin(np.arange(len(t)), still)
+        member, column = np.zeros(1, int), (kept[:, None], t[:, None])
+        self._rounds = [Entry(member, *column, numbers, held[:, None], weights)]
 
-    def member(self, i: int, failed: bool = False) -> tuple[np.ndarray, Any, Any]:
-        """Times, stacked records and the companion's records of one member.
+    def member(self, i: int, failed: bool = False) -> Recorded:
+        """What was recorded of one member.
 
         Of steps below the rounding of the time one is left: of a `failed` run the last of them.
         """
-        begin = jax.tree.map(lambda x: x[i : i + 1], self.first)
-        times, records, refined = [self.start[i : i + 1]], [begin], [begin]
-        for members, kept, t, record, second in self._rounds:
-            column = int(np.searchsorted(members, i))
-            if column == len(members) or members[column] != i:
+        begin = _parted(jax.tree.map(lambda x: x[i : i + 1], self.first))
+        times, held = [self.start[i : i + 1]], [np.ones(1, bool)]
+        numbers, weights = ([(part, part if self.doubled else None)] for part in begin)
+        for entry in self._rounds:
+            column = int(np.searchsorted(entry.members, i))
+            if column == len(entry.members) or entry.members[column] != i:
                 continue
-            rows = kept[:, column]
-
-            def pick(x, rows=rows, column=column):
-                return np.asarray(x)[rows, column] if self.batched else x
-
-            times.append(t[rows, column])
-            records.append(jax.tree.map(pick, record))
-            if second is not None:
-                refined.append(jax.tree.map(pick, second))
-        companion = joined(list(refined)) if self.doubled else None
-        t, record = np.concatenate(times), joined(records)
+            rows, own = entry.kept[:, column], entry.held[:, column]
+            times.append(entry.t[rows, column])
+            held.append(own[rows])
+            if self.batched:
+                numbers.append(_rows(entry.numbers, rows, column))
+                one = len(jax.tree.leaves(entry.weights)[0]) == 1  # the last of them alone
+                index = np.arange(int(np.sum(own))) if one else own
+                weights.append(_rows(entry.weights, index, column))
+            else:
+                numbers.append(entry.numbers)
+                weights.append(entry.weights)
+        t, at = np.concatenate(times), np.concatenate(held)
+        main, second = joined(numbers)
+        leaves, other = joined(weights)
         later = np.diff(t) > 0.0
         distinct = np.append(True, later) if failed else np.append(later, True)
         if not distinct.all():
             t = t[distinct]
-            record, companion = jax.tree.map(lambda x: x[distinct], (record, companion))
-        return t, record, companion
+            main, second = jax.tree.map(lambda x: x[distinct], (main, second))
+            leaves, other = jax.tree.map(lambda x: x[distinct[at]], (leaves, other))
+            at = at[distinct]
+        checkpoints = None if self.weights else np.flatnonzero(at)
+        refined = second | other if self.doubled else None
+        return Recorded(t, main | leaves, refined, checkpoints)
+
+
+def _rows(tree: Any, rows: np.ndarray, column: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[rows, column], tree)
+
+
+def _parted(record: dict[str, Any] | None) -> tuple[Any, Any]:
+    """The numbers of a record, and its leaves."""
+    if record is None:
+        return None, None
+    numbers = {name: x for name, x in record.items() if name != "leaves"}
+    return numbers, {"leaves": record["leaves"]}

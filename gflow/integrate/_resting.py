@@ -104,7 +104,7 @@ class Resting:
                 continue
             self.examined[i] = 1.5 * elapsed[k]
             row, t = int(rows[k]), float(time[k])
-            leaves = recorder.row(done.record["leaves"], row, column)
+            leaves = recorder.rows(done.record["leaves"], row, column)
             found = verdict(run.flow(i), leaves, t, float(elapsed[k]), float(run.rtol))
             if found is Verdict.resting:
                 return Found(row, Status.converged if endless else Status.reached, t)
@@ -117,7 +117,11 @@ class Resting:
 
     def _escapes(self, run: Any, i: int, here: Any, t: np.ndarray, fallen: float) -> bool:
         """Whether member i is on its way to infinity at the last of these rows of a round."""
-        times, records, _ = run.recorder.member(i)
+        before = run.recorder.member(i)
+        times, records = before.t, before.records
+        if before.checkpoints is not None:
+            at = before.checkpoints
+            times, records = times[at], records | {"descent": records["descent"][at]}
         names = ("descent", "leaves")
         whole = joined([{name: x[name] for name in names} for x in (records, here)])
         values = [leaf["value"] for leaf in whole["leaves"].values()]
@@ -135,7 +139,7 @@ class Resting:
         flow, clock = run.flow(i), jnp.asarray(found.since, run.dtype)
 
         def record(recorded):
-            leaves = run.recorder.row(recorded["leaves"], found.row, column)
+            leaves = run.recorder.rows(recorded["leaves"], found.row, column)
             here, lapse = settled_record(
                 flow, jax.tree.map(jnp.asarray, leaves), clock, run.observables
             )
@@ -149,7 +153,7 @@ class Resting:
 
     def late(self, run: Any, i: int) -> str:
         """Why member i needs so many steps."""
-        _, record, _ = run.member(i)
+        record = run.member(i).records
         made = run.accepted[i] + run.rejected[i]
         if not run.accepted[i]:
             return f"none of {made} attempts at a first step was kept. Pass a larger max_steps"

@@ -13,7 +13,7 @@ from ..kinks._located import Course
 from ..kinks._treatments import Sides
 from ._departing import Departing
 from ._march import Pace
-from ._recorder import Recorder
+from ._recorder import Recorded, Recorder
 from ._resting import Resting
 from ._round import BLOCK, Round, divide, first_record, run_round, stability_reach, united
 from ._status import Ended, Status
@@ -43,6 +43,7 @@ class Rounds:
         self, flow: Flow, *, solver, rtol, observables, start, end, error_bars, watched=False,
         members: int | None = None, shared: bool = True, width: int = 1, conditions=(),
         lookout: Resting | Departing | None = None, attempts: int = ATTEMPTS,
+        weights: bool = True,
     ):  # fmt: skip
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
         self.rtol, self.conditions = rtol, conditions
@@ -54,7 +55,7 @@ class Rounds:
         self.end = np.full(members or 1, np.inf) if end is None else np.array(end, float)
         self.start = self.time = np.full(members or 1, start, float)
         first, step, self.tolerance = self._first_record()
-        self.recorder = Recorder(self._rows(first), self.start, self.batched, error_bars)
+        self.recorder = Recorder(self._rows(first), self.start, self.batched, error_bars, weights)
         step = np.atleast_1d(np.asarray(step, float))
         self.stationary = np.isinf(step)
         self.pace = Pace.at(np.where(self.stationary, 1.0, step).astype(self.dtype))
@@ -262,7 +263,7 @@ class Rounds:
         parts = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[i]), self.begun)
         return united(parts, self.fixed)
 
-    def member(self, i: int) -> tuple[np.ndarray, Any, Any]:
+    def member(self, i: int) -> Recorded:
         """Times, stacked records and the companion's records of one member."""
         status = self.status[i]
         return self.recorder.member(i, failed=status is not None and not status.successful)

@@ -26,11 +26,11 @@ _FLOOR = 100.0
 _ROWS = 64
 
 
-def first_lost(flow: Flow, t: np.ndarray, records: dict[str, Any], rtol: float) -> int | None:
+def first_lost(flow: Flow, t: np.ndarray, leaves: dict[str, Any], rtol: float) -> int | None:
     """The recorded step from which a sunk plain leaf grows by more than two e-folds."""
     scale = {}
     for name in flow.names:
-        leaf = records["leaves"][name]
+        leaf = leaves[name]
         size = np.max(np.abs(leaf["value"].reshape(len(t), -1)), axis=1, initial=0.0)
         floor = _FLOOR * rtol * size[0]
         sunk = (size < floor) & leaf.plain
@@ -43,7 +43,7 @@ def first_lost(flow: Flow, t: np.ndarray, records: dict[str, Any], rtol: float) 
     common = np.min([np.where(x > 1.0, x, np.inf) for x in scale.values()], axis=0)
     rows = np.flatnonzero(np.isfinite(common[:-1]))
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, _ROWS).astype(int))]
-    weights = {n: jnp.asarray(x["value"][rows]) for n, x in records["leaves"].items()}
+    weights = {n: jnp.asarray(x["value"][rows]) for n, x in leaves.items()}
     scales = {n: jnp.asarray(np.where(x > 1.0, common, 1.0)[rows]) for n, x in scale.items()}
     rates, total = _growth(flow, jnp.asarray(t[rows]), weights, scales)
     waited = np.append(t[rows[1:]], t[rows[-1] + 1]) - t[rows]

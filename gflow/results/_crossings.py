@@ -68,14 +68,13 @@ def _root(trajectory, quantity, level, values, i) -> tuple[float, float]:
     ulp = 4.0 * np.spacing(right)
     if trajectory.resolver is None:
         return _interpolated_root(trajectory.times, values, level, i)
-    here = {name: leaf.at(i) for name, leaf in trajectory.leaves.items()}
 
     def gap(span: float) -> float:
         if span == 0.0:
             return float(values[i]) - level
         if span == right - left:
             return float(values[i + 1]) - level
-        return float(quantity.of(trajectory.resolver(here, left, span))) - level
+        return float(quantity.of(trajectory.after(i, span))) - level
 
     span = bracketed_root(gap, right - left)
     return left + span, ulp

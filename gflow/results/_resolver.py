@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -96,6 +96,6 @@ class Resolver:
         return jax.tree.map(np.asarray, out)
 
 
-def joined(records: list[dict[str, Any]]) -> dict[str, Any]:
+def joined(records: Sequence[Any]) -> Any:
     """Stacked records one after the other."""
     return jax.tree.map(lambda *xs: np.concatenate(xs), *records)

@@ -146,10 +146,14 @@ def save(trajectory: Any, path: str | Path) -> None:
         for key in ("t", "loss"):
             if key in trajectory.refined:
                 dataset[f"refined.{key}"] = xr.Variable(["t"], trajectory.refined[key])
+    lead = "t"
+    if trajectory.checkpoints is not None:
+        lead = "checkpoint"
+        dataset["checkpoints"] = xr.Variable(lead, trajectory.checkpoints)
     for prefix, leaves in records.items():
         for name, leaf in leaves.items():
             for key, array in leaf.arrays.items():
-                dims = _dims(trajectory, name, np.shape(array), key)
+                dims = [lead, *_dims(trajectory, name, np.shape(array), key)[1:]]
                 dataset[f"{prefix}.{name}.{key}"] = xr.Variable(dims, array)
     stages = trajectory.found_stages
     for i, stage in enumerate(stages):
@@ -244,6 +248,7 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
         "log_alpha": log_alpha,
         "t": data["t"].values,
         "clock": data["clock"].values if int(data.attrs["clocked"]) else None,
+        "checkpoints": data["checkpoints"].values if "checkpoints" in data else None,
         "loss": data["loss"].values,
         "descent": data["descent"].values,
         "observables": {n: data[n].values for n in names},

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ from ._observables import above_sqrt_alpha
 from ._resolver import Resolver
 from ._stages import MeasuredStage, find_stages
 
+#: Times of a run that keeps observables which are solved for at once.
+_PART = 4096
+
 
 class Passage(NamedTuple):
     """Where a run crosses a level.
@@ -54,6 +57,8 @@ class Trajectory:
       there or not (the ranks of plateaus are those of `stages`); and the user's own.
     - `descent`: |velocity of the factors|², the rate at which loss + (λ/2)‖factors‖² falls.
     - `error[name]`: error bar of `loss` and of each observable, by step halving.
+    - `checkpoints`: of a run that keeps observables (`gflow.save.observables()`), the rows at
+      which `leaves` were kept; `whole` is the run at these, with everything in it.
     - `clock`: of an escape, its own clock r at these times; error bars are at equal r, and
       `error["t"]` is that of t.
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
@@ -79,6 +84,7 @@ class Trajectory:
     log_alpha_conflict: str = ""
     counts_steps: bool = False
     clock: np.ndarray | None = None
+    checkpoints: np.ndarray | None = None
     refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     like: PyTree = dataclasses.field(default=None, repr=False)
     resolver: Resolver | None = dataclasses.field(default=None, repr=False)
@@ -95,6 +101,7 @@ class Trajectory:
         t: np.ndarray,
         records: dict[str, Any],
         refined: dict[str, Any] | None,
+        checkpoints: np.ndarray | None = None,
         log_alpha: float,
         status: Status,
         **provenance: Any,
@@ -107,7 +114,7 @@ class Trajectory:
             log_alpha=log_alpha,
             like=model,
             status=status,
-            **_fields(model, log_alpha, t, records, refined),
+            **_fields(model, log_alpha, t, records, refined, checkpoints),
             **provenance,
         )
 
@@ -161,6 +168,27 @@ class Trajectory:
         """τ = t/log(1/α)."""
         return self.t / self.scale
 
+    @functools.cached_property
+    def whole(self) -> "Trajectory":
+        """The run at the steps of which the weights were kept: all, unless it was asked not to."""
+        if self.checkpoints is None:
+            return self
+        rows = self.checkpoints
+
+        def part(record: dict[str, Any]) -> dict[str, Any]:
+            numbers = {name: x for name, x in record.items() if name != "leaves"}
+            return record | jax.tree.map(lambda x: x[rows], numbers)
+
+        refined = None if self.refined is None else part(self.refined)
+        fields = _fields(
+            self.like, self.log_alpha, self.times[rows], part(self.own_records()), refined
+        )
+        of_weights, bars = fields["error"], {n: x[rows] for n, x in self.error.items()}
+        bars = {n: functools.partial(bars.get, n) for n in bars}
+        more = {n: functools.partial(of_weights.__getitem__, n) for n in of_weights}
+        fields["error"] = Lazy(more | bars)
+        return dataclasses.replace(self, **fields)
+
     @property
     def times(self) -> np.ndarray:
         """The times that the run was integrated in: `t`, or its own `clock`."""
@@ -199,12 +227,16 @@ class Trajectory:
             )
         if step is not None:
             i = range(len(self.t))[step]
+            if self.checkpoints is not None:
+                return self.whole.model(t=float(self.t[i]))
             return self._model_at(self.leaves, i, float(self.t[i]))
         time = (
             number("at", at, "a time τ = t/log(1/α)") * self.scale
             if t is None
             else number("t", t, "a flow time")
         )
+        if self.checkpoints is not None:
+            return self.whole.model(t=time)
         recorded = np.flatnonzero(self.t == time)
         if recorded.size:
             return self._model_at(self.leaves, int(recorded[0]), time)
@@ -237,6 +269,8 @@ class Trajectory:
 
         **Raises:** ValueError for a condition that the run starts beyond or does not come to.
         """
+        if self.checkpoints is not None:
+            return self.whole.crossing(condition)
         run, name = self, None
         if condition.read is not None:
             run, name = self.with_observables({"read": condition.read}), "read"
@@ -268,6 +302,14 @@ class Trajectory:
             )
         return self.crossing(norm_above(level, *plain))
 
+    def after(self, step: int, span: float) -> dict[str, Any]:
+        """The record at `span` of the clock after a step, which is not rounded to the time."""
+        if self.checkpoints is not None:
+            i = int(np.searchsorted(self.checkpoints, step, side="right")) - 1
+            since = self.times[step] - self.times[self.checkpoints[i]]
+            return self.whole.after(i, float(since + span))
+        return self._solved(self._leaves_at(step), self.times[step], span)
+
     def _leaves_at(self, step: int) -> dict[str, LeafRecord]:
         return {name: leaf.at(step) for name, leaf in self.leaves.items()}
 
@@ -288,6 +330,8 @@ class Trajectory:
 
     def with_observables(self, observables: Mapping[str, Callable[[PyTree], Any]]) -> "Trajectory":
         """The same run with other observables of the user, read off what it recorded."""
+        if self.checkpoints is not None:
+            return self.whole.with_observables(observables)
         if self.resolver is None:
             raise ValueError(
                 "Functions of the model are read off a run with its flow, which a file does not "
@@ -346,6 +390,8 @@ class Trajectory:
 
     def record_at_clock(self, clock: Any, companion: bool = False) -> dict[str, Any]:
         """Everything recorded, at times of the run's own clock."""
+        if self.checkpoints is not None:
+            return self.whole.record_at_clock(clock, companion)
         clock, leaves = np.asarray(clock, float), self.leaves
         if companion:
             assert self.refined is not None
@@ -384,6 +430,8 @@ class Trajectory:
     @property
     def _read(self) -> set[str]:
         """The names of what is read off leaves."""
+        if self.checkpoints is not None:
+            return set()
         return set(_leaf_observables(self.leaves, trained_leaves(self.like), self.log_alpha))
 
     def with_times(self, times: ArrayLike | Sequence[float]) -> "Trajectory":
@@ -393,18 +441,31 @@ class Trajectory:
             return self
         clock = self._read_clock(wanted)
         whole = np.concatenate([self.times, clock])
-        order = np.argsort(whole, kind="stable")
+        order, at = np.argsort(whole, kind="stable"), self.checkpoints
 
         def merged(old: dict[str, Any], companion: bool) -> dict[str, Any]:
-            new = self.record_at_clock(clock, companion)
-            extra = {key: new[key] for key in old}
-            return jax.tree.map(lambda x, y: np.concatenate([x, y])[order], old, extra)
+            names = [name for name in old if at is None or name != "leaves"]
+            parts = [
+                {name: new[name] for name in names}
+                for new in self._in_parts(clock, companion, len(clock) if at is None else _PART)
+            ]
+            merged = jax.tree.map(
+                lambda *x: np.concatenate(x)[order], {name: old[name] for name in names}, *parts
+            )
+            return old | merged
 
         companion = None if self.refined is None else merged(self.refined, True)
         fields = merged(self.own_records(), False), companion
+        if at is not None:
+            at = np.flatnonzero(np.isin(order, at))
         return dataclasses.replace(
-            self, **_fields(self.like, self.log_alpha, whole[order], *fields)
+            self, **_fields(self.like, self.log_alpha, whole[order], *fields, at)
         )
+
+    def _in_parts(self, clock: np.ndarray, companion: bool, size: int) -> Iterator[dict[str, Any]]:
+        """What is recorded at many times, so many at once."""
+        for i in range(0, len(clock), size):
+            yield self.record_at_clock(clock[i : i + size], companion)
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.
@@ -418,7 +479,10 @@ class Trajectory:
                 "An escape ends within its first transition, at the level asked for. Stages are "
                 "those of the run that goes on from there: gflow.simulate(traj.final, ...)."
             )
-        return list(self.kept["stages"]) if self.kept else find_stages(self)
+        if self.kept or self.checkpoints is None:
+            return list(self.kept["stages"]) if self.kept else find_stages(self)
+        found = self.whole.stages()
+        return [dataclasses.replace(x, step=int(self.checkpoints[x.step])) for x in found]
 
     @property
     def found_stages(self) -> list[MeasuredStage]:
@@ -474,17 +538,21 @@ def _fields(
     clock: np.ndarray,
     main: dict[str, Any],
     companion: dict[str, Any] | None,
+    checkpoints: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Times, observables, error bars and states from stacked records at times of the clock."""
     kinds = trained_leaves(model)
     # compiled code returns dictionaries sorted by key; the model's order is kept
     leaves = {name: main["leaves"][name] for name in kinds}
-    read = _leaf_observables(leaves, kinds, log_alpha)
+    # at fewer times than the rest they are no columns beside it
+    known = kinds if checkpoints is None else {}
+    read = _leaf_observables({name: leaves[name] for name in known}, kinds, log_alpha)
     own = main["observables"]
     own_clock = "t" in main
     fields: dict[str, Any] = {
         "t": main["t"] if own_clock else clock,
         "clock": clock if own_clock else None,
+        "checkpoints": checkpoints,
         "loss": main["loss"],
         "descent": main["descent"],
         "leaves": leaves,
@@ -495,8 +563,11 @@ def _fields(
     if companion is not None:
         names = ("t", "loss", "leaves", "observables")
         fields["refined"] = {k: companion[k] for k in names if k in companion}
-        second = _leaf_observables(companion["leaves"], kinds, log_alpha)
-        second |= {n: functools.partial(companion["observables"].get, n) for n in own}
+        others = {name: companion["leaves"][name] for name in known}
+        second = _leaf_observables(others, kinds, log_alpha)
+        # a file holds the bars of observables, not what they are made of
+        other_own = companion.get("observables", {})
+        second |= {n: functools.partial(other_own.get, n) for n in other_own}
         observables, other = fields["observables"], Lazy(second)
 
         def bar(name: str) -> np.ndarray:
@@ -506,7 +577,7 @@ def _fields(
             return error_bar(clock, main[key], companion[key])
 
         bars = {key: functools.partial(recorded, key) for key in ("t", "loss") if key in main}
-        fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in observables})
+        fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in other})
     return fields
 
 

@@ -55,13 +55,14 @@ def compare(
     made = "a run by gflow.simulate comes first, then theory.gradual_rank.predict's result"
     instance("trajectory", trajectory, Trajectory, made)
     instance("prediction", prediction, Prediction, made)
+    trajectory = trajectory.whole
     if second is not None and not prediction.staged:
         raise ValueError(
             "second= is a run at another α, from which T and C of stages are found. This "
             "prediction has none: compare the second run with it by itself."
         )
     if second is not None:
-        instance("second", second, Trajectory, "a run at another α")
+        second = instance("second", second, Trajectory, "a run at another α").whole
         check_same_problem([trajectory, second])
     if prediction.staged:
         rows, general = _path(trajectory, prediction, second)
