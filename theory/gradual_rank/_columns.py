@@ -15,8 +15,10 @@ Checked numerically, not proven; the diagonal case is 2306.07042, directions wit
 those of 2012.09839.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,7 @@ _LOST = -25.0
 _ALIKE = 1e-8
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Columns(Part):
     """One head of a leaf: its saddle and where its dormant columns stand.
 
@@ -56,22 +59,43 @@ class Columns(Part):
     dormant columns.
     """
 
-    directed, single = True, False
-    roundings = 5e5
-    #: Its piece of an orbit.
-    block: type[Block] = Block
+    name: str
+    head: tuple[int, ...]
+    split: int
+    decay: float
+    weight: np.ndarray
+    k: int
+    exponent: np.ndarray
+    balance: float
+    directions: np.ndarray
+    size: np.ndarray
+    level: np.ndarray
+    told: np.ndarray
+    strength: np.ndarray
+    faint: np.ndarray
+    force: np.ndarray
+    modes: tuple[Mode, ...] = ()
+    floor: float = 0.0
+    branch: int = 1
+    origin: tuple[np.ndarray, np.ndarray] | None = None
 
-    def __init__(self, name: str, head: tuple[int, ...], columns, split: int, exponent, decay):
+    directed: ClassVar[bool] = True
+    single: ClassVar[bool] = False
+    roundings: ClassVar[float] = 5e5
+    #: Its piece of an orbit.
+    block: ClassVar[type[Block]] = Block
+
+    @classmethod
+    def of(cls, name: str, head: tuple[int, ...], columns, split: int, exponent, decay) -> Self:
+        """At the start, from O(1) columns [A; B] of exponents e."""
         rows, r = columns.shape
-        self.name, self.head, self.split, self.decay = name, head, split, decay
-        self.weight, self.k = np.zeros((split, rows - split)), 0
-        self.exponent, self.balance, self.branch = exponent, 2.0 * float(exponent[0]), 1
-        self.directions, self.size = map(np.asarray, _orthogonal(columns, np.zeros(r)))
-        self.level, self.told = np.zeros(r, int), np.zeros(r, bool)
-        self.origin: tuple[np.ndarray, np.ndarray] | None = None
-        self.modes: list[Mode] = []
-        self.strength, self.faint, self.floor = np.zeros(r), np.zeros(r), 0.0
-        self.force = np.zeros_like(self.weight)
+        weight = np.zeros((split, rows - split))
+        directions, size = map(np.asarray, _orthogonal(columns, np.zeros(r)))
+        return cls(
+            name, head, split, decay, weight, 0, exponent, 2.0 * float(exponent[0]), directions,
+            size, np.zeros(r, int), np.zeros(r, bool), np.zeros(r), np.zeros(r),
+            np.zeros_like(weight),
+        )  # fmt: skip
 
     @property
     def rank(self) -> np.ndarray:
@@ -84,7 +108,7 @@ class Columns(Part):
     def coordinate(self, item: int) -> Coordinate:
         return self.name, (*self.head, self.k + item)
 
-    def copies(self, item: int):
+    def kind(self, item: int):
         return "column", self.name, item
 
     @property
@@ -114,47 +138,50 @@ class Columns(Part):
     def product(factors: Array, split: int) -> Array:
         return jnp.matmul(factors[:split], factors[split:].T)
 
-    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
-        self._face(force, floor)
-        self._turn(self.directions, self.size)
+    def with_force(self, force: np.ndarray, floor: ArrayLike) -> Self:
+        return self._facing(force, float(np.max(floor)))._turned(self.directions, self.size)
 
-    def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
-        """Singular vectors and values of the force on the complement of the saddle."""
+    def _facing(self, force: np.ndarray, floor: float) -> Self:
+        """With singular vectors and values of the force on the complement of the saddle."""
         u, _, vt = np.linalg.svd(self.weight)
         uc, vc = u[:, self.k :], vt[self.k :].T
         p, h, qt = np.linalg.svd(uc.T @ force @ vc)
-        grows = h > float(np.max(floor))
+        grows = h > floor
         left, right = (uc @ p)[:, : len(h)], (vc @ qt.T)[:, : len(h)]
         both, other = (np.concatenate([left, s * right])[:, grows] for s in (1.0, -1.0))
         active = np.concatenate([u[:, : self.k], vt[: self.k].T])
         rests = complement(np.concatenate([both, other, active], axis=1) / math.sqrt(2.0))
-        self._felt(force, floor, h)
-        self.modes = [*self._alike(h[grows], both / math.sqrt(2.0)), Mode(0.0, rests)]
+        modes = *self._alike(h[grows], both / math.sqrt(2.0)), Mode(0.0, rests)
+        return self._felt(force, floor, h, modes)
 
-    def _felt(self, force: np.ndarray, floor: ArrayLike, h: np.ndarray) -> None:
-        self.force, self.floor = force, float(np.max(floor))
-        self.faint = h[: len(self.exponent)]
+    def _felt(
+        self, force: np.ndarray, floor: float, h: np.ndarray, modes: tuple[Mode, ...]
+    ) -> Self:
+        faint = h[: len(self.exponent)]
+        return dataclasses.replace(self, force=force, floor=floor, faint=faint, modes=modes)
 
     def _alike(self, rates: np.ndarray, basis: np.ndarray) -> list[Mode]:
         return alike(rates, basis, _ALIKE * np.max(np.abs(rates), initial=0.0))
 
-    def _turn(self, content: np.ndarray, size: np.ndarray) -> None:
-        """Columns with these directions and log-sizes as the plateau's force turns them."""
-        self.branch = self._branch_of(content)
-        modes = self.modes
-        if self.branch < 0:
+    def _turned(self, content: np.ndarray, size: np.ndarray) -> Self:
+        """With columns of these directions and log-sizes as the plateau's force turns them."""
+        branch, modes, origin = self._branch_of(content), self.modes, self.origin
+        if branch < 0:
             # the last of the growing ones, and the last column with it
             last = modes[-2]
             flipped = np.concatenate([last.basis[: self.split], -last.basis[self.split :]])
-            modes = [*modes[:-2], Mode(-last.rate, flipped), modes[-1]]
+            modes = (*modes[:-2], Mode(-last.rate, flipped), modes[-1])
         after = turned(content, size, self.level, modes)
         moved = np.abs(after.rate) > self.floor
         if self.untold and moved.any():
-            self.origin = content, size
-        self.directions, self.size, self.level = after.direction, after.size, after.level
-        self.strength, self.told = after.rate, self.told | moved
-        if self.branch < 0:
-            self.strength[-1] *= -1
+            origin = content, size
+        strength = after.rate.copy()
+        if branch < 0:
+            strength[-1] *= -1
+        return dataclasses.replace(
+            self, branch=branch, origin=origin, directions=after.direction, size=after.size,
+            level=after.level, strength=strength, told=self.told | moved,
+        )  # fmt: skip
 
     def _branch_of(self, content: np.ndarray) -> int:
         """−1 where the last column of a square of full width has its halves opposed.
@@ -187,7 +214,7 @@ class Columns(Part):
             growth[-1] *= -1
         return growth - self.decay
 
-    def due(self, faint: bool = False) -> Due:
+    def candidates(self, faint: bool = False) -> Due:
         exponent, rates, size = self.exponent, self.rates, self.size
         if faint:
             rates = np.where(rates > self.floor, 0.0, self.faint - self.decay)
@@ -206,20 +233,22 @@ class Columns(Part):
     def held_back(self) -> int:
         return int(np.sum((self.strength > 0) & (self.strength - self.decay <= self.floor)))
 
-    def stands(self, item: int) -> tuple[float, float]:
+    def exponent_and_size(self, item: int) -> tuple[float, float]:
         return float(self.exponent[item]), float(self.size[item]) + 0.5 * math.log(2.0)
 
-    def wait(self, tau: float, offset: float) -> None:
-        self.exponent = self.exponent - self.rates * tau
-        self.size = self.size + self.rates * offset
-        self.balance += 2.0 * self.decay * tau
-        if self.branch < 0 and self.balance - self.exponent[-1] < self.exponent[-1]:
-            other = self.balance - self.exponent[-1:]
-            self.branch, self.exponent = 1, np.concatenate([self.exponent[:-1], other])
-            flip = np.ones_like(self.directions)
+    def after_plateau(self, tau: float, offset: float) -> Self:
+        exponent, size = self.exponent - self.rates * tau, self.size + self.rates * offset
+        balance = self.balance + 2.0 * self.decay * tau
+        branch, directions = self.branch, self.directions
+        if branch < 0 and balance - exponent[-1] < exponent[-1]:
+            branch, exponent = 1, np.append(exponent[:-1], balance - exponent[-1])
+            flip = np.ones_like(directions)
             flip[self.split :, -1] = -1.0
-            self.directions = self.directions * flip
-            self.size = np.concatenate([self.size[:-1], [math.nan]])
+            directions, size = directions * flip, np.append(size[:-1], math.nan)
+        return dataclasses.replace(
+            self, exponent=exponent, size=size, balance=balance, branch=branch,
+            directions=directions,
+        )  # fmt: skip
 
     def piece(self, entries: Mapping[int, float]) -> Block:
         u, s, vt = np.linalg.svd(self.weight)
@@ -245,8 +274,8 @@ class Columns(Part):
         first = [int(np.argmax(self.level == one)) for one in self.level]
         return np.nan_to_num(self.size - self.size[first])
 
-    def land(self, entries, passage: Passage, force, floor) -> None:
-        after, self.origin = passage.after, None
+    def at_saddle(self, entries, passage: Passage, force, floor) -> Self:
+        after = passage.after
         assert isinstance(after, Block)
         asleep, count = ~np.asarray(after.living), len(entries)
         fallen = int(np.sum(asleep)) - (len(self.exponent) - count)
@@ -254,22 +283,26 @@ class Columns(Part):
         zeros = np.zeros(fallen)
         before = np.concatenate([zeros, self.rates[count:]])
         size = np.concatenate([zeros, (self.size - self._relative())[count:]])
-        self.exponent = np.concatenate([zeros, self.exponent[count:]])
-        self.level = np.concatenate([np.arange(-fallen, 0), self.level[count:]])
-        self.told = np.concatenate([np.ones(fallen, bool), self.told[count:]])
-        self.weight, self.k = np.asarray(after.weight()), int(np.sum(~asleep))
+        there = dataclasses.replace(
+            self,
+            exponent=np.concatenate([zeros, self.exponent[count:]]),
+            level=np.concatenate([np.arange(-fallen, 0), self.level[count:]]),
+            told=np.concatenate([np.ones(fallen, bool), self.told[count:]]),
+            weight=np.asarray(after.weight()),
+            k=int(np.sum(~asleep)),
+            origin=None,
+        )
         content, logs = (np.asarray(x)[..., asleep] for x in (after.direction, after.log_size))
-        size, fresh = size + logs + before * passage.start, self.untold
-        self._face(force, floor)
-        self._turn(content, size)
+        size, fresh = size + logs + before * passage.start, there.untold
+        there = there._facing(force, float(np.max(floor)))._turned(content, size)
         # of the j largest columns what will grow at h₁ + … + h_j is the part along u₁, …, u_j
-        if not fresh and np.any(self.size - size < _LOST):
+        if not fresh and np.any(there.size - size < _LOST):
             raise Degenerate(
                 f"the dormant columns of {coordinate_label((self.name, self.head))} run parallel "
                 "to what has been learned elsewhere (another head that feels the same force), "
                 "and what sets them apart is lost in rounding"
             )
-        self.size = self.size - self.rates * passage.end
+        return dataclasses.replace(there, size=there.size - there.rates * passage.end)
 
     def flat_directions(self) -> np.ndarray | None:
         return None if self.k else np.zeros((0, self.weight.size))
@@ -309,5 +342,5 @@ def columns_of(
     out = []
     for head in np.ndindex(left.shape[:-2]):
         columns = np.concatenate([left[head], right[head]])
-        out.append(kind(name, head, columns, m, exponent[head], decay))
+        out.append(kind.of(name, head, columns, m, exponent[head], decay))
     return out

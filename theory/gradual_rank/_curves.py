@@ -19,7 +19,7 @@ class Curves:
 
     start: Start
     orbits: list[Orbit]
-    plateaus: list[list[Part]]
+    plateaus: list[tuple[Part, ...]]
     layout: Layout
     names: Sequence[str]
 

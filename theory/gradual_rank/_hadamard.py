@@ -6,8 +6,10 @@ and d = u − v of each weight. On a plateau of force g the factor of side σ = 
 the weights that are not on it gain ∫g.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -87,48 +89,74 @@ class Factors(Piece):
         return eqx.tree_at(lambda p: p.support, self, self.support & ~gone)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class HadamardWeights(Part):
     """All weights of one leaf. `alive`: the side a weight is on, 0 for a dormant one.
 
-    Items are factors: first s of every weight, then d of every weight.
+    Items are factors: first s of every weight, then d of every weight; `exponent` and `size` have
+    their e and b in two rows. `force` is that of the plateau, `beyond` that on the other side of a
+    kink at zero; `sign` is the side of the dormant weight, 0 for one that a kink holds, and `lean`
+    the side that it is held from.
     """
 
-    directed, single = False, True
-    roundings = 1e3
+    name: str
+    shape: tuple[int, ...]
+    decay: float
+    exponent: np.ndarray
+    size: np.ndarray
+    weight: np.ndarray
+    alive: np.ndarray
+    sign: np.ndarray
+    lean: np.ndarray
+    force: np.ndarray
+    beyond: np.ndarray
+    floor: np.ndarray
+    head: tuple[int, ...] = ()
 
-    def __init__(self, name: str, leaf: Hadamard, log_alpha: float, decay: float):
-        self.name, self.head, self.shape = name, (), leaf.shape
-        self.decay = decay
-        self.exponent, self.size = _scales(leaf, log_alpha)
-        self.count = self.exponent.shape[1]
-        self.force = self.beyond = np.zeros(self.count)
-        self.floor = np.zeros(self.count)
-        growing = np.any(self.exponent < -1e-12, axis=0)
+    directed: ClassVar[bool] = False
+    single: ClassVar[bool] = True
+    roundings: ClassVar[float] = 1e3
+
+    @classmethod
+    def of(cls, name: str, leaf: Hadamard, log_alpha: float, decay: float) -> "HadamardWeights":
+        """At the start of a leaf. **Raises:** ValueError for exponents that are no start."""
+        exponent, size = _scales(leaf, log_alpha)
+        none = np.zeros(exponent.shape[1])
+
+        def label(where: np.ndarray) -> str:
+            index = np.unravel_index(int(np.flatnonzero(where)[0]), leaf.shape)
+            return coordinate_label((name, tuple(map(int, index))))
+
+        growing = np.any(exponent < -1e-12, axis=0)
         if growing.any():
             raise ValueError(
-                f"{self._label(growing)} has a negative exponent: it grows as α → 0. Exponents "
+                f"{label(growing)} has a negative exponent: it grows as α → 0. Exponents "
                 "are ≥ 0, with 0 for the large factor of an active weight."
             )
-        active = np.abs(self.exponent) <= 1e-12
+        active = np.abs(exponent) <= 1e-12
         both = active[0] & active[1]
         if both.any():
             raise ValueError(
-                f"{self._label(both)} has exponents (0, 0), so u² − v² does not go "
+                f"{label(both)} has exponents (0, 0), so u² − v² does not go "
                 "to zero with α. An active start has exponents (0, 2), or (2, 0) for a negative "
                 "weight."
             )
-        self.alive = np.where(active[0], 1, np.where(active[1], -1, 0))
-        self.sign = np.where(self.alive != 0, self.alive, side(self.exponent, self.size))
-        self.lean = np.ones(self.count, int)
-        start = self.alive * 0.25 * np.exp(2.0 * self._living(self.size))
-        self.weight = np.where(self.alive != 0, start, 0.0).reshape(self.shape)
+        alive = np.where(active[0], 1, np.where(active[1], -1, 0))
+        sign = np.where(alive != 0, alive, side(exponent, size))
+        start = alive * 0.25 * np.exp(2.0 * np.where(alive < 0, size[1], size[0]))
+        weight = np.where(alive != 0, start, 0.0).reshape(leaf.shape)
+        lean = np.ones(len(none), int)
+        return cls(
+            name, leaf.shape, decay, exponent, size, weight, alive, sign, lean, none, none, none
+        )
+
+    @property
+    def count(self) -> int:
+        """Of the weights."""
+        return self.exponent.shape[1]
 
     def _label(self, where: np.ndarray) -> str:
         return coordinate_label(self.coordinate(int(np.flatnonzero(where)[0])))
-
-    def _living(self, table: np.ndarray) -> np.ndarray:
-        """Row of the active side, for every weight (row s for dormant ones)."""
-        return np.where(self.alive < 0, table[1], table[0])
 
     @property
     def theta(self) -> np.ndarray:
@@ -145,12 +173,13 @@ class HadamardWeights(Part):
     def coordinate(self, item: int) -> Coordinate:
         return self.name, tuple(int(i) for i in np.unravel_index(item % self.count, self.shape))
 
-    def copies(self, item: int):
+    def kind(self, item: int):
         return "weight", item // self.count, self.coordinate(item)[1][-1:]
 
-    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
-        self.force = self.beyond = np.ravel(force)
-        self.floor = np.broadcast_to(np.ravel(floor), self.force.shape)
+    def with_force(self, force: np.ndarray, floor: ArrayLike) -> "HadamardWeights":
+        force = np.ravel(force)
+        floor = np.broadcast_to(np.ravel(floor), force.shape)
+        return dataclasses.replace(self, force=force, beyond=force, floor=floor)
 
     @property
     def held(self) -> np.ndarray:
@@ -161,8 +190,8 @@ class HadamardWeights(Part):
     def at_kink(self) -> np.ndarray:
         return self.held.reshape(self.shape)
 
-    def leaned(self, over: np.ndarray) -> None:
-        self.lean = np.where(np.ravel(over), -self.lean, self.lean)
+    def leaning(self, over: np.ndarray) -> "HadamardWeights":
+        return dataclasses.replace(self, lean=np.where(np.ravel(over), -self.lean, self.lean))
 
     @property
     def turning(self) -> np.ndarray:
@@ -174,7 +203,7 @@ class HadamardWeights(Part):
         same = np.all((self.exponent[0] == self.exponent[1], self.size[0] == self.size[1]), axis=0)
         return same & (self.alive == 0) & ~self.held
 
-    def meet(self, beyond: np.ndarray) -> None:
+    def with_force_beyond(self, beyond: np.ndarray) -> "HadamardWeights":
         away = self._at_zero & (self.sign * self._felt(self.force) > 0.0)
         torn = away & (self.sign * self._felt(np.ravel(beyond)) < 0.0)
         if torn.any():
@@ -182,7 +211,8 @@ class HadamardWeights(Part):
                 f"{self._label(torn)} starts exactly at a kink of the loss that both sides lead "
                 "away from, so that the flow is not unique. Start off zero"
             )
-        self.beyond = np.where(self.turning.ravel(), np.ravel(beyond), self.force)
+        beyond = np.where(self.turning.ravel(), np.ravel(beyond), self.force)
+        return dataclasses.replace(self, beyond=beyond)
 
     def _felt(self, force: np.ndarray) -> np.ndarray:
         return np.where(np.abs(force) > self.floor, force, 0.0)
@@ -205,7 +235,7 @@ class HadamardWeights(Part):
         gains = _SIDE * force[..., None, :] - self.decay * np.asarray(span)
         return np.where(np.stack([self.alive > 0, self.alive < 0]), 0.0, gains)
 
-    def due(self, faint: bool = False) -> Due:
+    def candidates(self, faint: bool = False) -> Due:
         course, first = self.course, self.rates
         last = _SIDE * self.force - self.decay if faint else self._grown(course.after)
         growing = last > (DOUBT * self.floor if faint else self.floor)
@@ -222,10 +252,10 @@ class HadamardWeights(Part):
         drawn = (np.abs(self.force) > self.floor) & (self.alive == 0) & ~self.held
         return int(np.sum(drawn & (np.abs(self.force) - self.decay <= self.floor)))
 
-    def stands(self, item: int) -> tuple[float, float]:
+    def exponent_and_size(self, item: int) -> tuple[float, float]:
         return float(self.exponent.ravel()[item]), float(self.size.ravel()[item])
 
-    def wait(self, tau: float, offset: float) -> None:
+    def after_plateau(self, tau: float, offset: float) -> "HadamardWeights":
         course = self.course
         tied = (course.after != course.force) & (np.abs(course.at - tau) <= _TIE * tau)
         if tau > 0.0 and tied.any():
@@ -235,13 +265,12 @@ class HadamardWeights(Part):
             )
         far, near = course.gained(tau, offset)
         turned = course.turned(tau, offset)
-        self.sign = np.where(turned, course.sign_after(tau, offset), self.sign)
-        self.force = np.where(turned, np.where(self.held, 0.0, self.beyond), self.force)
-        self.exponent = self.exponent - self._grown(far, tau)
-        self.size = self.size + self._grown(near, offset)
-        self.exponent, self.size = (
-            np.where(turned & self.held, np.mean(x, axis=0), x) for x in (self.exponent, self.size)
-        )
+        sign = np.where(turned, course.sign_after(tau, offset), self.sign)
+        held = (self.alive == 0) & (sign == 0)
+        force = np.where(turned, np.where(held, 0.0, self.beyond), self.force)
+        tables = self.exponent - self._grown(far, tau), self.size + self._grown(near, offset)
+        exponent, size = (np.where(turned & held, np.mean(x, axis=0), x) for x in tables)
+        return dataclasses.replace(self, sign=sign, force=force, exponent=exponent, size=size)
 
     def after(self, tau: float) -> np.ndarray:
         """e of all factors `tau` after the transition."""
@@ -273,7 +302,7 @@ class HadamardWeights(Part):
             self.shape,
         )
 
-    def land(self, entries, passage: Passage, force, floor) -> None:
+    def at_saddle(self, entries, passage: Passage, force, floor) -> "HadamardWeights":
         before, after = passage.before, passage.after
         assert isinstance(before, Factors)
         assert isinstance(after, Factors)
@@ -281,26 +310,27 @@ class HadamardWeights(Part):
         was = np.where((self.alive != 0) | self.held, 0.0, self.force)
         for item in entries:
             was[item % self.count] = self.rates.ravel()[item]
-        self.feel(force, floor)
-        now = np.where(sides != 0, sides * self.force - self.decay, self.force)
+        there = self.with_force(force, floor)
+        now = np.where(sides != 0, sides * there.force - self.decay, there.force)
         now = np.where(rest, 0.0, now)
-        released = self.lean * self._felt(now) > 0.0
+        released = self.lean * there._felt(now) > 0.0
         still = self.held & ~released & (sides == 0)
         now = np.where(still, 0.0, now)
         # ∫(x' − was) over s < 0 and ∫(x' − now) over s > 0
         gain = np.asarray(after.x) - np.asarray(before.x) + was * passage.start - now * passage.end
         # on the orbit it is side·∫g − ∫λ, elsewhere ∫g
         force_gain = np.where(still, 0.0, np.where(sides < 0, -gain, gain))
-        self.size = self.size + _SIDE * force_gain
-        own = np.stack([sides > 0, sides < 0])
-        self.exponent = np.where(own, 0.0, self.exponent)
-        self.weight = np.asarray(after.weight())
-        self.alive = np.where(rest, sides, 0)
-        resting = np.stack([self.alive > 0, self.alive < 0])
-        self.size = np.where(resting, 0.5 * log_abs(self.theta, 4.0), self.size)
-        at_end = side(self.exponent, self.size + _SIDE * now * passage.end)
+        weight, alive = np.asarray(after.weight()), np.where(rest, sides, 0)
+        exponent = np.where(np.stack([sides > 0, sides < 0]), 0.0, self.exponent)
+        resting = np.stack([alive > 0, alive < 0])
+        own = 0.5 * log_abs(weight.ravel(), 4.0)
+        size = np.where(resting, own, self.size + _SIDE * force_gain)
+        at_end = side(exponent, size + _SIDE * now * passage.end)
         at_end = np.where(self.held & released, self.lean, at_end)
-        self.sign = np.where(still, 0, np.where(sides != 0, sides, at_end))
+        sign = np.where(still, 0, np.where(sides != 0, sides, at_end))
+        return dataclasses.replace(
+            there, exponent=exponent, size=size, weight=weight, alive=alive, sign=sign
+        )
 
     def crossed(self, states: np.ndarray, s: np.ndarray) -> np.ndarray:
         near = of_order_one(self.exponent) & ~self.held & (self.alive == 0)
@@ -317,16 +347,20 @@ class HadamardWeights(Part):
         below = np.asarray(passage.after.active) & (x < end - 0.5 * math.log(2.0))
         return [int(i) for i in np.flatnonzero(below)]
 
-    def defer(self, passage: Passage, log_alpha: float) -> bool:
+    def deferred(self, passage: Passage, log_alpha: float) -> "HadamardWeights":
         x, end = (np.asarray(p.flat()) for p in (passage.before, passage.after))
         rest = np.asarray(passage.after.active)
         away = rest & (x < end + 0.5 * math.log(_ON_ITS_WAY))
+        if not away.any():
+            return self
         row = np.stack([away & (self.alive > 0), away & (self.alive < 0)])
-        self.exponent = np.where(row, self.size / log_alpha, self.exponent)
-        self.size = np.where(row, 0.0, self.size)
-        self.alive = np.where(away, 0, self.alive)
-        self.weight = np.where(away, 0.0, self.theta).reshape(self.shape)
-        return bool(away.any())
+        return dataclasses.replace(
+            self,
+            exponent=np.where(row, self.size / log_alpha, self.exponent),
+            size=np.where(row, 0.0, self.size),
+            alive=np.where(away, 0, self.alive),
+            weight=np.where(away, 0.0, self.theta).reshape(self.shape),
+        )
 
     def signs(self) -> np.ndarray:
         return np.where(self.sign != 0, self.sign, self.lean).reshape(self.shape)

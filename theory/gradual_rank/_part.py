@@ -1,11 +1,10 @@
 """What the limit algorithm knows of one leaf, or of one head of it, at a saddle."""
 
 import abc
-import copy
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -42,8 +41,8 @@ class Passage:
 class Part(abc.ABC):
     """One leaf, or head of it: the weight at the saddle, and where its dormant modes stand.
 
-    A mode has size e^{b − eΛ} at the time of the last transition. Arrays are replaced and
-    never written to, so that a copy of the part keeps the plateau it was taken on.
+    A mode has size e^{b − eΛ} at the time of the last transition. A part is a value: what happens
+    to it (a force, a plateau, an orbit to the next saddle) makes another one.
     """
 
     name: str
@@ -73,11 +72,11 @@ class Part(abc.ABC):
         return np.abs(force) if self.single else np.asarray(np.linalg.norm(force, 2))
 
     @abc.abstractmethod
-    def feel(self, force: np.ndarray, floor: ArrayLike) -> None:
-        """The force of the plateau; what is below `floor` is zero."""
+    def with_force(self, force: np.ndarray, floor: ArrayLike) -> Self:
+        """On a plateau of this force; what is below `floor` is zero."""
 
     @abc.abstractmethod
-    def due(self, faint: bool = False) -> Due:
+    def candidates(self, faint: bool = False) -> Due:
         """What grows or, if `faint`, what would if forces that count as zero were real."""
 
     @property
@@ -86,28 +85,28 @@ class Part(abc.ABC):
         """Dormant modes that would grow but for decay."""
 
     @abc.abstractmethod
-    def stands(self, item: int) -> tuple[float, float]:
+    def exponent_and_size(self, item: int) -> tuple[float, float]:
         """e and b of a dormant mode whose weight is e^{2(b − eΛ)}/4."""
 
     @abc.abstractmethod
     def coordinate(self, item: int) -> Coordinate: ...
 
     @abc.abstractmethod
-    def copies(self, item: int) -> Any:
+    def kind(self, item: int) -> Any:
         """Equal for modes that may be due together without accident."""
 
     @abc.abstractmethod
-    def wait(self, tau: float, offset: float) -> None:
-        """Let a plateau of length tau·Λ + offset pass."""
+    def after_plateau(self, tau: float, offset: float) -> Self:
+        """Once a plateau of length tau·Λ + offset has passed."""
 
     @abc.abstractmethod
     def piece(self, entries: Mapping[int, float]) -> Piece:
         """At the start of an orbit on which these items are active as well, at these log-sizes."""
 
     @abc.abstractmethod
-    def land(
+    def at_saddle(
         self, entries: Mapping[int, float], passage: Passage, force: np.ndarray, floor: ArrayLike
-    ) -> None:
+    ) -> Self:
         """At the next saddle, with what the dormant modes gained on the orbit."""
 
     def threshold(self, item: int, weight: np.ndarray) -> tuple[int, float, float] | None:
@@ -117,17 +116,17 @@ class Part(abc.ABC):
         """
         return None
 
-    def forget(self) -> None:
+    def forgetful(self) -> Self:
         """At a saddle that is never quite reached: sizes of dormant modes are not known."""
-        self.size = np.full_like(self.size, math.nan)
+        return dataclasses.replace(self, size=np.full_like(self.size, math.nan))  # type: ignore
 
     def rising(self, passage: Passage) -> list[int]:
         """Items that are active and below half of what they become."""
         return []
 
-    def defer(self, passage: Passage, log_alpha: float) -> bool:
-        """Make modes dormant that are still on their way to another saddle; whether any was."""
-        return False
+    def deferred(self, passage: Passage, log_alpha: float) -> Self:
+        """With modes dormant that are still on their way to another saddle; itself without any."""
+        return self
 
     def signs(self) -> np.ndarray:
         """Signs of the weights, of a part whose modes are weights; at a kink a side of it."""
@@ -138,18 +137,20 @@ class Part(abc.ABC):
         """Dormant weights that come to zero on this plateau or are held there."""
         return np.zeros(self.weight.shape, bool)
 
-    def meet(self, beyond: np.ndarray) -> None:
-        """The force on the other side of the kinks at zero, of weights that are `turning`."""
+    def with_force_beyond(self, beyond: np.ndarray) -> Self:
+        """With this force, beyond kinks at zero, on weights that are `turning`."""
         assert not np.any(self.turning)
+        return self
 
     @property
     def at_kink(self) -> np.ndarray:
         """Weights that a kink of the loss keeps at zero."""
         return np.zeros(self.weight.shape, bool)
 
-    def leaned(self, over: np.ndarray) -> None:
-        """Take the other side of these weights at a kink."""
+    def leaning(self, over: np.ndarray) -> Self:
+        """On the other side of these weights at a kink."""
         assert not np.any(over)
+        return self
 
     def crossed(self, states: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Dormant weights whose sign an orbit changes, from the states of the piece at times s."""
@@ -162,9 +163,6 @@ class Part(abc.ABC):
     @abc.abstractmethod
     def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
         """log of every mode at Λ = scale, `waited` flow time after the transition."""
-
-    def snapshot(self) -> "Part":
-        return copy.copy(self)
 
 
 def log_abs(weight: np.ndarray, factor: float = 1.0) -> np.ndarray:

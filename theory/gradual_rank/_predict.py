@@ -108,7 +108,7 @@ def predict(
     for name, rate in zip(flow.names, flow.decay, strict=True):
         leaf, constant = leaves[name], float(rate.value) if isinstance(rate, Constant) else 0.0
         if isinstance(leaf, Hadamard):
-            parts.append(HadamardWeights(name, leaf, scale, constant))
+            parts.append(HadamardWeights.of(name, leaf, scale, constant))
         else:
             kind = SymmetricColumns if isinstance(leaf, Symmetric) else Columns
             parts += columns_of(kind, name, leaf, scale, constant)

@@ -57,7 +57,8 @@ class SaddlePath:
     """The state of the limit algorithm: parts at a saddle, and the time."""
 
     def __init__(self, flow: Flow, parts: Sequence[Part], log_alpha: float, elapsed: float, rtol):
-        self.flow, self.parts, self.log_alpha, self.elapsed = flow, parts, log_alpha, elapsed
+        self.flow, self.log_alpha, self.elapsed = flow, log_alpha, elapsed
+        self.parts: tuple[Part, ...] = tuple(parts)
         self.tolerance = 0.2 * rtol
         self.layout = tuple((p.name, p.head) for p in parts)
         self.tau, self.offset = elapsed / -log_alpha, 0.0
@@ -83,20 +84,26 @@ class SaddlePath:
         return any(bool(np.any(p.size_of(g) > floor)) for p, g, floor in pairs)
 
     def _feel(self, forces: Sequence[np.ndarray]) -> None:
-        for part, force, floor in zip(self.parts, forces, self._floors(), strict=True):
-            part.feel(force, floor)
+        rows = zip(self.parts, forces, self._floors(), strict=True)
+        self.parts = tuple(part.with_force(force, floor) for part, force, floor in rows)
         if self.kinked:
             self._look_across(forces)
 
-    def _sided(self, across: Sequence[np.ndarray] | None = None, draw: int = 0) -> Flow:
+    def _sided(
+        self,
+        across: Sequence[np.ndarray] | None = None,
+        draw: int = 0,
+        parts: Sequence[Part] | None = None,
+    ) -> Flow:
         """The flow on the sides of the kinks at zero that the weights are on, or `across`.
 
         `draw`: which sizes the dormant weights are given, should these matter.
         """
         if not self.kinked:
             return self.flow
-        none = [np.zeros(p.weight.shape, bool) for p in self.parts]
-        return on_sides(self.flow, self.parts, none if across is None else across, draw)
+        parts = self.parts if parts is None else parts
+        none = [np.zeros(p.weight.shape, bool) for p in parts]
+        return on_sides(self.flow, parts, none if across is None else across, draw)
 
     def _look_across(self, forces: Sequence[np.ndarray]) -> None:
         """The forces that dormant weights will feel once their sign has changed."""
@@ -108,8 +115,8 @@ class SaddlePath:
         largest = max(float(np.max(scale.force)) for scale in self.scales)
         self.kink = find_kink(self.flow, self.parts, forces, beyond, largest)
         if self.kink is None:
-            for part, force in zip(self.parts, beyond, strict=True):
-                part.meet(force)
+            pairs = zip(self.parts, beyond, strict=True)
+            self.parts = tuple(part.with_force_beyond(force) for part, force in pairs)
 
     def follow(self, max_stages: int, source: str, validity: str) -> Prediction:
         found: list[tuple[Stage, Orbit]] = []
@@ -125,7 +132,7 @@ class SaddlePath:
                 ended = self._complete()
                 break
             found.append(transition)
-            plateaus.append([p.snapshot() for p in self.parts])
+            plateaus.append(self.parts)
             if transition[1].degenerate:
                 ended = _DEGENERATE.format(f"stage {len(found)}", transition[1].approach)
                 break
@@ -141,7 +148,7 @@ class SaddlePath:
         if self.kink is not None:
             raise ValueError(f"At the start {self.kink}.")
 
-    def _begin(self, found: list[tuple[Stage, Orbit]]) -> tuple[Start, list[list[Part]]]:
+    def _begin(self, found: list[tuple[Stage, Orbit]]) -> tuple[Start, list[tuple[Part, ...]]]:
         """Where the path starts, with a stage that is under way there if there is one."""
         if any(p.active for p in self.parts):
             under_way = self._settle()
@@ -149,9 +156,9 @@ class SaddlePath:
             if under_way is not None:
                 start, transition, before = under_way
                 found.append(transition)
-                return start, [before, [p.snapshot() for p in self.parts]]
+                return start, [before, self.parts]
         start = Start(self.tau, self._values(), self.loss, self._ranks())
-        return start, [[p.snapshot() for p in self.parts]]
+        return start, [self.parts]
 
     def _check_time(self, first: Stage) -> None:
         time = first.tau * -self.log_alpha + first.offset
@@ -179,7 +186,7 @@ class SaddlePath:
             ended += f"; decay holds {held_back} back that would"
         if held := sum(int(np.sum(p.at_kink)) for p in self.parts):
             ended += f"; a kink of the loss holds {held} at zero"
-        due = [p.due(faint=True) for p in self.parts]
+        due = [p.candidates(faint=True) for p in self.parts]
         faint = [
             (float(d.wait[j]), float(d.rate[j]), i, int(j))
             for i, d in enumerate(due)
@@ -233,7 +240,7 @@ class SaddlePath:
         whole = assembled(parts, self.layout, self.flow.names)
         return {name: np.asarray(x) for name, x in whole.items()}
 
-    def _settle(self) -> tuple[Start, tuple[Stage, Orbit], list[Part]] | None:
+    def _settle(self) -> tuple[Start, tuple[Stage, Orbit], tuple[Part, ...]] | None:
         """From an active start to the saddle below it, before anything else escapes.
 
         In a model taken from a run, modes that have only begun to grow wait like dormant ones,
@@ -247,8 +254,10 @@ class SaddlePath:
             if self.elapsed == 0.0:
                 break
             pairs = zip(self.parts, passages, strict=True)
-            if not any([p.defer(passage, self.log_alpha) for p, passage in pairs]):
+            deferred = tuple(p.deferred(passage, self.log_alpha) for p, passage in pairs)
+            if all(new is old for new, old in zip(deferred, self.parts, strict=True)):
                 break
+            self.parts = deferred
             self.loss, forces = self._evaluate([p.weight for p in self.parts], "at the start")
             self._feel(forces)
             if not any(p.active for p in self.parts):
@@ -264,7 +273,7 @@ class SaddlePath:
             self._land(idle, orbit)
             return None
         start = Start(self.tau, self._values(), self.loss, self._ranks())
-        before = [p.snapshot() for p in self.parts]
+        before = self.parts
         levels = [self._level(orbit, w) for w in rising]
         first = min(range(len(rising)), key=lambda k: levels[k][1])
         _, shift = levels[first]
@@ -274,7 +283,7 @@ class SaddlePath:
         return start, transition, before
 
     def _next_stage(self, number: int) -> tuple[Stage, Orbit] | None:
-        due = [p.due() for p in self.parts]
+        due = [p.candidates() for p in self.parts]
         wait = np.concatenate([d.wait for d in due])
         best = float(np.min(wait, initial=math.inf))
         if self.kink is not None:
@@ -297,8 +306,7 @@ class SaddlePath:
         for w in winners:
             apart = w.size - leader.size if len(winners) > 1 else 0.0
             entries[w.part][w.item] = _ENTRY + apart
-        for p in self.parts:
-            p.wait(best, 0.0)
+        self.parts = tuple(p.after_plateau(best, 0.0) for p in self.parts)
         orbit = self._connect(entries, parallel, f"stage {number}")
         level = self._level(orbit, leader)
         entry = float(orbit.s[0]) - level[1]
@@ -322,14 +330,12 @@ class SaddlePath:
         before = [c for p in self.parts for c in p.active if c not in switched]
         defining, crossing = level
         orbit = orbit.shifted(crossing)
-        for p in self.parts:
-            p.wait(0.0, shift)
+        self.parts = tuple(p.after_plateau(0.0, shift) for p in self.parts)
         self.offset += shift
         standing = None if rival is None else self._standing(*rival)
         self._land(entries, orbit)
         if orbit.degenerate:
-            for p in self.parts:
-                p.forget()
+            self.parts = tuple(p.forgetful() for p in self.parts)
         shared = shares(self.parts, switched, leader)
         if shared:
             self.copies.append(set(switched))
@@ -356,10 +362,10 @@ class SaddlePath:
 
     def _standing(self, part: int, item: int) -> tuple[Coordinate, float, float]:
         """Exponent and log-size of a dormant mode now."""
-        return self._coordinate(part, item), *self.parts[part].stands(item)
+        return self._coordinate(part, item), *self.parts[part].exponent_and_size(item)
 
     def _connect(self, entries: Entries, parallel: Heads, where: str) -> Orbit:
-        fast = self._fast(entries, parallel)
+        fast = self._fast(entries, parallel, self.parts)
         sizes = [p.flat().size for p in fast.pieces]
         limits = Limits(
             _spread([s.noise(self.drop) for s in self.scales], sizes),
@@ -368,16 +374,18 @@ class SaddlePath:
         )
         try:
             orbit = connect(fast, limits, self.tolerance)
-            again = functools.partial(self._fast, entries, parallel)
-            if choose_sides(self.parts, orbit, again, self._floors()):
-                orbit = connect(again(), limits, self.tolerance)
+            on = functools.partial(self._fast, entries, parallel)
+            chosen = choose_sides(self.parts, orbit, on, self._floors())
+            if chosen is not None:
+                self.parts = tuple(chosen)
+                orbit = connect(on(self.parts), limits, self.tolerance)
             return orbit
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
 
-    def _fast(self, entries: Entries, parallel: Heads) -> Fast:
-        pieces = tuple(p.piece(e) for p, e in zip(self.parts, entries, strict=True))
-        return Fast(self._sided(), pieces, self.layout, parallel)
+    def _fast(self, entries: Entries, parallel: Heads, parts: Sequence[Part]) -> Fast:
+        pieces = tuple(p.piece(e) for p, e in zip(parts, entries, strict=True))
+        return Fast(self._sided(parts=parts), pieces, self.layout, parallel)
 
     def _level(self, orbit: Orbit, leader: Winner) -> tuple[Level, float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""
@@ -404,8 +412,7 @@ class SaddlePath:
         passages = self._passages(orbit)
         floors = self._floors()
         rows = zip(self.parts, entries, passages, forces, floors, strict=True)
-        for p, e, passage, g, floor in rows:
-            p.land(e, passage, g, floor)
+        self.parts = tuple(p.at_saddle(e, at, g, floor) for p, e, at, g, floor in rows)
         if self.kinked:
             self._look_across(forces)
 

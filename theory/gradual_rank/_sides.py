@@ -23,37 +23,37 @@ _SAME = 1e-6
 def choose_sides(
     parts: Sequence[Part],
     orbit: Orbit,
-    fast: Callable[[], Fast],
+    fast: Callable[[Sequence[Part]], Fast],
     floors: Sequence[np.ndarray],
-) -> bool:
-    """Turn weights held at zero to the side to which the orbit releases them; whether any was.
+) -> list[Part] | None:
+    """Weights held at zero on the side to which the orbit releases them; None where none is.
 
-    `fast`: makes the fast system for the sides that the parts are on.
+    `fast`: makes the fast system for the sides that parts are on.
 
     **Raises:** Degenerate where one is released twice, or where its kink is not convex then: both
     of its sides lead away from it, or the other one does not push (a dead unit).
     """
     held = [np.ravel(p.at_kink) for p in parts]
     if not any(np.any(x) for x in held):
-        return False
+        return None
     states = np.concatenate([orbit.state, joined(orbit.saddle.pieces)[None]])
-    pushes = []
+    pushes, here = [], list(parts)
     for _ in range(2):
-        now = fast()
+        now = fast(here)
         loose = eqx.tree_at(lambda f: f.pieces, now, tuple(p.loose() for p in now.pieces))
         pushes.append(_split(orbit, velocities(loose, states)))
-        for p in parts:
-            p.leaned(p.at_kink)
-    turned = False
-    for p, over, near, far, floor in zip(parts, held, *pushes, floors, strict=True):
+        here = [p.leaning(p.at_kink) for p in here]
+    chosen, turned = list(parts), False
+    rows = zip(parts, held, *pushes, floors, strict=True)
+    for i, (p, over, near, far, floor) in enumerate(rows):
         at = np.flatnonzero(over)
         if not at.size:
             continue
         lean, floor = np.ravel(p.signs())[at], np.broadcast_to(np.ravel(floor), over.size)[at]
-        here, there = lean * near[:, at], lean * far[:, at]
-        out = (here > floor) | (there < -floor)
+        own, other = lean * near[:, at], lean * far[:, at]
+        out = (own > floor) | (other < -floor)
         begins = np.diff(out.astype(int), axis=0, prepend=0) > 0
-        concave = begins & (here > there + floor)
+        concave = begins & (own > other + floor)
         if np.any(concave) or np.any(np.sum(begins, axis=0) > 1):
             raise Degenerate(
                 f"weights of {p.name!r} that a kink held at zero are released where its other "
@@ -61,10 +61,10 @@ def choose_sides(
                 "limit does not say where they go. Simulate from these factors"
             )
         leave = np.zeros(over.size, bool)
-        leave[at] = np.any(there < -floor, axis=0)
-        p.leaned(leave.reshape(p.weight.shape))
+        leave[at] = np.any(other < -floor, axis=0)
+        chosen[i] = p.leaning(leave.reshape(p.weight.shape))
         turned |= bool(leave.any())
-    return turned
+    return chosen if turned else None
 
 
 def check_forces(

@@ -5,12 +5,14 @@ complement of the saddle j columns grow together at the sum of its j largest eig
 which may be negative, and nothing ever grows along a negative one.
 """
 
+import dataclasses
 import math
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
 from ._column_piece import Block
 from ._columns import Columns
@@ -40,10 +42,11 @@ class SymmetricBlock(Block):
         return eqx.tree_at(lambda b: b.direction, self, jnp.concatenate([half, half]))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class SymmetricColumns(Columns):
     """`Columns` of a leaf X Xᵀ: eigenvectors in place of singular vectors, no second branch."""
 
-    block = SymmetricBlock
+    block: ClassVar[type[Block]] = SymmetricBlock
 
     @property
     def full(self) -> bool:
@@ -56,15 +59,15 @@ class SymmetricColumns(Columns):
     def product(factors: Array, split: int) -> Array:
         return jnp.matmul(factors, factors.T)
 
-    def _face(self, force: np.ndarray, floor: ArrayLike) -> None:
+    def _facing(self, force: np.ndarray, floor: float) -> Self:
         complement = np.linalg.svd(self.weight)[0][:, self.k :]
         h, p = np.linalg.eigh(complement.T @ (force + force.T) @ complement)
         h, half = h[::-1], (complement @ p)[:, ::-1]
         basis = np.concatenate([half, half]) / math.sqrt(2.0)
-        self._felt(force, floor, h)
-        grows, shrinks = h > self.floor, h < -self.floor
-        self.modes = [
+        grows, shrinks = h > floor, h < -floor
+        modes = (
             *self._alike(h[grows], basis[:, grows]),
             Mode(0.0, basis[:, ~grows & ~shrinks]),
             *self._alike(h[shrinks], basis[:, shrinks]),
-        ]
+        )
+        return self._felt(force, floor, h, modes)

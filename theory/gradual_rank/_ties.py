@@ -48,7 +48,7 @@ def twins(
     directed = [w for w in winners if parts[w.part].directed]
     if len({w.part for w in directed}) < 2:
         return ()  # columns of one matrix learn orthogonal modes
-    if len({parts[w.part].copies(w.item) for w in directed}) > 1:
+    if len({parts[w.part].kind(w.item) for w in directed}) > 1:
         raise ValueError(
             f"A symmetric tie: {names} grow at the same rate (equal singular values of the "
             f"forces) and switch together at T = {tau:.6g}. How the columns of "

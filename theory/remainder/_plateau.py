@@ -1,6 +1,7 @@
 """A plateau at finite α: how far weights and loss are from their saddle."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ class Plateau:
         return [m.beyond(x, size) for m, x, size in parts]
 
 
-def plateau_of(orbit: Orbit, parts: list[Part]) -> Plateau:
+def plateau_of(orbit: Orbit, parts: Sequence[Part]) -> Plateau:
     """`parts`: after the orbit."""
     saddle = orbit.saddle
     modes = modes_of(saddle, saddle, parts, parts)

@@ -130,7 +130,7 @@ def remainder(
 def _unknown(curves: Curves) -> str:
     """Why there is no remainder for any stage, or nothing."""
     for part in curves.plateaus[0]:
-        exponents = [part.stands(i)[0] for i in range(len(part.due().wait))]
+        exponents = [part.exponent_and_size(i)[0] for i in range(len(part.candidates().wait))]
         if part.active or min(exponents, default=1.0) <= _AT_START:
             return "how far an active start is from its first saddle is not followed"
     return ""

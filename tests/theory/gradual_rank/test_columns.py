@@ -1,5 +1,6 @@
 """The limit algorithm for matrices: against exact times, the flow itself and symmetries."""
 
+import dataclasses
 import functools
 import math
 
@@ -435,15 +436,14 @@ def test_the_end_of_an_orbit_may_be_read_off_before_its_columns_have_turned():
     h = np.block([[np.zeros((3, 3)), later], [later.T, np.zeros((3, 3))]])
     sizes = []
     for end in (0.1, 0.5, 2.0):
-        part = Columns("w", (), rng.standard_normal((6, 2)), 3, np.ones(2), 0.05)
-        part.feel(force, 1e-12)
-        part.size = np.zeros(2)
+        part = Columns.of("w", (), rng.standard_normal((6, 2)), 3, np.ones(2), 0.05)
+        part = dataclasses.replace(part.with_force(force, 1e-12), size=np.zeros(2))
         before = part.piece({})
         # the columns are infinitely smaller one than the next, so each is cleared of those before
         q, r = np.linalg.qr(expm((h - 0.05 * np.eye(6)) * end) @ np.asarray(before.direction))
         state = jnp.concatenate([jnp.asarray(q).ravel(), jnp.log(jnp.abs(jnp.diagonal(r)))])
-        part.land({}, Passage(before, before.at(state), 0.0, end), later, 1e-12)
-        sizes.append(part.size)
+        passage = Passage(before, before.at(state), 0.0, end)
+        sizes.append(part.at_saddle({}, passage, later, 1e-12).size)
     np.testing.assert_allclose(sizes[1:], sizes[:-1], rtol=0, atol=1e-12)
 
 
