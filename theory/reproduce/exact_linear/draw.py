@@ -66,6 +66,7 @@ def balances(numbers: list[tuple[Balanced, Run]]) -> Figure:
         style.entry(ax, "exact", EXACT)
         ax.set(xlabel=TIME, ylabel="loss", ylim=(0, None))
         ax.legend(fontsize="x-small")
+    first.set(xlim=(0, 20))
     first.set_title(r"4–5–3, $\lambda = 0$, two scales")
     second.set(xscale="log", xlim=(0.01, 20))
     second.set_title(r"4–4–4, $\lambda$-balanced, $\sigma = 0.1$")

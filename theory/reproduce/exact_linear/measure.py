@@ -11,7 +11,7 @@ from theory import exact_linear as exact
 from .. import Report
 from . import problem
 from .problem import BRAUN, DOMINE, SAXE, Balanced
-from .runs import MARGIN, RTOL, Run, add, simulate
+from .runs import MARGIN, RTOL, Run, compare, simulate
 from .settings import Settings
 
 
@@ -60,7 +60,7 @@ def hierarchy(report: Report) -> Hierarchy:
     stages = exact.mode_stages(s, start)
     levels = sorted({round(stage.s, 12) for stage in stages}, reverse=True)
     times = [float(exact.mode_time(start, level / 2, level)) for level in levels]
-    one = simulate(w1, w2, target, 1.35 * times[-1], save=times)
+    one = simulate(w1, w2, target, 1.35 * times[-1], pad=8, save=times)
     strengths = np.einsum("ok,toi,ki->tk", u, one.simulated, vt)
     sigmoids = exact.mode_strength(start, s, one.t[:, None])
     report.say(
@@ -111,11 +111,11 @@ def balances(report: Report) -> list[tuple[Balanced, Run]]:
     """Braun et al. 2022 (4-5-3 networks, two scales) and Domine et al. 2024 (λ-balanced)."""
     found = []
     for one in problem.balanced():
-        run = simulate(*one.network, 20.0)
+        run = simulate(*one.network, 80.0, save=np.geomspace(0.01, 20.0, 60))
         if one.paper == DOMINE:
             rest = exact.resting_point(*one.network)
             report.say(f"{one.label}: rank {rest.rank} at the end, loss {rest.loss:.6g}")
-        add(report, one.key, one.label, run, one.paper)
+        compare(report, one.key, f"{one.label} ({one.paper})", run)
         found.append((one, run))
     return found
 
@@ -168,7 +168,8 @@ def lazy_and_rich(report: Report) -> LazyAndRich:
 def _lazy(report: Report, s: np.ndarray, gain: float) -> Lazy:
     w1, w2, target = problem.from_zero(s, gain)
     predicted = half_times(s, gain)
-    end = 4 * predicted[1]
+    # to rest: what is left of a mode dies out at the rate 2sqrt(s² + g²)
+    end = max(4 * predicted[1], predicted[1] + 15 / math.hypot(s[1], gain))
     one = simulate(
         w1,
         w2,
@@ -177,7 +178,7 @@ def _lazy(report: Report, s: np.ndarray, gain: float) -> Lazy:
         solution=lambda t: exact.lazy_to_rich(target, gain, t),
         save=[x for x in predicted if x < end],
     )
-    add(report, f"lazy-to-rich.g{gain:g}", f"lazy to rich, g = {gain:g}", one, DOMINE)
+    compare(report, f"lazy-to-rich.g{gain:g}", f"lazy to rich, g = {gain:g} ({DOMINE})", one)
     strengths = np.diagonal(one.simulated, axis1=1, axis2=2)
     measured = []
     for k in range(2):
@@ -190,7 +191,7 @@ def _lazy(report: Report, s: np.ndarray, gain: float) -> Lazy:
             predicted[k],
             measured[-1],
             MARGIN * RTOL * predicted[k] * max(1.0, 2 / s[k]),
-            one.bar * s[0] / speed,
+            float(one.trajectory.error["product"][at, k, k]) / speed,
             unit="flow time",
             paper=DOMINE,
             text=f"time at which s = {s[k]:g} is half learned",

@@ -1,6 +1,6 @@
 """Simulated products of two layers beside their exact solution.
 
-Runs are padded with zeros to common sizes, which the flow leaves exactly zero, so that all
+Runs may be padded with zeros to common sizes, which the flow leaves exactly zero, so that all
 of one size compile once.
 """
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gflow
+import theory
 from theory import exact_linear as exact
 
 from .. import Report
@@ -27,9 +28,10 @@ def product(model: gflow.models.DeepLinear):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A simulation of W₂W₁ and its exact solution at the same times."""
+    """A simulation of W₂W₁ under an objective, and its exact solution at the same times."""
 
     trajectory: gflow.Trajectory
+    objective: gflow.objectives.SquaredLoss
     simulated: np.ndarray
     exact: np.ndarray
     target: np.ndarray
@@ -55,12 +57,15 @@ class Run:
         return float(np.max(self.trajectory.error["product"]) / np.max(np.abs(self.target)))
 
 
-def simulate(w1, w2, target, t1, *, solution=None, pad=8, rtol=RTOL, save=None) -> Run:
-    """Follow the flow, padded to (pad, pad, pad), and evaluate the exact solution beside it."""
+def simulate(w1, w2, target, t1, *, solution=None, pad=None, rtol=RTOL, save=None) -> Run:
+    """Follow the flow (padded to `pad`³), and evaluate the exact solution beside it."""
     o, i = target.shape
-    square = [np.pad(x, [(0, pad - n) for n in x.shape]) for x in (w1, w2, target)]
-    model = gflow.models.DeepLinear(square[:2])
-    objective = gflow.objectives.SquaredLoss(jnp.eye(pad), square[2].T, reduction="half_sum")
+    layers = [np.asarray(x) for x in (w1, w2, target)]
+    if pad is not None:
+        layers = [np.pad(x, [(0, pad - n) for n in x.shape]) for x in layers]
+    model = gflow.models.DeepLinear(layers[:2])
+    inputs = jnp.eye(layers[0].shape[1])
+    objective = gflow.objectives.SquaredLoss(inputs, layers[2].T, reduction="half_sum")
     trajectory = gflow.simulate(
         model,
         objective,
@@ -72,17 +77,10 @@ def simulate(w1, w2, target, t1, *, solution=None, pad=8, rtol=RTOL, save=None) 
     )
     solution = solution or (lambda t: exact.two_layer(w1, w2, target, t))
     measured = trajectory.observables["product"][:, :o, :i]
-    return Run(trajectory, measured, solution(trajectory.t), target)
+    return Run(trajectory, objective, measured, solution(trajectory.t), target)
 
 
-def add(report: Report, key: str, label: str, one: Run, paper: str) -> None:
-    """One row: the largest deviation of a whole run."""
-    report.add(
-        f"{key}.product",
-        0.0,
-        float(np.max(one.error)),
-        MARGIN * RTOL,
-        one.bar,
-        paper=paper,
-        text=f"{label}: largest |simulated − exact| entry of W₂W₁, relative to Σ",
-    )
+def compare(report: Report, key: str, label: str, one: Run) -> None:
+    """Every claim of `theory.exact_linear.predict` on a whole run, up to where it rests."""
+    prediction = exact.predict(one.trajectory.like, one.objective)
+    report.compare(key, theory.compare(one.trajectory, prediction), label)
