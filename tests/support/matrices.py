@@ -1,4 +1,4 @@
-"""Losses of one matrix W = A Bᵀ, shared by the tests of factored weights."""
+"""Losses of one matrix W = A Bᵀ and random matrices, shared by the tests of factored weights."""
 
 import math
 from typing import Any
@@ -12,6 +12,14 @@ import gflow
 from gflow.results._crossings import Crossing, Quantity, first_crossing
 
 LOG10 = math.log(10.0)
+
+
+def gaussian(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def rotation(r, seed):
+    return np.linalg.qr(gaussian(r, r, seed=seed))[0]
 
 
 class Matrix(eqx.Module):
