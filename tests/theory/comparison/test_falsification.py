@@ -5,13 +5,14 @@ comparison under test) and falsifies one claim at a time.
 """
 
 import falsification
+import predicted_families
 import pytest
 
 import theory
 from theory.comparison._claims import Allowed, judged
 
 
-@pytest.mark.parametrize("family", [falsification.fixture, falsification.path])
+@pytest.mark.parametrize("family", [predicted_families.fixture, predicted_families.path])
 @pytest.mark.parametrize(("decades", "second"), [(8, None), (100, 1000)])
 def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, second):
     found = falsification.examine(family(), decades, second)
@@ -28,11 +29,11 @@ def test_no_false_claim_passes_and_no_true_one_is_refuted(family, decades, secon
 @pytest.mark.parametrize(
     ("family", "decades", "second"),
     [
-        (falsification.regression, 8, None),
-        (falsification.regression, 100, None),
-        (falsification.diagonal_head, 16, None),
-        (falsification.matrix, 8, None),
-        (falsification.copies, 16, None),
+        (predicted_families.regression, 8, None),
+        (predicted_families.regression, 100, None),
+        (predicted_families.diagonal_head, 16, None),
+        (predicted_families.matrix, 8, None),
+        (predicted_families.copies, 16, None),
     ],
 )
 def test_other_families(family, decades, second):
@@ -73,7 +74,7 @@ def test_a_number_that_is_not_predicted_is_not_confirmed():
 
 def test_a_wrong_time_does_not_widen_its_own_allowance():
     """Its orbits are placed where the run has them as well, and the smaller bound counts."""
-    family = falsification.fixture()
+    family = predicted_families.fixture()
     found = {w: p for w, key, p in falsification.falsified(family) if key == "stage2.time"}
     for what in ("T × 1.05", "T × 1.3"):
         table = theory.compare(family.run(16), found[what])
@@ -84,7 +85,7 @@ def test_a_wrong_time_does_not_widen_its_own_allowance():
 
 @pytest.mark.slow
 def test_transitions_too_near_to_be_told_apart_are_confirmed_together():
-    family = falsification.matrix()
+    family = predicted_families.matrix()
     table = theory.compare(family.run(8), family.prediction)
     assert [r.stage for r in table.rows] == ["1", "2–3"]
     verdicts = {c.key: c.verdict for c in table.rows[1].claims}

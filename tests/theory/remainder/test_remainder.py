@@ -5,10 +5,10 @@ import math
 import warnings
 import weakref
 
-import falsification
 import jax
 import jax.numpy as jnp
 import numpy as np
+import predicted_families
 import pytest
 from least_squares import (
     EQUAL,
@@ -200,7 +200,7 @@ def test_powers_of_alpha_of_columns():
 @functools.cache
 def late_turn():
     """A 3 × 3 matrix whose dormant columns are still turning when the first orbit has ended."""
-    return falsification.matrix()
+    return predicted_families.matrix()
 
 
 def test_columns_that_turn_late_leave_a_power_of_alpha():

@@ -1,7 +1,7 @@
 """Dormant columns on a plateau, against the exponential of its force."""
 
-import falsification
 import numpy as np
+import predicted_families
 import pytest
 import scipy.linalg
 
@@ -12,7 +12,7 @@ from theory.remainder._flag import graded
 
 def plateau() -> Columns:
     """After the first of three columns: growth rates 1.19 and 1.05, so that they part late."""
-    curves = falsification.matrix().prediction.orbits
+    curves = predicted_families.matrix().prediction.orbits
     assert isinstance(curves, Curves)
     (part,) = curves.plateaus[1]
     assert isinstance(part, Columns)
