@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .results._observables import above_sqrt_alpha
+from .results._record import Record
 
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -30,7 +31,7 @@ def new_axes(ax=None, width: float = 3.4, height: float = 2.4) -> Any:
     return ax
 
 
-def time_axis(trajectory) -> tuple[np.ndarray, str]:
+def time_axis(trajectory: Record) -> tuple[np.ndarray, str]:
     """Times and axis label: τ where α is known, flow time otherwise."""
     if trajectory.log_alpha < 0:
         return trajectory.tau, r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
@@ -42,7 +43,7 @@ def alpha_label(log_alpha: float) -> str:
     return rf"$\alpha = 10^{{{log_alpha / np.log(10):.4g}}}$"
 
 
-def loss(trajectory, ax=None, **style):
+def loss(trajectory: Record, ax=None, **style):
     """Loss against time."""
     ax = new_axes(ax)
     x, label = time_axis(trajectory)
@@ -51,7 +52,7 @@ def loss(trajectory, ax=None, **style):
     return ax
 
 
-def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
+def weights(trajectory: Record, leaf: str, ax=None, threshold: float = 1e-3, **style):
     """Effective weights of one leaf against time; the ones that never move in grey."""
     ax, trajectory = new_axes(ax), trajectory.whole
     x, label = time_axis(trajectory)
@@ -81,7 +82,7 @@ def weights(trajectory, leaf: str, ax=None, threshold: float = 1e-3, **style):
     return ax
 
 
-def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
+def rank_curve(trajectory: Record, leaf: str) -> tuple[np.ndarray, np.ndarray]:
     """Time and number of modes above √α, all heads together, between recorded steps as well.
 
     On a plateau steps are long while log|s| and log|d| are straight lines, so these are
@@ -100,7 +101,7 @@ def rank_curve(trajectory, leaf: str) -> tuple[np.ndarray, np.ndarray]:
     return grid, above_sqrt_alpha(logs, trajectory.log_alpha)
 
 
-def ranks(trajectory, leaf: str, ax=None, **style):
+def ranks(trajectory: Record, leaf: str, ax=None, **style):
     """Number of weights |θ| > √α of a leaf, or of singular values s > √α, against time.
 
     A weight passes √α half-way up from the size α² it starts at, before its stage: at three

@@ -22,11 +22,11 @@ deactivated when it falls by a factor e or more over a plateau, or rests far bel
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
 from ..coordinates._record import LeafRecord
+from ._record import Record
 
 #: Growth, in e-folds, beyond which a weight of order one has become another one.
 GREW = math.log(30.0)
@@ -60,7 +60,7 @@ class Courses:
     leaves: dict[str, Course]
 
 
-def courses(trajectory: Any) -> Courses:
+def courses(trajectory: Record) -> Courses:
     """The log-sizes of all modes of a run and the scale each is judged by."""
     logs = {n: _logs(trajectory, n) for n in trajectory.leaves}
     plain = [n for n, leaf in trajectory.leaves.items() if not leaf.product]
@@ -84,7 +84,7 @@ def courses(trajectory: Any) -> Courses:
     return Courses(trajectory.t, found)
 
 
-def _logs(trajectory: Any, name: str) -> np.ndarray:
+def _logs(trajectory: Record, name: str) -> np.ndarray:
     record = trajectory.leaves[name]
     key = f"{name}.log_singular" if record.spectral else f"{name}.log_abs"
     return trajectory.observables[key] if key in trajectory.observables else record.log_modes()
@@ -130,7 +130,7 @@ def growth_events(found: Courses, dip: float) -> list[tuple[int, np.ndarray]]:
 
 
 def states(
-    trajectory: Any, found: Courses, plateaus: list[int], transitions: list[int]
+    trajectory: Record, found: Courses, plateaus: list[int], transitions: list[int]
 ) -> list[Active]:
     """Which modes are active on each plateau, the first one being the start.
 
@@ -182,7 +182,7 @@ def _judged(t, course: Course, was, grown, step, ends, own: "_Own", name: str) -
 class _Own:
     """The part of the fall of the loss between two plateaus that every mode releases."""
 
-    def __init__(self, trajectory: Any, start: int, stop: int):
+    def __init__(self, trajectory: Record, start: int, stop: int):
         self.leaves, self.rows = trajectory.leaves, slice(start, stop + 1)
         self.parts: dict[str, np.ndarray] = {}
 

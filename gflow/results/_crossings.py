@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import interpolate, optimize
+from scipy import interpolate
 
 from ..integrate._bars import spread
+from ._bracket import bracketed_root
 from ._labels import Index
+from ._record import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Crossing:
 
 
 def first_crossing(
-    trajectory: Any, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
+    trajectory: Record, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
 ) -> Crossing | None:
     """First recorded step in [start, stop) after which quantity rises through `level`."""
     stacked = {
@@ -63,7 +64,9 @@ def first_crossing(
     return Crossing(t, resolution + _bar(trajectory, quantity, stacked, i), i)
 
 
-def _root(trajectory, quantity, level, values, i) -> tuple[float, float]:
+def _root(
+    trajectory: Record, quantity: Quantity, level: float, values: np.ndarray, i: int
+) -> tuple[float, float]:
     left, right = float(trajectory.times[i]), float(trajectory.times[i + 1])
     ulp = 4.0 * np.spacing(right)
     if trajectory.resolver is None:
@@ -78,12 +81,6 @@ def _root(trajectory, quantity, level, values, i) -> tuple[float, float]:
 
     span = bracketed_root(gap, right - left)
     return left + span, ulp
-
-
-def bracketed_root(gap: Callable[[float], float], width: float) -> float:
-    """The root of `gap` between 0 and `width`, by Brent's method."""
-    root, _ = optimize.brentq(gap, 0.0, width, xtol=1e-15 * width, full_output=True)
-    return float(root)
 
 
 def _interpolated_root(t, values, level, i) -> tuple[float, float]:
@@ -102,7 +99,7 @@ def _interpolated_root(t, values, level, i) -> tuple[float, float]:
     return float(t[i]) + spline, 2.0 * max(abs(spline - other) for other in others)
 
 
-def _bar(trajectory, quantity, stacked, i) -> float:
+def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int) -> float:
     """The error bar over the speed, at the two ends of the bracket.
 
     And the rounding of the logarithm of a weight that has come from far below: an ulp a step,

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import signal
 
 from ._activity import Courses, growth_events
+from ._record import Record
 
 #: A transition is a peak of the descent, the rate at which loss + (λ/2)‖factors‖² falls,
 #: that stands this factor above the plateaus on both sides.
@@ -121,7 +122,7 @@ class Plateau:
     located: float = 1.0
 
 
-def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Plateau]:
+def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[Plateau]:
     """The minima of the descent next to recorded steps.
 
     At finite α a plateau slopes, and which recorded step lies lowest is an accident of the
@@ -130,7 +131,8 @@ def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Pla
     so that the minimum is one of a smooth function.
     """
     plateaus = [Plateau(s, float(trajectory.t[s]), _record(trajectory, s)) for s in steps]
-    if trajectory.resolver is None:
+    resolver = trajectory.resolver
+    if resolver is None:
         return plateaus
     floor = FLAT * np.max(trajectory.descent)
     last = len(trajectory.t) - 1
@@ -151,7 +153,7 @@ def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Pla
     width = trajectory.t[base + 1] - start
 
     def records(share: np.ndarray) -> dict[str, Any]:
-        return trajectory.resolver(leaves, start, share * width)
+        return resolver(leaves, start, share * width)
 
     def height(share: np.ndarray) -> np.ndarray:
         return np.asarray(records(share)["descent"])
@@ -172,7 +174,7 @@ def flattest(trajectory: Any, steps: list[int], visible: list[bool]) -> list[Pla
             for k, p in enumerate(plateaus)]  # fmt: skip
 
 
-def _record(trajectory: Any, step: int) -> dict[str, Any]:
+def _record(trajectory: Record, step: int) -> dict[str, Any]:
     return {
         "loss": trajectory.loss[step],
         "descent": trajectory.descent[step],

@@ -8,16 +8,15 @@ the error of the steps; what is then followed is the growth of that error, and i
 of no solution.
 """
 
-from typing import Any
-
 import numpy as np
 
 from ._activity import GREW, Courses, courses
 from ._plateaus import FLAT
+from ._record import Record
 from ._stages import history
 
 
-def first_risen(trajectory: Any, rtol: float) -> int | None:
+def first_risen(trajectory: Record, rtol: float) -> int | None:
     """Recorded step of the first plateau that is left out of rounding, None where none is.
 
     The weights rest on it to `rtol` or their last digits, nothing switches in the transition

@@ -25,6 +25,7 @@ from ._plateaus import (
     flattest,
     transitions,
 )
+from ._record import Record
 
 #: Share of its peak that the descent has fallen to on a plateau that a failed run has reached.
 _ARRIVED = 1e-8
@@ -66,7 +67,7 @@ class MeasuredStage:
         return switch_label(self.activated, self.deactivated)
 
 
-def find_stages(trajectory: Any) -> list[MeasuredStage]:
+def find_stages(trajectory: Record) -> list[MeasuredStage]:
     """The stages of a run, in order of time."""
     found = courses(trajectory)
     passed, active = history(trajectory, found)
@@ -101,7 +102,7 @@ def find_stages(trajectory: Any) -> list[MeasuredStage]:
 
 
 def history(
-    trajectory: Any, found: Courses
+    trajectory: Record, found: Courses
 ) -> tuple[list[Transition], list[dict[str, np.ndarray]]]:
     """The transitions, and which modes are active at the start and after each of them.
 
@@ -128,12 +129,12 @@ def _cut(descent: np.ndarray, transition: Transition) -> bool:
     return bool(at_end and descent[-1] > _ARRIVED * descent[transition.step])
 
 
-def _states(trajectory: Any, found: Courses, passed: list[Transition]):
+def _states(trajectory: Record, found: Courses, passed: list[Transition]):
     steps = [0, *(p.plateau for p in passed)]
     return states(trajectory, found, steps, [p.step for p in passed])
 
 
-def active_weights(trajectory: Any, step: int) -> dict[str, np.ndarray]:
+def active_weights(trajectory: Record, step: int) -> dict[str, np.ndarray]:
     """Which weights, of a product of matrices which singular values, carry the plateau.
 
     At a recorded step, which is taken for the plateau after the last transition before it.
@@ -156,7 +157,7 @@ def _index(row: np.ndarray) -> Index:
 
 
 def _time_of(
-    trajectory: Any, activated: list[Coordinate], start: Plateau, plateau: Plateau
+    trajectory: Record, activated: list[Coordinate], start: Plateau, plateau: Plateau
 ) -> tuple[tuple[Any, float] | None, Crossing]:
     """The level that defines a transition, and when it is crossed."""
     before, after = start.step, plateau.step
@@ -183,7 +184,7 @@ def _time_of(
 
 
 def _widened(
-    trajectory: Any, quantity: Quantity, crossing: Crossing, *plateaus: Plateau
+    trajectory: Record, quantity: Quantity, crossing: Crossing, *plateaus: Plateau
 ) -> Crossing:
     """The error bar with what the level, half of the plateaus' values, is uncertain by.
 
@@ -202,5 +203,5 @@ def _widened(
     return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * slope / speed))
 
 
-def _model(trajectory: Any, leaves: dict[str, Any], t: float) -> PyTree:
-    return None if trajectory.like is None else trajectory._model_at(leaves, None, t)
+def _model(trajectory: Record, leaves: dict[str, Any], t: float) -> PyTree:
+    return None if trajectory.like is None else trajectory.model_at(leaves, None, t)

@@ -25,6 +25,7 @@ from ..parameters._base import Constant, is_parameter, known_times, leaf_name, t
 from ..parameters._elapsed import remember
 from ..training._memory import Training
 from ._fingerprint import Fingerprint, start_factors
+from ._record import Record
 from ._stages import MeasuredStage
 
 #: Of the layout of a file.
@@ -47,7 +48,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def settings_of(trajectory: Any) -> dict[str, Any]:
+def settings_of(trajectory: Record) -> dict[str, Any]:
     """Tolerance, solver and decay by leaf: λ, or λ(t) at times through the run."""
     resolver = trajectory.resolver
     if resolver is None:
@@ -88,7 +89,7 @@ def described_model(model: PyTree) -> dict[str, Any]:
     return {"class": f"{type(model).__module__}.{type(model).__qualname__}", "leaves": leaves}
 
 
-def to_dataset(trajectory: Any):
+def to_dataset(trajectory: Record, settings: dict[str, Any]):
     """Observables and error bars as an `xarray.Dataset` over the dimension `t`."""
     import xarray as xr
 
@@ -109,12 +110,12 @@ def to_dataset(trajectory: Any):
     attrs["counts_steps"] = int(trajectory.counts_steps)
     attrs["clocked"] = int(trajectory.clock is not None)
     attrs["statistics"] = _json(trajectory.statistics)
-    attrs["settings"] = _json(trajectory.settings)
+    attrs["settings"] = _json(settings)
     attrs["versions"] = json.dumps(versions())
     return xr.Dataset(data, coords, attrs)
 
 
-def _dims(trajectory: Any, name: str, shape: tuple[int, ...], key: str = "value") -> list[str]:
+def _dims(trajectory: Record, name: str, shape: tuple[int, ...], key: str = "value") -> list[str]:
     """One dimension for an axis of a leaf, whatever of the leaf it is an axis of."""
     leaf = name if name in trajectory.leaves else name.rpartition(".")[0]
     if leaf in trajectory.leaves:
@@ -128,8 +129,8 @@ def _dims(trajectory: Any, name: str, shape: tuple[int, ...], key: str = "value"
     return ["t", *(f"{name}{suffix}.axis{i}" for i in range(1, len(shape)))]
 
 
-def save(trajectory: Any, path: str | Path) -> None:
-    """Write the dataset, every leaf's state, the stages and the fingerprint.
+def save(trajectory: Record, path: str | Path, kept: dict[str, Any]) -> None:
+    """Write the dataset, every leaf's state, and what is `kept`: stages, settings, fingerprint.
 
     **Raises:** ValueError where a file cannot be written.
     """
@@ -139,7 +140,7 @@ def save(trajectory: Any, path: str | Path) -> None:
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"is in {path.parent}, which is no folder"
         raise ValueError(f"A run cannot be saved as {path}: it {what}. Give a path like run.nc.")
-    dataset = to_dataset(trajectory)
+    dataset = to_dataset(trajectory, kept["settings"])
     records = {"state": trajectory.leaves}
     if trajectory.refined is not None:
         records["refined"] = trajectory.refined["leaves"]
@@ -155,7 +156,7 @@ def save(trajectory: Any, path: str | Path) -> None:
             for key, array in leaf.arrays.items():
                 dims = [lead, *_dims(trajectory, name, np.shape(array), key)[1:]]
                 dataset[f"{prefix}.{name}.{key}"] = xr.Variable(dims, array)
-    stages = trajectory.found_stages
+    stages = kept["stages"]
     for i, stage in enumerate(stages):
         for key, array in _stage_arrays(stage).items():
             dims = [f"stage{i}.{key}.axis{k}" for k in range(np.ndim(array))]
@@ -164,8 +165,8 @@ def save(trajectory: Any, path: str | Path) -> None:
         "observables": list(trajectory.observables),
         "leaves": {n: list(x) for n, x in trajectory.leaves.items()},
         "charts": {n: chart_name(x.chart) for n, x in trajectory.leaves.items()},
-        "model": trajectory.made_of,
-        "fingerprint": trajectory.fingerprint.to_dict(),
+        "model": kept["made_of"],
+        "fingerprint": kept["fingerprint"].to_dict(),
         "stages": [_stage_numbers(s) for s in stages],
     }
     if trajectory.training is not None:

@@ -1,33 +1,20 @@
 """The result of a run: labelled observables, states, error bars, provenance."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import PyTree
 
 from .. import plot
-from .._arguments import number, numbers
-from ..coordinates._record import LeafRecord
-from ..flow._flow import traced_observables
-from ..integrate._bars import error_bar
-from ..integrate._status import Status, message
-from ..parameters._base import is_parameter, leaf_name, trained_leaves
-from ..parameters._elapsed import remember
+from .._arguments import number
+from ..integrate._status import message
 from ..stop import Stop, norm_above
-from ..training._memory import Training
 from . import _storage as storage
-from ._crossings import Crossing, Quantity, bracketed_root, first_crossing
-from ._fingerprint import Fingerprint, fingerprint
-from ._lazy import Lazy
-from ._observables import above_sqrt_alpha
-from ._resolver import Resolver
+from ._crossings import Crossing, Quantity, first_crossing
+from ._record import Record
 from ._stages import MeasuredStage, find_stages
 
 #: Times of a run that keeps observables which are solved for at once.
@@ -47,7 +34,7 @@ class Passage(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False, frozen=True)
-class Trajectory:
+class Trajectory(Record):
     """One integrated gradient flow.
 
     - `t`, `tau`: flow time and t/log(1/α); `loss`: data loss at these times.
@@ -70,63 +57,18 @@ class Trajectory:
       `crossing(condition)`: when a condition of `gflow.stop` is first met.
     """
 
-    t: np.ndarray
-    loss: np.ndarray
-    observables: Mapping[str, np.ndarray]
-    error: Mapping[str, np.ndarray]
-    leaves: dict[str, LeafRecord]
-    descent: np.ndarray
-    log_alpha: float
-    status: Status
-    method: str
-    statistics: dict[str, Any]
-    cause: str = ""
-    log_alpha_conflict: str = ""
-    counts_steps: bool = False
-    clock: np.ndarray | None = None
-    checkpoints: np.ndarray | None = None
-    refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
-    like: PyTree = dataclasses.field(default=None, repr=False)
-    resolver: Resolver | None = dataclasses.field(default=None, repr=False)
-    #: What a run without its flow was saved with: stages, settings, fingerprint.
-    kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    #: Of discrete steps: what a run needs that goes on from here (`descend(..., resume=)`).
-    training: Training | None = dataclasses.field(default=None, repr=False)
-
-    @classmethod
-    def from_records(
-        cls,
-        *,
-        model: PyTree,
-        t: np.ndarray,
-        records: dict[str, Any],
-        refined: dict[str, Any] | None,
-        checkpoints: np.ndarray | None = None,
-        log_alpha: float,
-        status: Status,
-        **provenance: Any,
-    ) -> "Trajectory":
-        """Assemble from stacked records at times `t`, and those of the companion of the error bars.
-
-        Records that hold a time "t" themselves are of a run in another clock, which `t` is then.
-        """
-        return cls(
-            log_alpha=log_alpha,
-            like=model,
-            status=status,
-            **_fields(model, log_alpha, t, records, refined, checkpoints),
-            **provenance,
-        )
-
     def __getstate__(self) -> dict[str, Any]:
         """A pickle holds what a file does: all that is recorded and the stages, not the flow."""
-        kept = {
+        return self.__dict__ | {"resolver": None, "kept": self._kept()}
+
+    def _kept(self) -> dict[str, Any]:
+        """What is written down of a run beside what it recorded."""
+        return {
             "settings": self.settings,
             "made_of": self.made_of,
             "fingerprint": self.fingerprint,
             "stages": self.found_stages,
         }
-        return self.__dict__ | {"resolver": None, "kept": kept}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -140,69 +82,6 @@ class Trajectory:
             return self.kept["made_of"]
         return None if self.like is None else storage.described_model(self.like)
 
-    @functools.cached_property
-    def fingerprint(self) -> Fingerprint:
-        """What the run was made from: its O(1) factors, its loss at fixed weights, its decay.
-
-        A run without its flow knows no loss and no decay, one without its model no factors.
-        """
-        if self.kept:
-            return self.kept["fingerprint"]
-        flow = None if self.resolver is None else self.resolver.flow
-        return fingerprint(flow, self.like, self.log_alpha)
-
-    @property
-    def successful(self) -> bool:
-        """Whether the run ended as it was asked to."""
-        return self.status.successful
-
-    @property
-    def scale(self) -> float:
-        """Λ = log(1/α). **Raises** ValueError where it is not a positive number."""
-        if not self.log_alpha < 0:
-            raise ValueError(f"τ = t/log(1/α) needs 0 < α < 1, but {self.log_alpha_conflict}")
-        return -self.log_alpha
-
-    @property
-    def tau(self) -> np.ndarray:
-        """τ = t/log(1/α)."""
-        return self.t / self.scale
-
-    @functools.cached_property
-    def whole(self) -> "Trajectory":
-        """The run at the steps of which the weights were kept: all, unless it was asked not to."""
-        if self.checkpoints is None:
-            return self
-        rows = self.checkpoints
-
-        def part(record: dict[str, Any]) -> dict[str, Any]:
-            numbers = {name: x for name, x in record.items() if name != "leaves"}
-            return record | jax.tree.map(lambda x: x[rows], numbers)
-
-        refined = None if self.refined is None else part(self.refined)
-        fields = _fields(
-            self.like, self.log_alpha, self.times[rows], part(self.own_records()), refined
-        )
-        of_weights, bars = fields["error"], {n: x[rows] for n, x in self.error.items()}
-        bars = {n: functools.partial(bars.get, n) for n in bars}
-        more = {n: functools.partial(of_weights.__getitem__, n) for n in of_weights}
-        fields["error"] = Lazy(more | bars)
-        return dataclasses.replace(self, **fields)
-
-    @property
-    def times(self) -> np.ndarray:
-        """The times that the run was integrated in: `t`, or its own `clock`."""
-        return self.t if self.clock is None else self.clock
-
-    @functools.cached_property
-    def remaining(self) -> np.ndarray:
-        """Flow time from every step to the end, precise where the digits of t are used up."""
-        if self.clock is None:
-            return self.t[-1] - self.t
-        before = {name: leaf.at(slice(None, -1)) for name, leaf in self.leaves.items()}
-        lapses = self._solved(before, self.clock[:-1], np.diff(self.clock))["t"]
-        return np.append(np.cumsum(lapses[::-1])[::-1], 0.0)
-
     @property
     def final(self) -> PyTree:
         """The model at the end. A run continued from it keeps the origin of time.
@@ -212,7 +91,7 @@ class Trajectory:
         give that to a run as `t0`. After an escape time starts anew, with all its digits, and
         weights that it has followed in polar coordinates are `Scaled` to a norm of one.
         """
-        return self._model_at(self.leaves, -1, float(self.t[-1]))
+        return self.model_at(self.leaves, -1, float(self.t[-1]))
 
     def model(
         self, at: float | None = None, *, t: float | None = None, step: int | None = None
@@ -229,7 +108,7 @@ class Trajectory:
             i = range(len(self.t))[step]
             if self.checkpoints is not None:
                 return self.whole.model(t=float(self.t[i]))
-            return self._model_at(self.leaves, i, float(self.t[i]))
+            return self.model_at(self.leaves, i, float(self.t[i]))
         time = (
             number("at", at, "a time τ = t/log(1/α)") * self.scale
             if t is None
@@ -239,28 +118,8 @@ class Trajectory:
             return self.whole.model(t=time)
         recorded = np.flatnonzero(self.t == time)
         if recorded.size:
-            return self._model_at(self.leaves, int(recorded[0]), time)
-        return self._model_at(self.record_at(time)["leaves"], None, time)
-
-    def _model_at(self, leaves: dict[str, Any], index: int | None, time: float) -> PyTree:
-        if self.like is None:
-            raise ValueError(
-                "This trajectory was loaded without its model. Use "
-                "Trajectory.load(path, like=model) with the model it was started from."
-            )
-        # of the digits of t none are left after an escape
-        time = math.nan if self.counts_steps else time if self.clock is None else 0.0
-
-        def change(path, node):
-            name = leaf_name(path)
-            if name not in leaves:
-                return node
-            record = leaves[name] if index is None else leaves[name].at(index)
-            if is_parameter(node):
-                return remember(node.at_record(record, time), time)
-            return remember(jnp.asarray(record["value"]), time)
-
-        return jax.tree_util.tree_map_with_path(change, self.like, is_leaf=is_parameter)
+            return self.model_at(self.leaves, int(recorded[0]), time)
+        return self.model_at(self.record_at(time)["leaves"], None, time)
 
     def crossing(self, condition: Stop) -> "Passage":
         """When a condition of `gflow.stop` is first met: re-solved in its step, with an error bar.
@@ -284,10 +143,10 @@ class Trajectory:
                 f"{values[0]:.6g} to {values[-1]:.6g}. Ask for a level between."
             )
         i, leaves = found.step, self.record_at_clock(found.t)["leaves"]
-        t = float(self.t[i] + self._lapse(self._leaves_at(i), self.times[i], found.t))
+        t = float(self.t[i] + self.lapse(self.leaves_at(i), self.times[i], found.t))
         # forwards from there: backwards from the step before it would cancel
-        left = self._lapse(leaves, found.t, self.times[i + 1]) + float(self.remaining[i + 1])
-        return Passage(t, self._bar_of_time(found), left, self._model_at(leaves, None, t))
+        left = self.lapse(leaves, found.t, self.times[i + 1]) + float(self.remaining[i + 1])
+        return Passage(t, self._bar_of_time(found), left, self.model_at(leaves, None, t))
 
     def at_norm(self, level: float) -> "Passage":
         """When the largest plain weight rises to norm `level`: a `crossing` on an escape.
@@ -302,23 +161,6 @@ class Trajectory:
             )
         return self.crossing(norm_above(level, *plain))
 
-    def after(self, step: int, span: float) -> dict[str, Any]:
-        """The record at `span` of the clock after a step, which is not rounded to the time."""
-        if self.checkpoints is not None:
-            i = int(np.searchsorted(self.checkpoints, step, side="right")) - 1
-            since = self.times[step] - self.times[self.checkpoints[i]]
-            return self.whole.after(i, float(since + span))
-        return self._solved(self._leaves_at(step), self.times[step], span)
-
-    def _leaves_at(self, step: int) -> dict[str, LeafRecord]:
-        return {name: leaf.at(step) for name, leaf in self.leaves.items()}
-
-    def _lapse(self, leaves: dict[str, LeafRecord], start: float, end: float) -> float:
-        """The flow time from `start` to `end` of the clock, with all its digits."""
-        if self.clock is None:
-            return float(end - start)
-        return float(self._solved(leaves, start, end - start)["t"])
-
     def _bar_of_time(self, found: Crossing) -> float:
         """The error bar of the flow time of a crossing, whose own is of the clock."""
         if self.clock is None:
@@ -327,145 +169,6 @@ class Trajectory:
         pace = (self.remaining[i] - self.remaining[i + 1]) / (self.clock[i + 1] - self.clock[i])
         bar = np.max(self.error["t"][i : i + 2]) if "t" in self.error else math.nan
         return float(found.error * pace + bar)
-
-    def with_observables(self, observables: Mapping[str, Callable[[PyTree], Any]]) -> "Trajectory":
-        """The same run with other observables of the user, read off what it recorded."""
-        if self.checkpoints is not None:
-            return self.whole.with_observables(observables)
-        if self.resolver is None:
-            raise ValueError(
-                "Functions of the model are read off a run with its flow, which a file does not "
-                "hold. Simulate again, with observables=."
-            )
-        programs = traced_observables(observables, self.like, self.resolver.flow)
-        resolver = dataclasses.replace(self.resolver, observables=programs)
-
-        def read(leaves: dict[str, Any]) -> dict[str, Any]:
-            return resolver(leaves, self.times, np.zeros(len(self.times)))["observables"]
-
-        main = self.own_records() | {"observables": read(self.leaves)}
-        refined = self.refined
-        if refined is not None:
-            refined = refined | {"observables": read(refined["leaves"])}
-        fields = _fields(self.like, self.log_alpha, self.times, main, refined)
-        return dataclasses.replace(self, resolver=resolver, **fields)
-
-    def record_at(self, time: Any, companion: bool = False) -> dict[str, Any]:
-        """Everything recorded, at any flow time within the run or at an array of them."""
-        time = numbers("time", time, "flow times within the run")
-        outside = ~((self.t[0] <= time) & (time <= self.t[-1]))
-        if np.any(outside):
-            raise ValueError(
-                f"t = {time[outside].ravel()[0]:.8g} is outside the run, which covers "
-                f"{self.t[0]:.8g} to {self.t[-1]:.8g} (status: {self.status})."
-            )
-        if self.resolver is None:
-            raise ValueError(
-                "Between recorded times a trajectory needs its flow, which a file does not "
-                "hold. Simulate again, or use the recorded .t and .observables."
-            )
-        if not time.size:
-            one = self.record_at(self.t[:1], companion)
-            return jax.tree.map(lambda x: x[:0], one)
-        return self.record_at_clock(self._read_clock(time), companion)
-
-    def _read_clock(self, time: np.ndarray) -> np.ndarray:
-        """The clock at flow times, as far as these have digits to tell."""
-        if self.clock is None:
-            return time
-        clock = []
-        for moment in time.ravel():
-            i = min(int(np.searchsorted(self.t, moment, side="right")) - 1, len(self.t) - 2)
-            width, left = self.clock[i + 1] - self.clock[i], float(moment - self.t[i])
-
-            def gap(span: float, i=i, left=left) -> float:
-                start = self.clock[i]  # type: ignore[index]
-                lapse = self._lapse(self._leaves_at(i), start, start + span) if span else 0.0
-                return lapse - left
-
-            whole = left >= self.t[i + 1] - self.t[i]
-            span = width if whole else bracketed_root(gap, width) if left else 0.0
-            clock.append(self.clock[i] + span)
-        return np.reshape(clock, time.shape)
-
-    def record_at_clock(self, clock: Any, companion: bool = False) -> dict[str, Any]:
-        """Everything recorded, at times of the run's own clock."""
-        if self.checkpoints is not None:
-            return self.whole.record_at_clock(clock, companion)
-        clock, leaves = np.asarray(clock, float), self.leaves
-        if companion:
-            assert self.refined is not None
-            leaves = self.refined["leaves"]
-        i = np.searchsorted(self.times, clock, side="right") - 1
-        here = jax.tree.map(lambda x: x[i], leaves)
-        start, span, elapsed = self.times[i], clock - self.times[i], 0.0
-        if companion:  # two halves here as well, or this step's error would cancel
-            half = 0.5 * span
-            first = self._solved(here, start, half)
-            here, elapsed = first["leaves"], first.get("t", 0.0)
-            start, span = start + half, span - half
-        found = self._solved(here, start, span)
-        if self.clock is not None:
-            since = self.t[i] if not companion else self.refined["t"][i]  # type: ignore[index]
-            found["t"] = since + elapsed + found["t"]
-        return found
-
-    def _solved(self, leaves: dict[str, Any], start: Any, span: Any) -> dict[str, Any]:
-        """The record after `span`; of a run in its own clock the time "t" since then."""
-        if self.resolver is None:
-            raise ValueError(
-                "Between recorded times a trajectory needs its flow, which a file does not "
-                "hold. Simulate again, or use the recorded .t and .observables."
-            )
-        return self.resolver(leaves, start, span)
-
-    def own_records(self) -> dict[str, Any]:
-        """What the run itself recorded, without what is read off it."""
-        own = {n: self.observables[n] for n in self.observables if n not in self._read}
-        time = {} if self.clock is None else {"t": self.t}
-        return time | {
-            "loss": self.loss, "descent": self.descent, "leaves": self.leaves, "observables": own
-        }  # fmt: skip
-
-    @property
-    def _read(self) -> set[str]:
-        """The names of what is read off leaves."""
-        if self.checkpoints is not None:
-            return set()
-        return set(_leaf_observables(self.leaves, trained_leaves(self.like), self.log_alpha))
-
-    def with_times(self, times: ArrayLike | Sequence[float]) -> "Trajectory":
-        """The same run, recorded at further flow times as well."""
-        wanted = np.setdiff1d(np.asarray(times, float).ravel(), self.t)
-        if not wanted.size:
-            return self
-        clock = self._read_clock(wanted)
-        whole = np.concatenate([self.times, clock])
-        order, at = np.argsort(whole, kind="stable"), self.checkpoints
-
-        def merged(old: dict[str, Any], companion: bool) -> dict[str, Any]:
-            names = [name for name in old if at is None or name != "leaves"]
-            parts = [
-                {name: new[name] for name in names}
-                for new in self._in_parts(clock, companion, len(clock) if at is None else _PART)
-            ]
-            merged = jax.tree.map(
-                lambda *x: np.concatenate(x)[order], {name: old[name] for name in names}, *parts
-            )
-            return old | merged
-
-        companion = None if self.refined is None else merged(self.refined, True)
-        fields = merged(self.own_records(), False), companion
-        if at is not None:
-            at = np.flatnonzero(np.isin(order, at))
-        return dataclasses.replace(
-            self, **_fields(self.like, self.log_alpha, whole[order], *fields, at)
-        )
-
-    def _in_parts(self, clock: np.ndarray, companion: bool, size: int) -> Iterator[dict[str, Any]]:
-        """What is recorded at many times, so many at once."""
-        for i in range(0, len(clock), size):
-            yield self.record_at_clock(clock[i : i + size], companion)
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.
@@ -499,7 +202,7 @@ class Trajectory:
         The units and the dimensions are those of `to_xarray`. **Raises** ValueError for a path
         that cannot be written.
         """
-        storage.save(self, path)
+        storage.save(self, path, self._kept())
 
     @classmethod
     def load(cls, path: str | Path, like: PyTree = None) -> "Trajectory":
@@ -516,7 +219,7 @@ class Trajectory:
         A leaf has one dimension for each axis, `name.axis1` and so on, which its weight, sizes
         and error bars share.
         """
-        return storage.to_dataset(self)
+        return storage.to_dataset(self, self.settings)
 
     def __str__(self) -> str:
         span = f"t = {self.t[0]:.6g} … {self.t[-1]:.6g}"
@@ -530,70 +233,3 @@ class Trajectory:
             f"Trajectory: {span}\n  loss {self.loss[0]:.6g} → {self.loss[-1]:.6g}\n"
             f"  {self.method}; {counts}\n  {message(self.status, self.cause)}"
         )
-
-
-def _fields(
-    model: PyTree,
-    log_alpha: float,
-    clock: np.ndarray,
-    main: dict[str, Any],
-    companion: dict[str, Any] | None,
-    checkpoints: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Times, observables, error bars and states from stacked records at times of the clock."""
-    kinds = trained_leaves(model)
-    # compiled code returns dictionaries sorted by key; the model's order is kept
-    leaves = {name: main["leaves"][name] for name in kinds}
-    # at fewer times than the rest they are no columns beside it
-    known = kinds if checkpoints is None else {}
-    read = _leaf_observables({name: leaves[name] for name in known}, kinds, log_alpha)
-    own = main["observables"]
-    own_clock = "t" in main
-    fields: dict[str, Any] = {
-        "t": main["t"] if own_clock else clock,
-        "clock": clock if own_clock else None,
-        "checkpoints": checkpoints,
-        "loss": main["loss"],
-        "descent": main["descent"],
-        "leaves": leaves,
-        "observables": Lazy(read | {n: functools.partial(own.get, n) for n in own}),
-        "error": {},
-        "refined": None,
-    }
-    if companion is not None:
-        names = ("t", "loss", "leaves", "observables")
-        fields["refined"] = {k: companion[k] for k in names if k in companion}
-        others = {name: companion["leaves"][name] for name in known}
-        second = _leaf_observables(others, kinds, log_alpha)
-        # a file holds the bars of observables, not what they are made of
-        other_own = companion.get("observables", {})
-        second |= {n: functools.partial(other_own.get, n) for n in other_own}
-        observables, other = fields["observables"], Lazy(second)
-
-        def bar(name: str) -> np.ndarray:
-            return error_bar(clock, observables[name], other[name])
-
-        def recorded(key: str) -> np.ndarray:
-            return error_bar(clock, main[key], companion[key])
-
-        bars = {key: functools.partial(recorded, key) for key in ("t", "loss") if key in main}
-        fields["error"] = Lazy(bars | {n: functools.partial(bar, n) for n in other})
-    return fields
-
-
-def _leaf_observables(
-    leaves: dict[str, Any], model_leaves: dict[str, Any], log_alpha: float
-) -> dict[str, Callable[[], np.ndarray]]:
-    out: dict[str, Callable[[], np.ndarray]] = {}
-    for name, record in leaves.items():
-        out[name] = lambda record=record: record["value"]
-        if (log_norm := record.log_norm()) is not None:
-            out[f"{name}.log_norm"] = lambda log_norm=log_norm: log_norm
-        if is_parameter(model_leaves[name]):
-            sizes = functools.cache(record.log_modes)
-            out[f"{name}.log_singular" if record.spectral else f"{name}.log_abs"] = sizes
-            if log_alpha < 0 and record["value"].ndim > 1:
-                out[f"{name}.above_sqrt_alpha"] = lambda sizes=sizes: above_sqrt_alpha(
-                    sizes(), log_alpha
-                )
-    return out

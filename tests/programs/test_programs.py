@@ -25,7 +25,7 @@ import sys
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 jax.config.update("jax_enable_x64", True)
 import gflow
-from gflow import programs
+from gflow.programs import _room as programs
 
 class Plain(eqx.Module):
     theta: jax.Array

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import types
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from gflow.results._plateaus import (
     DIP,
     plateau_steps,
 )
+from gflow.results._record import Record
 from gflow.results._stages import (
     active_weights,
 )
@@ -159,9 +159,11 @@ def test_a_level_that_is_not_reached_has_no_crossing():
 def recorded(t, loss):
     """A run of which only the loss was kept, as after loading from a file."""
     refined = {"loss": loss, "leaves": {}}
-    return types.SimpleNamespace(
-        times=t, loss=loss, leaves={}, observables={}, resolver=None, refined=refined
-    )
+    provenance = dict(log_alpha=math.nan, status=gflow.Status.reached, method="", statistics={})
+    return Record(
+        t=t, loss=loss, observables={}, error={}, leaves={}, descent=loss, refined=refined,
+        **provenance,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("steps", [100, 300, 1000])

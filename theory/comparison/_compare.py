@@ -62,8 +62,9 @@ def compare(
             "prediction has none: compare the second run with it by itself."
         )
     if second is not None:
-        second = instance("second", second, Trajectory, "a run at another α").whole
-        check_same_problem([trajectory, second])
+        again = instance("second", second, Trajectory, "a run at another α").whole
+        check_same_problem([trajectory, again])
+        second = again
     if prediction.staged:
         rows, general = _path(trajectory, prediction, second)
     else:
