@@ -7,10 +7,14 @@ export MPLBACKEND := Agg
 # pyright would otherwise ask the network whether a newer one exists.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: test slow lint notebooks reproduce benchmark clean
+.PHONY: test test-fast slow lint notebooks reproduce benchmark clean
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+# Without what tests/long_tests.txt lists (pytest --list-long writes it); for the work in between.
+test-fast: $(READY)
+	$(BIN)/pytest -n 2 --dist loadfile --fast
 
 slow: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal -m slow -x

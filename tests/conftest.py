@@ -3,6 +3,7 @@
 This runs before the packages are imported: the import hook only sees what comes after it.
 """
 
+import collections
 import gc
 import os
 
@@ -34,6 +35,43 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 jaxtyping.jaxtyped = checked  # which the hook writes above every function and class
 jaxtyping.install_import_hook(["gflow", "theory"], "annotations_checked.beartyped")
+
+
+LONG = Path(__file__).parent / "long_tests.txt"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out what long_tests.txt lists")
+    parser.addoption(
+        "--list-long", type=float, metavar="SECONDS",
+        help="write to long_tests.txt the tests that took longer, all their parameters together",
+    )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--fast"):
+        return
+    long = set(LONG.read_text().split())
+    out = [
+        item for item in items if function(item.nodeid) in long or item.get_closest_marker("slow")
+    ]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in set(out)]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if (limit := config.getoption("--list-long")) is None:
+        return
+    total = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            total[function(getattr(report, "nodeid", ""))] += getattr(report, "duration", 0.0)
+    LONG.write_text("".join(f"{name}\n" for name in sorted(total) if total[name] > limit))
+
+
+def function(nodeid):
+    """The test function of a test, whatever its parameters and wherever pytest was started."""
+    return nodeid.split("[")[0].removeprefix("tests/")
 
 
 def pytest_collection_finish():
