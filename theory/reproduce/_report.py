@@ -109,13 +109,16 @@ class Report:
         self._append(quantity, unit, paper, *numbers, verdict, f"{text}: {reason}".lstrip(": "))
 
     def compare(self, prefix: str, comparison: Comparison, text: str = "") -> None:
-        """Print a comparison and record every claim that it judges, as `prefix.<claim>`."""
+        """Print a comparison and record every claim that it judges, as `prefix.<claim>`.
+
+        A key has hyphens where the name of a curve or number has spaces.
+        """
         self.say(text or prefix, comparison)
         for claim in comparison.claims:
             numbers = (claim.predicted, claim.measured)
             predicted, measured = (math.nan if isinstance(x, str) else x for x in numbers)
             self._append(
-                f"{prefix}.{claim.key}", claim.unit or "1", None, predicted, measured,
+                f"{prefix}.{claim.key}".replace(" ", "-"), claim.unit or "1", None, predicted, measured,
                 claim.bar, claim.tolerance, claim.verdict, claim.reason,
             )  # fmt: skip
 

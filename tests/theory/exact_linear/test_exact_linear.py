@@ -349,10 +349,17 @@ def test_the_experiment_reproduces_in_fast_mode(tmp_path):
     folder = tmp_path / "exact-linear"
     report = json.loads((folder / "report.json").read_text())
     assert report["passed"]
-    assert len(report["rows"]) == 26
+    keys = [row["quantity"] for row in report["rows"]]
+    # the curve and the end of each of the nine runs that the prediction is compared with
+    for claim in ("W2-W1", "loss", "rank-at-rest", "loss-at-rest"):
+        found = [
+            key for key in keys if key.startswith(("balanced", "lazy")) and key.endswith(claim)
+        ]
+        assert len(found) == 9, claim
     for row in report["rows"]:  # the solver's own error bars hold
         if row["error_bar"] > 0:
-            assert abs(row["measured"] - row["predicted"]) <= row["error_bar"], row["quantity"]
+            off = abs(row["measured"] - row["predicted"])
+            assert off <= row["error_bar"] + row["tolerance"], row["quantity"]
     for name in ("hierarchy", "balances", "random_networks", "lazy_to_rich"):
         assert (folder / f"{name}.png").stat().st_size > 20_000
         assert (folder / f"{name}.pdf").exists()
