@@ -12,7 +12,8 @@ import pytest
 from papers import written
 
 from gflow import _cli as cli
-from theory.reproduce import Experiment
+from theory.reproduce import Experiment, _command
+from theory.reproduce._registry import Entry
 
 ROOT = Path(__file__).parents[2]
 GOOD = "report.add('answer', 42.0, 42.0, tolerance=0.5)"
@@ -34,7 +35,8 @@ def listed(capsys) -> dict[str, dict]:
 
 
 def test_an_entry_point_is_listed_and_runs(site, tmp_path, capsys):
-    papers.write(site, "stranger", GOOD)
+    with papers.write(site, "stranger", GOOD).open("a") as file:
+        file.write("\n\nprint('a greeting at every import')\n")
     papers.distribution(site, "strange-papers", stranger="stranger:experiment")
     one = listed(capsys)["stranger"]
     assert one["summary"] == "for tests"
@@ -71,7 +73,7 @@ def test_broken_plug_ins_are_named_and_break_nothing(site, tmp_path, capsys):
     )
     found = listed(capsys)
     says = {
-        "raises": "RuntimeError: boom",
+        "raises": "RuntimeError: boom (line 3 of raises.py)",
         "leaves": "Ended with exit status 3",
         "quits": "SystemExit",
         "nothing": "experiment is 3",
@@ -107,6 +109,19 @@ def test_one_name_belongs_to_one_experiment(site, tmp_path, capsys):
         assert cli.main(["reproduce", name, "--out", str(tmp_path)]) == 2
         assert "Several experiments" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [site]
+
+
+def test_all_runs_what_it_can_and_does_not_pass_over_the_rest(tmp_path, monkeypatch, capsys):
+    good = Entry("good", "no paper", "", "gflow", "good:experiment")
+    bad = Entry("bad", "", "", "elsewhere", "bad:experiment", "bad cannot be loaded: boom")
+    content = {"name": "good", "seconds": 0.0, "rows": [], "error": None}
+    ran = []
+    monkeypatch.setattr(_command, "run_apart", lambda one, *a, **k: ran.append(one) or content)
+    for found, status in (([good], 0), ([good, bad], 1), ([bad], 1)):
+        monkeypatch.setattr(_command, "entries", lambda found=found: found)
+        assert cli.main(["reproduce", "--all", "--out", str(tmp_path)]) == status
+        assert ("boom" in capsys.readouterr().err) == (bad in found)
+    assert ran == [good, good]
 
 
 def test_files_of_one_name_are_refused(tmp_path, capsys):

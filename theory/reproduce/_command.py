@@ -63,6 +63,8 @@ def reproduce(words: list[str], *, everything: bool, out: Path, as_json: bool, f
         print(f"Results cannot be written to {out}: {error.strerror}.", file=sys.stderr)
         return 2
     _complain(broken)
+    if not chosen:
+        return 1
     contents, interrupted = [], False
     width = max(len(one.name) for one in chosen)
     for one in chosen:

@@ -87,12 +87,17 @@ def described(reference: str) -> dict[str, str]:
 
 
 def _sentence(error: BaseException, reference: str) -> str:
-    """What was raised, and the last line of the paper's own on the way there."""
+    """What was raised, and the last line on the way there, of the paper's own where it has one."""
     what = " ".join("".join(traceback.format_exception_only(error)).split("\n")[-2].split())
-    frames = traceback.extract_tb(error.__traceback__)
-    own = Path(reference).parent if os.path.isabs(reference) else None
-    lines = [f for f in frames if own is not None and Path(f.filename).is_relative_to(own)]
-    at = f" (line {lines[-1].lineno} of {Path(lines[-1].filename).name})" if lines else ""
+    ours = Path(__file__).parent
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and Path(frame.filename).parent != ours
+    ]
+    folder = Path(reference).parent if os.path.isabs(reference) else None
+    own = [f for f in frames if folder is not None and Path(f.filename).is_relative_to(folder)]
+    at = "".join(f" (line {f.lineno} of {Path(f.filename).name})" for f in (own or frames)[-1:])
     if isinstance(error, SyntaxError) and error.filename:
         at = f" (line {error.lineno} of {Path(error.filename).name})"
     return f"{what}{at}"

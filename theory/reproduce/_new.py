@@ -5,7 +5,7 @@ import keyword
 from pathlib import Path
 
 from ._experiment import NAME
-from ._registry import Unusable, clash, sources
+from ._registry import Unusable, sources
 
 TEMPLATE = Path(__file__).with_name("_template.py")
 
@@ -22,7 +22,8 @@ def write_template(name: str, folder: Path) -> Path:
             "hyphens, as in my-paper."
         )
     if taken := sources().get(name):
-        raise Unusable(clash(name, *(one.origin for one in taken), "the new one"))
+        origins = "; ".join(one.origin for one in taken)
+        raise Unusable(f"An experiment is called {name!r} already ({origins}): take another name.")
     module = name.replace("-", "_")
     if not module.isidentifier() or keyword.iskeyword(module):
         raise Unusable(f"{module}.py could not be imported: begin the name with another letter.")
