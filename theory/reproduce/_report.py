@@ -117,8 +117,9 @@ class Report:
         for claim in comparison.claims:
             numbers = (claim.predicted, claim.measured)
             predicted, measured = (math.nan if isinstance(x, str) else x for x in numbers)
+            key = f"{prefix}.{claim.key}".replace(" ", "-")
             self._append(
-                f"{prefix}.{claim.key}".replace(" ", "-"), claim.unit or "1", None, predicted, measured,
+                key, claim.unit or "1", None, predicted, measured,
                 claim.bar, claim.tolerance, claim.verdict, claim.reason,
             )  # fmt: skip
 
