@@ -24,13 +24,16 @@ _PART = 4096
 class Passage(NamedTuple):
     """Where a run crosses a level.
 
-    Flow time `t` and its bar `error`, the time `remaining` to the end, and the `model`.
+    Flow time `t` and its bar `error`, the time `remaining` to the end, and the `model`; `clock`
+    and `clock_error` are time and bar in the run's own clock, which are t and its bar in most.
     """
 
     t: float
     error: float
     remaining: float
     model: Any
+    clock: float
+    clock_error: float
 
 
 @dataclasses.dataclass(eq=False, frozen=True)
@@ -146,7 +149,8 @@ class Trajectory(Record):
         t = float(self.t[i] + self.lapse(self.leaves_at(i), self.times[i], found.t))
         # forwards from there: backwards from the step before it would cancel
         left = self.lapse(leaves, found.t, self.times[i + 1]) + float(self.remaining[i + 1])
-        return Passage(t, self._bar_of_time(found), left, self.model_at(leaves, None, t))
+        model = self.model_at(leaves, None, t)
+        return Passage(t, self._bar_of_time(found), left, model, found.t, found.error)
 
     def at_norm(self, level: float) -> "Passage":
         """When the largest plain weight rises to norm `level`: a `crossing` on an escape.

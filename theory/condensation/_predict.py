@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, PyTree
 from scipy import optimize
 
-from gflow import Factored, Trajectory
-from gflow.internal import Objective, elapsed_time, error_bar
+from gflow import Factored, Passage, Trajectory, observables, stop
+from gflow.internal import Objective, elapsed_time
 from gflow.models import LastTokenTransformer
 from gflow.objectives import MarginLoss
 
@@ -19,7 +19,6 @@ from .._prediction import Prediction
 from ._blow_up import BlowUpLimit, blow_up_limit
 from ._direction import SOURCE, VALIDITY, condensation_direction, key_query_matrix, value_cosines
 from ._key_query import key_query_directions, plateau
-from ._measures import stable_rank
 from ._separability import separability
 from ._three_factors import conserved
 
@@ -166,7 +165,7 @@ def _escape(here: Setting, began: float, level: float) -> list[Number]:
     )
     about: Any = {"source": SOURCE, "validity": VALIDITY}
     return [
-        Number("escape time", time, lambda run: _rise(run, level)[:2], slack,
+        Number("escape time", time, lambda run: _time(run, level), slack,
                "the next orders of the loss in w and of the reduced flow, and how keys move",
                unit="flow time", size=1.0 / (level * rate), **about),
         *_condensed(here, limit, v, left, level, later),
@@ -179,7 +178,7 @@ def _condensed(
     rest = here.value - np.outer(v, v @ here.value)
     a = limit.left / left
     value = rest + np.outer(v, a)
-    rank, cosines = float(stable_rank(value)) - 1.0, value_cosines(here.value, v, a)
+    rank, cosines = _excess(value), value_cosines(here.value, v, a)
     # the left vector turns at the order w³ of the loss, a by turn·τ² from its limit
     turned = limit.turn * left**2
     still = np.linalg.norm(rest, axis=0)
@@ -188,14 +187,17 @@ def _condensed(
     )
 
     def ranks(run: Trajectory) -> tuple[float, float]:
-        return _at_rise(run, level, lambda w: float(stable_rank(w)) - 1.0)
+        # singular values are right to some roundings of the largest, of which this has squares
+        found, bar = _at_rise(run, level, _excess)
+        return found, bar + 100.0 * np.finfo(float).eps * math.sqrt(found)
 
     def apart(run: Trajectory) -> tuple[float, float]:
         def furthest(w: np.ndarray) -> float:
             found = (v @ w) / np.linalg.norm(w, axis=0)
             return float(np.max(np.abs(found - cosines)))
 
-        return _at_rise(run, level, furthest)
+        found, bar = _at_rise(run, level, furthest)
+        return found, bar + 1e-12
 
     about: Any = {"source": SOURCE, "validity": VALIDITY}
     return [
@@ -207,44 +209,39 @@ def _condensed(
     ]  # fmt: skip
 
 
-def _rise(run: Trajectory, level: float) -> tuple[float, float, dict[str, Any] | None]:
-    """When ‖readout‖ last rises to a level, its bar, and the record there."""
-    if "readout" not in run.leaves:
-        return math.nan, math.nan, None
-    logs = np.log(np.linalg.norm(run.leaves["readout"]["value"], axis=-1)) - math.log(level)
-    below = np.flatnonzero((logs[:-1] < 0.0) & (logs[1:] >= 0.0))
-    if not below.size or run.resolver is None:
-        return math.nan, math.nan, None
-    i = int(below[-1])
+def _rise(run: Trajectory, level: float) -> Passage | None:
+    """When ‖readout‖ rises to a level, by a simulation or an escape."""
+    try:
+        return run.crossing(stop.above(observables.norm("readout"), level))
+    except ValueError:  # no such leaf, no flow to solve, or a level that is not come to
+        return None
 
-    def gap(t: float) -> float:
-        record = run.record_at(t)["leaves"]["readout"]["value"]
-        return float(np.log(np.linalg.norm(record))) - math.log(level)
 
-    width = float(run.t[i + 1] - run.t[i])
-    root, _ = optimize.brentq(gap, run.t[i], run.t[i + 1], xtol=1e-14 * width, full_output=True)
-    bar = math.nan
-    if run.refined is not None:
-        other = np.log(np.linalg.norm(run.refined["leaves"]["readout"]["value"], axis=-1))
-        speed = float(logs[i + 1] - logs[i]) / width
-        bars = error_bar(run.t, logs, other - math.log(level))
-        bar = float(np.max(bars[i : i + 2])) / speed
-    return float(root), bar, run.record_at(float(root))
+def _time(run: Trajectory, level: float) -> tuple[float, float]:
+    found = _rise(run, level)
+    return (math.nan, math.nan) if found is None else (found.t, found.error)
 
 
 def _at_rise(
     run: Trajectory, level: float, function: Callable[[np.ndarray], float]
 ) -> tuple[float, float]:
     """A function of the value weight then, known as well as the time."""
-    time, bar, record = _rise(run, level)
-    if record is None:
+    found = _rise(run, level)
+    if found is None:
         return math.nan, math.nan
-    here = function(np.asarray(record["leaves"]["value"]["value"]))
-    if math.isnan(bar):
+    here = function(np.asarray(found.model.value.value))
+    if math.isnan(found.clock_error):
         return here, math.nan
-    beside = np.clip([time - bar, time + bar], run.t[0], run.t[-1])
-    others = [function(np.asarray(run.record_at(t)["leaves"]["value"]["value"])) for t in beside]
-    return here, max(abs(x - here) for x in others) + 1e-12
+    beside = found.clock + found.clock_error * np.array([-1.0, 1.0])
+    records = run.record_at_clock(np.clip(beside, run.times[0], run.times[-1]))
+    others = [function(w) for w in np.asarray(records["leaves"]["value"]["value"])]
+    return here, max(abs(x - here) for x in others)
+
+
+def _excess(weight: np.ndarray) -> float:
+    """The stable rank less one, with the digits that it has where this is small."""
+    sizes = np.linalg.svd(weight, compute_uv=False)
+    return float(np.sum((sizes[1:] / sizes[0]) ** 2))
 
 
 # --- the plateau ---------------------------------------------------------------------------

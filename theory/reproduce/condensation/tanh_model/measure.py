@@ -7,6 +7,7 @@ import diffrax
 import numpy as np
 
 import gflow
+import theory
 from theory import condensation as co
 
 from ... import Report
@@ -74,8 +75,8 @@ def both_stages(report: Report, settings: Settings) -> BothStages:
     d = settings.tanh_width
     one = problem(d)
     (x, y), objective = one.data, one.task.objective
-    v, m = co.condensation_direction(x, y)
-    out, escape = _escape(report, d, one.model, objective, v, m)
+    _, m = co.condensation_direction(x, y)
+    out, escape = _escape(report, d, one.model, objective)
     # on to u*: a few times 1/(wm), whatever ε is
     options = {"rtol": 1e-7, "error_bars": False, "solver": diffrax.Tsit5()}
     first = gflow.simulate(out.final, objective, t1=2 / (OUTER * m), **options)
@@ -114,32 +115,13 @@ def both_stages(report: Report, settings: Settings) -> BothStages:
     return BothStages(d, EPSILON * m, before(out), escape, both, end, linear)
 
 
-def _escape(
-    report: Report, d: int, model: Any, objective: Any, v: np.ndarray, m: float
-) -> tuple[gflow.Trajectory, float]:
-    """The first stage, and its predicted length."""
-    start = v @ np.asarray(model.value.array), model.inner.array, model.readout.array
-    limit = co.blow_up_limit(*(np.asarray(w) for w in start))
+def _escape(report: Report, d: int, model: Any, objective: Any) -> tuple[gflow.Trajectory, float]:
+    """The first stage, and its predicted length: time, rank and directions of W_V then."""
     out = gflow.escape(model, objective, level=OUTER, rtol=1e-7)
-    escape = float(co.escape_time(limit.time, EPSILON, m, OUTER))
-    # the second term is a share ε/(wT*); what is neglected is smaller by w²
-    report.add(
-        f"tanh-model.d{d}.escape-time",
-        escape,
-        out.t[-1],
-        escape * EPSILON / limit.time,
-        out.at_norm(0.99 * OUTER).error,
-        unit="flow time",
-        text=f"time to norm {OUTER:g} of the outer weights",
+    prediction = co.predict(model, objective, level=0.9 * OUTER)
+    report.compare(
+        f"tanh-model.d{d}.escape",
+        theory.compare(out, prediction),
+        f"Escape of the tanh model, d = {d}, to ‖W₂‖ = {0.9 * OUTER:g}:",
     )
-    first = np.asarray(model.value.value)
-    rest = first - np.outer(v, v @ first)
-    expected = float(np.sum(rest**2) - np.sum((rest @ limit.left) ** 2)) / OUTER**2
-    report.add(
-        f"tanh-model.d{d}.rank-WV",
-        expected,
-        float(co.stable_rank(np.asarray(out.final.value.value))) - 1,
-        0.05 * expected,
-        text="stable rank of W_V then, less 1",
-    )
-    return out, escape
+    return out, prediction.numbers[0].predicted
