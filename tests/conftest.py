@@ -10,8 +10,8 @@ import os
 os.environ["MPLBACKEND"] = "Agg"
 # matrices are small here, and threads of BLAS that wait for each other took half of some tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Nine tenths of a test are XLA at work on a program that runs once. Without optimisation it takes
-# a third; notebooks, slow tests and experiments run what users do, with the defaults.
+# Three quarters of a test are XLA compiling what runs once, which without optimisation takes well
+# under half. Notebooks and experiments run what users do, with the defaults.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
