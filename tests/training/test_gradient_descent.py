@@ -115,10 +115,14 @@ def test_gradient_descent_approaches_the_flow_to_first_order():
 def test_stages_of_descent_are_those_of_the_flow():
     model = small(-18.0)
     flow = gflow.simulate(model, HALF_SUM, tau1=9.0, error_bars=False).stages()
-    descent = gflow.descend(model, HALF_SUM, learning_rate=0.01, steps=16_200).stages()
+    rate = 0.01
+    descent = gflow.descend(model, HALF_SUM, learning_rate=rate, steps=16_200).stages()
     assert [s.activated for s in descent] == [s.activated for s in flow]
     assert len(flow) >= 2
-    np.testing.assert_allclose([s.tau for s in descent], [s.tau for s in flow], rtol=0.01)
+    # a weight grows by log(1 + ηg) where the flow has ηg: by at most a share ηg/2 slower, and no
+    # force is larger than that of the first stage, 1/τ₁ in the limit
+    lag = np.array([d.tau / f.tau - 1.0 for d, f in zip(descent, flow, strict=True)])
+    assert np.all((lag > 0.0) & (lag < 1.05 * 0.5 * rate / flow[0].tau))
 
 
 # --- minibatches ----------------------------------------------------------------------
