@@ -5,6 +5,7 @@ This runs before the packages are imported: the import hook only sees what comes
 
 import collections
 import gc
+import importlib.metadata
 import os
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -12,9 +13,11 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Three quarters of a test are XLA compiling what runs once, which without optimisation takes well
 # under half. Notebooks and experiments run what users do, with the defaults.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+# A jaxlib that does not know a flag would not start.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
 # XLA takes two of its own tuning flags in what it has cached for missing processor features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
