@@ -12,8 +12,10 @@ import optax
 from jaxtyping import PyTree
 
 from ._arguments import count, instance
+from .flow._build import traced_observables
 from .flow._callables import check_objective
-from .flow._flow import Decay, Objective, traced_observables
+from .flow._decay import Decay
+from .flow._flow import Objective
 from .flow._prepare import log_alpha_of
 from .parameters._base import is_parameter, trained_leaves
 from .programs._closure import check_untraced

@@ -10,7 +10,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._arguments import count, number
-from .flow._flow import Flow, Objective, build_flow, traced_observables
+from .flow._build import (
+    build_flow,
+    traced_observables,
+)
+from .flow._flow import (
+    Flow,
+    Objective,
+)
 from .flow._prepare import log_alpha_of
 from .integrate._choose import check_memory, check_rtol
 from .integrate._clock import Clocked

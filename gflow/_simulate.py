@@ -11,7 +11,16 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import count
-from .flow._flow import Decay, Flow, Objective, build_flow, traced_observables, with_schedule
+from .flow._build import (
+    build_flow,
+    traced_observables,
+    with_schedule,
+)
+from .flow._decay import Decay
+from .flow._flow import (
+    Flow,
+    Objective,
+)
 from .flow._prepare import log_alpha_of, prepare_times
 from .flow._underflow import check_felt
 from .integrate._choose import better_method, check_memory, check_rtol, choose, describe

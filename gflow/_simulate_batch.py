@@ -12,8 +12,14 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import count
+from .flow._build import (
+    build_flow,
+    traced_observables,
+    with_schedule,
+)
 from .flow._callables import check_objective
-from .flow._flow import BatchDecay, Objective, build_flow, traced_observables, with_schedule
+from .flow._decay import BatchDecay
+from .flow._flow import Objective
 from .flow._prepare import log_alpha_of, prepare_times
 from .flow._underflow import check_felt
 from .integrate._choose import check_memory, check_rtol, choose, describe

@@ -15,12 +15,16 @@ from .coordinates._gauge import (
     pulled as pulled,
 )
 from .coordinates._jacobi import orthogonal as orthogonal
-from .flow._flow import (
-    Decay as Decay,
-    Flow as Flow,
-    Objective as Objective,
+from .flow._build import (
     build_flow as build_flow,
     check_single as check_single,
+)
+from .flow._decay import (
+    Decay as Decay,
+)
+from .flow._flow import (
+    Flow as Flow,
+    Objective as Objective,
 )
 from .flow._prepare import (
     elapsed_time as elapsed_time,

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..flow._flow import Flow, decay_rate
+from ..flow._decay import decay_rate
+from ..flow._flow import Flow
 
 #: e-folds that a weight may have grown by while it is below its tolerance.
 _GROWTH = 2.0

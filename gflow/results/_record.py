@@ -13,7 +13,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from .._arguments import numbers
 from ..coordinates._record import LeafRecord
-from ..flow._flow import traced_observables
+from ..flow._build import traced_observables
 from ..integrate._bars import error_bar
 from ..integrate._status import Status
 from ..parameters._base import is_parameter, leaf_name, trained_leaves
@@ -232,7 +232,7 @@ class Record:
             width, left = self.clock[i + 1] - self.clock[i], float(moment - self.t[i])
 
             def gap(span: float, i=i, left=left) -> float:
-                start = self.clock[i]  # type: ignore[index]
+                start = self.times[i]
                 lapse = self.lapse(self.leaves_at(i), start, start + span) if span else 0.0
                 return lapse - left
 
@@ -245,10 +245,10 @@ class Record:
         """Everything recorded, at times of the run's own clock."""
         if self.checkpoints is not None:
             return self.whole.record_at_clock(clock, companion)
-        clock, leaves = np.asarray(clock, float), self.leaves
+        clock, leaves, t = np.asarray(clock, float), self.leaves, self.t
         if companion:
             assert self.refined is not None
-            leaves = self.refined["leaves"]
+            leaves, t = self.refined["leaves"], self.refined.get("t", t)
         i = np.searchsorted(self.times, clock, side="right") - 1
         here = jax.tree.map(lambda x: x[i], leaves)
         start, span, elapsed = self.times[i], clock - self.times[i], 0.0
@@ -259,8 +259,7 @@ class Record:
             start, span = start + half, span - half
         found = self._solved(here, start, span)
         if self.clock is not None:
-            since = self.t[i] if not companion else self.refined["t"][i]  # type: ignore[index]
-            found["t"] = since + elapsed + found["t"]
+            found["t"] = t[i] + elapsed + found["t"]
         return found
 
     def _solved(self, leaves: dict[str, Any], start: Any, span: Any) -> dict[str, Any]:

@@ -9,7 +9,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ..flow._flow import Decay, Flow, Objective, build_flow, check_leaf
+from ..flow._build import (
+    build_flow,
+    check_leaf,
+)
+from ..flow._decay import Decay
+from ..flow._flow import (
+    Flow,
+    Objective,
+)
 from ..flow._prepare import elapsed_time
 from ..parameters._base import to_factors, trained_leaves
 from ..programs._closure import Traced

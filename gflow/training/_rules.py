@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..flow._flow import Flow, decay_rate
+from ..flow._decay import decay_rate
+from ..flow._flow import Flow
 from ..parameters._base import is_parameter, trained_leaves
 from ..programs._closure import Traced, traced
 from ._optimizers import told_rate

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+from counted_losses import Counted, Hashable
 from matrices import LOG10, Matrix, Quadratic, gaussian, loss_crossing, quadratic, rotation
 
 import gflow
@@ -198,22 +199,6 @@ def test_a_batch_equals_its_members_alone():
             # two runs at one tolerance, each with an error of its own
             assert abs(one.t - two.t) <= 2.0 * two.error
         assert float(member.final.weight.elapsed) == member.t[-1]
-
-
-class Hashable(list):
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
-class Counted(eqx.Module):
-    """A loss that counts how often it is traced."""
-
-    inner: Quadratic
-    count: Hashable = eqx.field(static=True)
-
-    def __call__(self, model):
-        self.count.append(1)
-        return self.inner(model)
 
 
 def test_another_alpha_seed_tolerance_or_end_does_not_compile():

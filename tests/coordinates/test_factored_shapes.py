@@ -13,7 +13,7 @@ from matrices import Matrix, Quadratic, gaussian
 from scipy.integrate import solve_ivp
 
 import gflow
-from gflow.flow._flow import build_flow
+from gflow.flow._build import build_flow
 from gflow.models import LinearAttention, SoftmaxAttention
 from gflow.parameters._factored import PlainFactors
 

@@ -12,7 +12,7 @@ import gflow
 from gflow.coordinates._factors import FactorCoordinates
 from gflow.coordinates._log import LogCoordinates
 from gflow.coordinates._raw import RawCoordinates
-from gflow.flow._flow import build_flow
+from gflow.flow._build import build_flow
 
 LOG10 = math.log(10.0)
 EPS = np.finfo(float).eps

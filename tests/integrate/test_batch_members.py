@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counted_losses import Counted, Hashable
 from kinds import Linear, Mixed
 
 import gflow
@@ -243,22 +244,6 @@ def test_statistics_are_sums_over_members():
 
 
 # --- compile once ---------------------------------------------------------------------
-
-
-class Hashable(list):
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
-class Counted(eqx.Module):
-    """A loss that counts how often it is traced."""
-
-    inner: SquaredLoss
-    count: Hashable = eqx.field(static=True)
-
-    def __call__(self, model):
-        self.count.append(1)
-        return self.inner(model)
 
 
 def test_other_seeds_scales_tolerances_ends_or_decays_do_not_compile():

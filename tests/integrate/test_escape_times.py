@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 import gflow
 from gflow import models, objectives
-from gflow.flow._flow import build_flow
+from gflow.flow._build import build_flow
 from theory import condensation as co
 from theory.condensation._effective_flow import EffectiveChain, effective_course
 from theory.condensation._reduced_flow import follow, reduced

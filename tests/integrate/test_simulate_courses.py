@@ -7,11 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counted_losses import Counted, Hashable
 from two_examples import DECAYS, HALF_SUM, INPUTS, TARGETS, mixed, small
 
 import gflow
 from gflow.models import DiagonalLinear
-from gflow.objectives import SquaredLoss
 
 # --- times, models, files -------------------------------------------------------------
 
@@ -238,22 +238,6 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch):
 
 
 # --- compile once ---------------------------------------------------------------------
-
-
-class Hashable(list):
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
-class Counted(eqx.Module):
-    """A loss that counts how often it is traced."""
-
-    inner: SquaredLoss
-    count: Hashable = eqx.field(static=True)
-
-    def __call__(self, model):
-        self.count.append(1)
-        return self.inner(model)
 
 
 def test_another_alpha_seed_tolerance_end_or_decay_does_not_compile():

@@ -13,7 +13,8 @@ from raw_factors import raw_flow, simulated
 
 import gflow
 from gflow import tasks
-from gflow.flow._flow import build_flow, trained_leaves
+from gflow.flow._build import build_flow
+from gflow.flow._flow import trained_leaves
 from gflow.models import (
     FactoredLinear,
     LinearAttention,

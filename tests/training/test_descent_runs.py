@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counted_losses import Counted, Hashable
 from descent_problems import HALF_SUM, RATE, X, Y, gd_problem, mixed, small
 from kinds import Linear
 
@@ -105,22 +106,6 @@ def test_divergence_of_an_optimizer():
         traj = gflow.descend(small(-1.0), HALF_SUM, optimizer=optax.sgd(9.0), steps=1000)
     assert not traj.successful
     assert np.all(np.isfinite(traj.loss))
-
-
-class Counted(eqx.Module):
-    """A loss that counts how often it is traced."""
-
-    inner: SquaredLoss
-    count: list = eqx.field(static=True)
-
-    def __call__(self, model):
-        self.count.append(1)
-        return self.inner(model)
-
-
-class Hashable(list):
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
 
 
 def test_another_rate_seed_start_or_number_of_steps_does_not_compile():

@@ -304,6 +304,9 @@ class Columns(Part):
             )
         return dataclasses.replace(there, size=there.size - there.rates * passage.end)
 
+    def forgetful(self) -> Self:
+        return dataclasses.replace(self, size=np.full_like(self.size, math.nan))
+
     def flat_directions(self) -> np.ndarray | None:
         return None if self.k else np.zeros((0, self.weight.size))
 

@@ -332,6 +332,9 @@ class HadamardWeights(Part):
             there, exponent=exponent, size=size, weight=weight, alive=alive, sign=sign
         )
 
+    def forgetful(self) -> "HadamardWeights":
+        return dataclasses.replace(self, size=np.full_like(self.size, math.nan))
+
     def crossed(self, states: np.ndarray, s: np.ndarray) -> np.ndarray:
         near = of_order_one(self.exponent) & ~self.held & (self.alive == 0)
         x = 0.5 * (self.size[0] - self.size[1]) + states - states[:1] + self.force * s[0]

@@ -116,9 +116,9 @@ class Part(abc.ABC):
         """
         return None
 
+    @abc.abstractmethod
     def forgetful(self) -> Self:
         """At a saddle that is never quite reached: sizes of dormant modes are not known."""
-        return dataclasses.replace(self, size=np.full_like(self.size, math.nan))  # type: ignore
 
     def rising(self, passage: Passage) -> list[int]:
         """Items that are active and below half of what they become."""
