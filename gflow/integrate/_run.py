@@ -110,14 +110,14 @@ class Rounds:
         """Advance until every member has ended."""
         self.most = max_steps
         try:
-            while (left := np.flatnonzero(self.status == None)).size:  # noqa: E711
+            while (left := np.flatnonzero(_going(self.status))).size:
                 self._advance(left[: self.width], max_steps)
                 over = self.accepted + self.rejected >= max_steps
-                self.status[over & (self.status == None)] = Status.max_steps  # noqa: E711
+                self.status[over & _going(self.status)] = Status.max_steps
                 if progress:
                     self._report()
         except KeyboardInterrupt:
-            self.status[self.status == None] = Status.interrupted  # noqa: E711
+            self.status[_going(self.status)] = Status.interrupted
         for i in np.flatnonzero(self.status == Status.max_steps):
             self.cause[i] = self.lookout.late(self, int(i))
 
@@ -192,7 +192,7 @@ class Rounds:
 
         def cut(at: np.ndarray, inclusive: bool, why: Status) -> None:
             nonlocal kept
-            status[(at < never) & (status == None)] = why  # noqa: E711
+            status[(at < never) & _going(status)] = why
             kept = kept & (attempt < at + inclusive)
 
         cut(first(kept & ~np.isfinite(loss)), False, Status.overflow)
@@ -204,7 +204,7 @@ class Rounds:
             status[met < never] = Status.stopped  # sooner than what the rows beyond would end in
             kept = kept & (attempt <= met)
         t = offset + local
-        going = (status == None) & kept.any(axis=0)  # noqa: E711
+        going = _going(status) & kept.any(axis=0)
         found = self.lookout.look(self, members, going, kept, t, done)
         for j, one in found.items():
             status[j] = one.status
@@ -228,7 +228,7 @@ class Rounds:
         beyond = endless & (time >= _LATE * np.finfo(self.dtype).max)
         ends = ((Status.reached, there), (Status.step_underflow, stuck), (Status.max_steps, beyond))
         for why, which in ends:
-            status[which & (status == None)] = why  # noqa: E711
+            status[which & _going(status)] = why
         # weights that become infinite at one time have had steps down to nothing
         status[(status == Status.overflow) & (reached < 1e-9 * time)] = Status.step_underflow
 
@@ -269,7 +269,7 @@ class Rounds:
         return self.recorder.member(i, failed=status is not None and not status.successful)
 
     def _report(self) -> None:
-        ended = int(np.sum(self.status != None))  # noqa: E711
+        ended = int(np.sum(~_going(self.status)))
         if self.batched:
             line = f"{ended} of {len(self.status)} members ended"
         else:
@@ -277,3 +277,8 @@ class Rounds:
             line = f"t = {self.time[0]:.6g} of {goal}"
         steps = int(self.accepted.sum())
         print(f"\r{line}, {steps} steps", end="", file=sys.stderr, flush=True)
+
+
+def _going(status: np.ndarray) -> np.ndarray:
+    """Which of the members have not ended."""
+    return np.array([one is None for one in status], bool)
