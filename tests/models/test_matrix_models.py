@@ -14,7 +14,6 @@ from raw_factors import raw_flow, simulated
 import gflow
 from gflow import tasks
 from gflow.flow._build import build_flow
-from gflow.flow._flow import trained_leaves
 from gflow.models import (
     FactoredLinear,
     LinearAttention,
@@ -24,6 +23,7 @@ from gflow.models import (
     SymmetricFactored,
 )
 from gflow.objectives import SquaredLoss
+from gflow.parameters._base import trained_leaves
 from gflow.parameters._symmetric import Symmetric
 
 KEY = jax.random.key(0)
