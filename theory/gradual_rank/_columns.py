@@ -32,9 +32,9 @@ from gflow.internal import (
     orthogonal,
 )
 
-from ._column_piece import Block
+from ._column_orbit import Block
 from ._orbits import Degenerate
-from ._part import Due, Part, Passage
+from ._saddle_leaf import Due, Passage, SaddleLeaf
 from ._scales import DOUBT
 from ._turning import Mode, alike, complement, turned
 
@@ -45,7 +45,7 @@ _ALIKE = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Columns(Part):
+class Columns(SaddleLeaf):
     """One head of a leaf: its saddle and where its dormant columns stand.
 
     `k`: active columns. `exponent`, `size`: e and b of the dormant ones, largest first, and

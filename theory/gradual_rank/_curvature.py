@@ -15,12 +15,12 @@ from gflow.internal import (
     Flow,
 )
 
-from ._fast import Layout, assembled
-from ._part import Part
+from ._fast_system import Layout, assembled
+from ._saddle_leaf import SaddleLeaf
 
 
 def curvature(
-    flow: Flow, parts: Sequence[Part], layout: Layout, copies: Sequence[set[Coordinate]]
+    flow: Flow, parts: Sequence[SaddleLeaf], layout: Layout, copies: Sequence[set[Coordinate]]
 ) -> float:
     """Smallest eigenvalue of ∇²L on the active part, exchange of copies taken out."""
     rows = [p.flat_directions() for p in parts]

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from .._stage import Start, by_leaf
-from ._fast import Layout
+from ._fast_system import Layout
 from ._orbits import Orbit
-from ._part import Part
+from ._saddle_leaf import SaddleLeaf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Curves:
 
     start: Start
     orbits: list[Orbit]
-    plateaus: list[tuple[Part, ...]]
+    plateaus: list[tuple[SaddleLeaf, ...]]
     layout: Layout
     names: Sequence[str]
 

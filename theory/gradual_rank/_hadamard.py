@@ -23,9 +23,9 @@ from gflow.internal import (
 )
 
 from ._course import Course, distance, of_order_one, side
-from ._fast import Piece
+from ._fast_system import OrbitLeaf
 from ._orbits import Degenerate
-from ._part import Due, Part, Passage, log_abs
+from ._saddle_leaf import Due, Passage, SaddleLeaf, log_abs
 from ._scales import DOUBT
 
 #: A weight of a continued run this far below where it is going has not begun to switch.
@@ -36,7 +36,7 @@ _TIE = 1e-9
 _SIDE = np.array([1.0, -1.0])[:, None]
 
 
-class Factors(Piece):
+class Factors(OrbitLeaf):
     """x = log of the living factor of weights on the orbit, and ∫g of the others.
 
     `held`: the sign of weights that a kink holds at zero until the force has that sign, else 0.
@@ -90,7 +90,7 @@ class Factors(Piece):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class HadamardWeights(Part):
+class HadamardWeights(SaddleLeaf):
     """All weights of one leaf. `alive`: the side a weight is on, 0 for a dormant one.
 
     Items are factors: first s of every weight, then d of every weight; `exponent` and `size` have

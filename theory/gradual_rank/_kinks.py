@@ -24,8 +24,8 @@ from gflow.internal import (
     find_switches,
 )
 
-from ._fast import Layout, assembled
-from ._part import Part
+from ._fast_system import Layout, assembled
+from ._saddle_leaf import SaddleLeaf
 
 #: Displacements, each with some of the weights that change their sign on the other side.
 DRAWS = 64
@@ -65,7 +65,7 @@ class Kink:
         )
 
 
-def has_kinks(flow: Flow, parts: Sequence[Part]) -> bool:
+def has_kinks(flow: Flow, parts: Sequence[SaddleLeaf]) -> bool:
     """Whether the program of the loss has anything that might be a kink."""
     layout = tuple((p.name, p.head) for p in parts)
     weights = assembled([jnp.asarray(p.weight) for p in parts], layout, flow.names)
@@ -73,7 +73,9 @@ def has_kinks(flow: Flow, parts: Sequence[Part]) -> bool:
     return bool(found.sites or found.opaque)
 
 
-def on_sides(flow: Flow, parts: Sequence[Part], across: Sequence[np.ndarray], draw: int) -> Flow:
+def on_sides(
+    flow: Flow, parts: Sequence[SaddleLeaf], across: Sequence[np.ndarray], draw: int
+) -> Flow:
     """The flow on the branches of the signs of the weights; of those `across`, of the other.
 
     `draw`: a number for their sizes.
@@ -90,7 +92,7 @@ def on_sides(flow: Flow, parts: Sequence[Part], across: Sequence[np.ndarray], dr
 
 def find_kink(
     flow: Flow,
-    parts: Sequence[Part],
+    parts: Sequence[SaddleLeaf],
     force: Sequence[np.ndarray],
     beyond: Sequence[np.ndarray],
     largest: float,
@@ -128,11 +130,11 @@ def find_kink(
     return worst if worst is not None and worst.share > _SAME else None
 
 
-def _scale(parts: Sequence[Part]) -> float:
+def _scale(parts: Sequence[SaddleLeaf]) -> float:
     return max((float(np.max(np.abs(p.weight), initial=0.0)) for p in parts), default=0.0) or 1.0
 
 
-def _moves(parts: Sequence[Part]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _moves(parts: Sequence[SaddleLeaf]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Displacements of the dormant weights, of sizes e^{−6U}, and which are on the other side."""
     rng = np.random.default_rng(0)
     moves, over = [], []

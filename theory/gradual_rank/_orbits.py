@@ -9,9 +9,9 @@ import numpy as np
 
 from gflow.internal import Pace, bracketed_root
 
-from ._fast import (
-    Fast,
-    Piece,
+from ._fast_system import (
+    FastSystem,
+    OrbitLeaf,
     advance,
     evaluated,
     motion,
@@ -89,14 +89,14 @@ class Orbit:
     moves last dies out at the saddle, in units of the speed it had on the orbit.
     """
 
-    fast: Fast
+    fast: FastSystem
     s: np.ndarray
     state: np.ndarray
     velocity: np.ndarray
     acceleration: np.ndarray
     loss: np.ndarray
     stiff_from: int
-    saddle: Fast
+    saddle: FastSystem
     saddle_loss: float
     saddle_weights: dict[str, np.ndarray]
     approach: float
@@ -110,7 +110,7 @@ class Orbit:
     def shifted(self, crossing: float) -> "Orbit":
         return dataclasses.replace(self, s=self.s - crossing)
 
-    def start_pieces(self) -> list[Piece]:
+    def start_pieces(self) -> list[OrbitLeaf]:
         return self.fast.unpack(self.state[0])
 
     def states(self, s: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ class Orbit:
         return float(self.s[i]) + bracketed_root(gap, width)
 
 
-def connect(fast: Fast, limits: Limits, tolerance: float) -> Orbit:
+def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     """Follow the fast system from its start until every active part rests or has gone to zero.
 
     `tolerance` is the local error in directions and logarithms of sizes, absolute; where the speed
@@ -215,7 +215,7 @@ class _Rest:
     their matrix, down to where speeds are rounding.
     """
 
-    def __init__(self, fast: Fast, limits: Limits):
+    def __init__(self, fast: FastSystem, limits: Limits):
         self.fast, self.limits, self.saddle = fast, limits, fast
         self.active = self.parts = fast.active
         self.together = fast.together()

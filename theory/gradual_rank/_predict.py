@@ -29,7 +29,7 @@ from gflow.internal import (
 from .._prediction import Prediction
 from ._columns import Columns, columns_of
 from ._hadamard import HadamardWeights
-from ._part import Part
+from ._saddle_leaf import SaddleLeaf
 from ._saddle_path import SaddlePath
 from ._symmetric import SymmetricColumns
 
@@ -104,7 +104,7 @@ def predict(
     flow = build_flow(model, objective, decay=decay)
     if any(callable(rate) for rate in flow.decay):
         raise ValueError("The limit algorithm needs a constant decay; λ(t) was given.")
-    parts: list[Part] = []
+    parts: list[SaddleLeaf] = []
     for name, rate in zip(flow.names, flow.decay, strict=True):
         leaf, constant = leaves[name], float(rate.value) if isinstance(rate, Constant) else 0.0
         if isinstance(leaf, Hadamard):

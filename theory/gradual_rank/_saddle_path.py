@@ -30,10 +30,10 @@ from .._prediction import Prediction
 from .._stage import Level, Stage, Start
 from ._curvature import curvature
 from ._curves import Curves
-from ._fast import Fast, assembled
+from ._fast_system import FastSystem, assembled
 from ._kinks import Kink, find_kink, has_kinks, on_sides
 from ._orbits import Degenerate, Limits, Orbit, Unbounded, connect
-from ._part import Part, Passage
+from ._saddle_leaf import Passage, SaddleLeaf
 from ._scales import Scale, felt
 from ._sides import check_forces, choose_sides
 from ._ties import TIE, Winner, shares, twins
@@ -56,9 +56,11 @@ Heads = tuple[int, ...]
 class SaddlePath:
     """The state of the limit algorithm: parts at a saddle, and the time."""
 
-    def __init__(self, flow: Flow, parts: Sequence[Part], log_alpha: float, elapsed: float, rtol):
+    def __init__(
+        self, flow: Flow, parts: Sequence[SaddleLeaf], log_alpha: float, elapsed: float, rtol
+    ):
         self.flow, self.log_alpha, self.elapsed = flow, log_alpha, elapsed
-        self.parts: tuple[Part, ...] = tuple(parts)
+        self.parts: tuple[SaddleLeaf, ...] = tuple(parts)
         self.tolerance = 0.2 * rtol
         self.layout = tuple((p.name, p.head) for p in parts)
         self.tau, self.offset = elapsed / -log_alpha, 0.0
@@ -93,7 +95,7 @@ class SaddlePath:
         self,
         across: Sequence[np.ndarray] | None = None,
         draw: int = 0,
-        parts: Sequence[Part] | None = None,
+        parts: Sequence[SaddleLeaf] | None = None,
     ) -> Flow:
         """The flow on the sides of the kinks at zero that the weights are on, or `across`.
 
@@ -148,7 +150,9 @@ class SaddlePath:
         if self.kink is not None:
             raise ValueError(f"At the start {self.kink}.")
 
-    def _begin(self, found: list[tuple[Stage, Orbit]]) -> tuple[Start, list[tuple[Part, ...]]]:
+    def _begin(
+        self, found: list[tuple[Stage, Orbit]]
+    ) -> tuple[Start, list[tuple[SaddleLeaf, ...]]]:
         """Where the path starts, with a stage that is under way there if there is one."""
         if any(p.active for p in self.parts):
             under_way = self._settle()
@@ -240,7 +244,7 @@ class SaddlePath:
         whole = assembled(parts, self.layout, self.flow.names)
         return {name: np.asarray(x) for name, x in whole.items()}
 
-    def _settle(self) -> tuple[Start, tuple[Stage, Orbit], tuple[Part, ...]] | None:
+    def _settle(self) -> tuple[Start, tuple[Stage, Orbit], tuple[SaddleLeaf, ...]] | None:
         """From an active start to the saddle below it, before anything else escapes.
 
         In a model taken from a run, modes that have only begun to grow wait like dormant ones,
@@ -383,9 +387,9 @@ class SaddlePath:
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
 
-    def _fast(self, entries: Entries, parallel: Heads, parts: Sequence[Part]) -> Fast:
+    def _fast(self, entries: Entries, parallel: Heads, parts: Sequence[SaddleLeaf]) -> FastSystem:
         pieces = tuple(p.piece(e) for p, e in zip(parts, entries, strict=True))
-        return Fast(self._sided(parts=parts), pieces, self.layout, parallel)
+        return FastSystem(self._sided(parts=parts), pieces, self.layout, parallel)
 
     def _level(self, orbit: Orbit, leader: Winner) -> tuple[Level, float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from gflow.internal import Flow
 
-from ._fast import Layout, assembled
+from ._fast_system import Layout, assembled
 
 #: Entries of a Hessian diagonal that are computed side by side.
 _WIDTH = 64

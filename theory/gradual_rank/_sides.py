@@ -12,20 +12,20 @@ import numpy as np
 
 from gflow.internal import Flow
 
-from ._fast import Fast, joined, velocities
+from ._fast_system import FastSystem, joined, velocities
 from ._orbits import Degenerate, Orbit
-from ._part import Part
+from ._saddle_leaf import SaddleLeaf
 
 #: Speeds of an orbit that differ by less of the largest do not differ.
 _SAME = 1e-6
 
 
 def choose_sides(
-    parts: Sequence[Part],
+    parts: Sequence[SaddleLeaf],
     orbit: Orbit,
-    fast: Callable[[Sequence[Part]], Fast],
+    fast: Callable[[Sequence[SaddleLeaf]], FastSystem],
     floors: Sequence[np.ndarray],
-) -> list[Part] | None:
+) -> list[SaddleLeaf] | None:
     """Weights held at zero on the side to which the orbit releases them; None where none is.
 
     `fast`: makes the fast system for the sides that parts are on.
@@ -68,7 +68,7 @@ def choose_sides(
 
 
 def check_forces(
-    parts: Sequence[Part], orbit: Orbit, sided: Callable[[list[np.ndarray], int], Flow]
+    parts: Sequence[SaddleLeaf], orbit: Orbit, sided: Callable[[list[np.ndarray], int], Flow]
 ) -> None:
     """**Raises:** Degenerate where forces on the orbit depend on more than signs that stay.
 

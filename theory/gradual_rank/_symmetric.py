@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._column_piece import Block
+from ._column_orbit import Block
 from ._columns import Columns
 from ._turning import Mode
 

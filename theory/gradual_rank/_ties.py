@@ -12,7 +12,7 @@ from gflow.internal import (
 )
 
 from ._orbits import Degenerate
-from ._part import Part
+from ._saddle_leaf import SaddleLeaf
 
 #: Candidates whose times agree to this relative accuracy are tied.
 TIE = 1e-9
@@ -28,7 +28,7 @@ class Winner(NamedTuple):
 
 
 def twins(
-    parts: Sequence[Part], winners: Sequence[Winner], number: int, tau: float
+    parts: Sequence[SaddleLeaf], winners: Sequence[Winner], number: int, tau: float
 ) -> tuple[int, ...]:
     """Modes that are due at once enter one orbit, if they grow at one rate.
 
@@ -65,7 +65,7 @@ def twins(
 
 
 def shares(
-    parts: Sequence[Part], switched: dict[Coordinate, Winner], leader: Winner
+    parts: Sequence[SaddleLeaf], switched: dict[Coordinate, Winner], leader: Winner
 ) -> dict[Coordinate, float]:
     """Squares of the sizes of a group, where its weights keep that ratio: copies do."""
     if len(switched) < 2 or any(math.isnan(w.size) for w in switched.values()):

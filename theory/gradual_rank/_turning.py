@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._part import log_abs
+from ._saddle_leaf import log_abs
 
 
 class Mode(NamedTuple):

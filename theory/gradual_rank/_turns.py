@@ -18,14 +18,14 @@ import numpy as np
 from gflow.internal import Flow
 
 from ._columns import Columns
-from ._fast import Layout, assembled
-from ._part import Part
+from ._fast_system import Layout, assembled
+from ._saddle_leaf import SaddleLeaf
 
 #: Below this share of the largest curvature a direction is level: a family of equal saddles.
 _LEVEL = 1e-7
 
 
-def rate_of_turning(flow: Flow, parts: Sequence[Part], layout: Layout) -> float:
+def rate_of_turning(flow: Flow, parts: Sequence[SaddleLeaf], layout: Layout) -> float:
     """The rate at which learned columns leave the saddle, where force is left over; 0 if none."""
     columns = [p if isinstance(p, Columns) and p.k else None for p in parts]
     if not any(p is not None and p.left_over for p in columns):

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..gradual_rank._column_piece import Block
+from ..gradual_rank._column_orbit import Block
 from ..gradual_rank._columns import Columns
 from ..gradual_rank._symmetric import SymmetricColumns
 from ._flag import flag, graded, sign_of

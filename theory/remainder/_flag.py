@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..gradual_rank._columns import Columns
-from ..gradual_rank._part import log_abs
+from ..gradual_rank._saddle_leaf import log_abs
 from ..gradual_rank._symmetric import SymmetricColumns
 from ..gradual_rank._turning import complement
 

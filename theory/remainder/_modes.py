@@ -11,15 +11,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ..gradual_rank._fast import Piece
+from ..gradual_rank._fast_system import OrbitLeaf
 from ..gradual_rank._hadamard import Factors, HadamardWeights
-from ..gradual_rank._part import Part
+from ..gradual_rank._saddle_leaf import SaddleLeaf
 
-PieceT = TypeVar("PieceT", bound=Piece)
-PartT = TypeVar("PartT", bound=Part)
+OrbitLeafT = TypeVar("OrbitLeafT", bound=OrbitLeaf)
+SaddleLeafT = TypeVar("SaddleLeafT", bound=SaddleLeaf)
 
 
-class Modes(abc.ABC, Generic[PieceT, PartT]):
+class Modes(abc.ABC, Generic[OrbitLeafT, SaddleLeafT]):
     """The dormant modes of one piece on one orbit; `part`, `after`: the plateaus around it.
 
     `living`: modes that are on the orbit, and so no source; `column`, `sign`: which disturbance
@@ -33,7 +33,9 @@ class Modes(abc.ABC, Generic[PieceT, PartT]):
     column: np.ndarray
     sign: np.ndarray
 
-    def __init__(self, piece: PieceT, saddle: PieceT, part: PartT, after: PartT):
+    def __init__(
+        self, piece: OrbitLeafT, saddle: OrbitLeafT, part: SaddleLeafT, after: SaddleLeafT
+    ):
         self.piece, self.saddle, self.part, self.after = piece, saddle, part, after
 
     @abc.abstractmethod
@@ -93,7 +95,7 @@ class Modes(abc.ABC, Generic[PieceT, PartT]):
         """At states, a projector on the directions in which the piece can move, if not all."""
         return None
 
-    def settled(self, piece: Piece, state: np.ndarray) -> tuple[Piece, np.ndarray]:
+    def settled(self, piece: OrbitLeaf, state: np.ndarray) -> tuple[OrbitLeaf, np.ndarray]:
         """A piece and its state at the saddle, dormant modes as in the middle of the plateau."""
         return piece, state
 

@@ -25,10 +25,10 @@ from jaxtyping import Array, Float, Int
 from gflow.internal import Coordinate
 
 from .._stage import Stage
-from ..gradual_rank._fast import Fast, assembled
+from ..gradual_rank._fast_system import FastSystem, assembled
 from ..gradual_rank._hadamard import HadamardWeights
 from ..gradual_rank._orbits import Orbit
-from ..gradual_rank._part import Part
+from ..gradual_rank._saddle_leaf import SaddleLeaf
 from ._columns import ColumnModes
 from ._modes import Modes, WeightModes
 
@@ -138,10 +138,12 @@ class Path:
         return np.where(self.living, -np.inf, logs)
 
 
-Parts = Sequence[Part]
+SaddleLeaves = Sequence[SaddleLeaf]
 
 
-def modes_of(fast: Fast, saddle: Fast, before: Parts, after: Parts) -> list[Modes]:
+def modes_of(
+    fast: FastSystem, saddle: FastSystem, before: SaddleLeaves, after: SaddleLeaves
+) -> list[Modes]:
     """Of pieces that an orbit takes from `fast` to `saddle`, between two plateaus."""
     out: list[Modes] = []
     for piece, rest, part, next_part in zip(fast.pieces, saddle.pieces, before, after, strict=True):
@@ -155,7 +157,7 @@ def split(modes: Sequence[Modes], state: np.ndarray) -> list[np.ndarray]:
     return np.split(state, np.cumsum([m.width for m in modes])[:-1], axis=-1)
 
 
-def settled(fast: Fast, saddle: Fast, modes: Sequence[Modes]) -> Linear:
+def settled(fast: FastSystem, saddle: FastSystem, modes: Sequence[Modes]) -> Linear:
     """`fast` linearised at a saddle, dormant modes as in the middle of the plateau."""
     rows = zip(modes, fast.pieces, saddle.pieces, strict=True)
     pieces, states = zip(
@@ -165,7 +167,7 @@ def settled(fast: Fast, saddle: Fast, modes: Sequence[Modes]) -> Linear:
     return linearised(there, np.concatenate(states)[None], modes)[0]
 
 
-def path_of(orbit: Orbit, stage: Stage, parts: Parts, after: Parts) -> Path:
+def path_of(orbit: Orbit, stage: Stage, parts: SaddleLeaves, after: SaddleLeaves) -> Path:
     """Linearised along its nodes; `parts`, `after`: the plateaus around it."""
     fast = orbit.fast
     modes = modes_of(fast, orbit.saddle, parts, after)
@@ -192,7 +194,7 @@ def path_of(orbit: Orbit, stage: Stage, parts: Parts, after: Parts) -> Path:
     return dataclasses.replace(path, over=over, into=into)
 
 
-def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear:
+def linearised(fast: FastSystem, states: np.ndarray, modes: Sequence[Modes]) -> Linear:
     """Derivatives at many states, in blocks that one compiled function takes."""
     count = len(states)
     padded = np.resize(states, (-(-count // _BLOCK) * _BLOCK, states.shape[1]))
@@ -216,7 +218,7 @@ def linearised(fast: Fast, states: np.ndarray, modes: Sequence[Modes]) -> Linear
 
 
 @eqx.filter_jit
-def _derivatives(fast: Fast, states: Float[Array, "block size"], felt: Int[Array, " felt"]):
+def _derivatives(fast: FastSystem, states: Float[Array, "block size"], felt: Int[Array, " felt"]):
     """Velocity, and by state and sizes the derivatives of velocity, loss and weights.
 
     The force is differentiated along the components `felt` alone, those that move a weight:
@@ -318,7 +320,7 @@ def _nodes(orbit: Orbit) -> np.ndarray:
     return np.unique(np.concatenate([*nodes, orbit.s[-1:], [0.0]]))
 
 
-def _place(fast: Fast, parts: Sequence[Part], coordinate: Coordinate) -> int:
+def _place(fast: FastSystem, parts: Sequence[SaddleLeaf], coordinate: Coordinate) -> int:
     """Where the weight that tells when the stage happens is among all weights."""
     name, index = coordinate
     at = 0

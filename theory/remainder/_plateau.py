@@ -8,7 +8,7 @@ import numpy as np
 
 from ..gradual_rank._curvature import force_and_jacobian
 from ..gradual_rank._orbits import Orbit
-from ..gradual_rank._part import Part
+from ..gradual_rank._saddle_leaf import SaddleLeaf
 from ._modes import Modes
 from ._orbit import Linear, modes_of, settled, split
 
@@ -51,7 +51,7 @@ class Plateau:
         return [m.beyond(x, size) for m, x, size in parts]
 
 
-def plateau_of(orbit: Orbit, parts: Sequence[Part]) -> Plateau:
+def plateau_of(orbit: Orbit, parts: Sequence[SaddleLeaf]) -> Plateau:
     """`parts`: after the orbit."""
     saddle = orbit.saddle
     modes = modes_of(saddle, saddle, parts, parts)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from .._prediction import Prediction
 from .._stage import by_leaf
 from ..gradual_rank._curves import Curves
-from ..gradual_rank._fast import assembled
+from ..gradual_rank._fast_system import assembled
 from ._orbit import Path, path_of
 from ._plateau import Plateau, plateau_of
 from ._solve import Passed, passages

@@ -19,7 +19,7 @@ from gflow.objectives import SquaredLoss
 from theory.comparison._compare import measure
 from theory.gradual_rank import predict
 from theory.gradual_rank._columns import Columns
-from theory.gradual_rank._part import Passage
+from theory.gradual_rank._saddle_leaf import Passage
 
 # --- softmax attention ----------------------------------------------------------------
 

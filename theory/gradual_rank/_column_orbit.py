@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gflow.internal import clearing, column_velocity, pulled
 
-from ._fast import Piece
+from ._fast_system import OrbitLeaf
 
 
-class Block(Piece):
+class Block(OrbitLeaf):
     """Directions and log-sizes of columns, which of them are active.
 
     `level`: dormant columns of one level are of like size, as at a start that nothing has pulled

@@ -27,14 +27,14 @@ STEPS = 128
 _DENSE = 400
 
 
-class Piece(eqx.Module):
+class OrbitLeaf(eqx.Module):
     """The state of one leaf, or of one head of it, on an orbit."""
 
     @abc.abstractmethod
     def flat(self) -> Float[Array, " size"]: ...
 
     @abc.abstractmethod
-    def at(self, flat: Float[Array, " size"]) -> "Piece": ...
+    def at(self, flat: Float[Array, " size"]) -> "OrbitLeaf": ...
 
     @abc.abstractmethod
     def weight(self) -> Float[Array, "..."]:
@@ -69,7 +69,7 @@ class Piece(eqx.Module):
         """Which components, active or dormant, are logarithms of sizes."""
 
     @abc.abstractmethod
-    def without(self, gone: Bool[Array, " size"]) -> "Piece":
+    def without(self, gone: Bool[Array, " size"]) -> "OrbitLeaf":
         """The same state, with the active parts of these log-sizes made dormant."""
 
     @property
@@ -82,14 +82,14 @@ class Piece(eqx.Module):
         """Whether rounding takes the state off a manifold that `recentred` puts it back on."""
         return False
 
-    def recentred(self) -> "Piece":
+    def recentred(self) -> "OrbitLeaf":
         return self
 
-    def loose(self) -> "Piece":
+    def loose(self) -> "OrbitLeaf":
         """With no weight held at a kink of the loss."""
         return self
 
-    def alongside(self, other: Any) -> "Piece":
+    def alongside(self, other: Any) -> "OrbitLeaf":
         """With the direction of another head that learns the same mode at the same time."""
         return self
 
@@ -97,7 +97,7 @@ class Piece(eqx.Module):
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 
 
-class Fast(eqx.Module):
+class FastSystem(eqx.Module):
     """All pieces of a model; `layout`: leaf name and head of each.
 
     `twins`: heads whose first columns learn one mode together and stay parallel; what would
@@ -105,14 +105,14 @@ class Fast(eqx.Module):
     """
 
     flow: Flow
-    pieces: tuple[Piece, ...]
+    pieces: tuple[OrbitLeaf, ...]
     layout: Layout = eqx.field(static=True)
     twins: tuple[int, ...] = eqx.field(static=True, default=())
 
     def start(self) -> Float[Array, " size"]:
         return joined(self.pieces)
 
-    def unpack(self, state: Float[Array | np.ndarray, " size"]) -> list[Piece]:
+    def unpack(self, state: Float[Array | np.ndarray, " size"]) -> list[OrbitLeaf]:
         out, at = [], 0
         for piece in self.pieces:
             size = piece.flat().size
@@ -150,7 +150,7 @@ class Fast(eqx.Module):
         parts = zip(self.pieces, itertools.pairwise(ends), strict=True)
         return [slice(*edges) for p, edges in parts if p.unitless]
 
-    def without(self, gone: np.ndarray) -> "Fast":
+    def without(self, gone: np.ndarray) -> "FastSystem":
         if not gone.any():
             return self
         pieces, at = [], 0
@@ -161,7 +161,7 @@ class Fast(eqx.Module):
         return eqx.tree_at(lambda f: f.pieces, self, tuple(pieces))
 
 
-def joined(pieces: Sequence[Piece]) -> Float[Array, " size"]:
+def joined(pieces: Sequence[OrbitLeaf]) -> Float[Array, " size"]:
     return jnp.concatenate([p.flat() for p in pieces])
 
 
@@ -182,7 +182,7 @@ def assembled(parts: Sequence[Any], layout: Layout, names: Sequence[str]) -> dic
 class _Started(Field):
     """The fast system at a point, for `march`: autonomous, in one frame."""
 
-    fast: Fast
+    fast: FastSystem
     state: Float[Array, " size"]
 
     def start(self):
@@ -217,7 +217,7 @@ def _solver(size: int, stiff: bool) -> diffrax.AbstractAdaptiveSolver:
 
 
 @eqx.filter_jit
-def advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""], stiff: bool):
+def advance(fast: FastSystem, state: Array, pace: Pace, tolerance: Float[Array, ""], stiff: bool):
     """Up to `STEPS` steps from `state`: times, what `motion` reads there, which were kept."""
     zero = jnp.zeros_like(tolerance)
     steps = march(
@@ -227,19 +227,21 @@ def advance(fast: Fast, state: Array, pace: Pace, tolerance: Float[Array, ""], s
     return (steps.t, *jax.vmap(lambda y: _motion(fast, y))(steps.state)), steps.kept, steps.pace
 
 
-def _motion(fast: Fast, state: Array) -> tuple[Array, Array, Array, Array]:
+def _motion(fast: FastSystem, state: Array) -> tuple[Array, Array, Array, Array]:
     velocity, acceleration = jax.jvp(fast.velocity, (state,), (fast.velocity(state),))
     return state, velocity, acceleration, fast.flow.loss(fast.weights(state))
 
 
 @eqx.filter_jit
-def motion(fast: Fast, state: Array) -> tuple[Array, Array, Array, Array]:
+def motion(fast: FastSystem, state: Array) -> tuple[Array, Array, Array, Array]:
     """State, velocity, acceleration and loss."""
     return _motion(fast, state)
 
 
 @eqx.filter_jit
-def one_step(fast: Fast, state: Array, step: Float[Array, ""], stiff: bool) -> tuple[Array, Array]:
+def one_step(
+    fast: FastSystem, state: Array, step: Float[Array, ""], stiff: bool
+) -> tuple[Array, Array]:
     """State and loss after one step of this length."""
     zero = jnp.zeros_like(step)
     solver = _solver(state.size, stiff)
@@ -250,27 +252,27 @@ def one_step(fast: Fast, state: Array, step: Float[Array, ""], stiff: bool) -> t
 
 
 @eqx.filter_jit
-def velocity_and_loss(fast: Fast, state: Array) -> tuple[Array, Array]:
+def velocity_and_loss(fast: FastSystem, state: Array) -> tuple[Array, Array]:
     return fast.velocity(state), fast.flow.loss(fast.weights(state))
 
 
 @eqx.filter_jit
-def _velocities(fast: Fast, states: Float[Array, "n size"]) -> Float[Array, "n size"]:
+def _velocities(fast: FastSystem, states: Float[Array, "n size"]) -> Float[Array, "n size"]:
     return jax.lax.map(fast.velocity, states, batch_size=64)
 
 
-def velocities(fast: Fast, states: np.ndarray) -> np.ndarray:
+def velocities(fast: FastSystem, states: np.ndarray) -> np.ndarray:
     """At many points, compiled once for all numbers up to a power of two."""
     return np.asarray(_velocities(fast, _padded(states)))[: len(states)]
 
 
 @eqx.filter_jit
-def velocity_jacobian(fast: Fast, state: Array) -> Float[Array, "size size"]:
+def velocity_jacobian(fast: FastSystem, state: Array) -> Float[Array, "size size"]:
     return jax.jacfwd(fast.velocity)(state)
 
 
 @eqx.filter_jit
-def _evaluated(fast: Fast, states: Float[Array, "n size"]) -> tuple[Array, dict[str, Array]]:
+def _evaluated(fast: FastSystem, states: Float[Array, "n size"]) -> tuple[Array, dict[str, Array]]:
     def at(state):
         weights = fast.weights(state)
         return fast.flow.loss(weights), weights
@@ -278,7 +280,7 @@ def _evaluated(fast: Fast, states: Float[Array, "n size"]) -> tuple[Array, dict[
     return jax.lax.map(at, states, batch_size=64)
 
 
-def evaluated(fast: Fast, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def evaluated(fast: FastSystem, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Loss and weights at many points, compiled once for all numbers up to a power of two."""
     count = len(states)
     loss, weights = _evaluated(fast, _padded(states))

@@ -13,7 +13,7 @@ from gflow.internal import (
     Coordinate,
 )
 
-from ._fast import Piece
+from ._fast_system import OrbitLeaf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,13 +32,13 @@ class Due:
 class Passage:
     """A piece through an orbit: at its first point, at the saddle, and the times of both."""
 
-    before: Piece
-    after: Piece
+    before: OrbitLeaf
+    after: OrbitLeaf
     start: float
     end: float
 
 
-class Part(abc.ABC):
+class SaddleLeaf(abc.ABC):
     """One leaf, or head of it: the weight at the saddle, and where its dormant modes stand.
 
     A mode has size e^{b − eΛ} at the time of the last transition. A part is a value: what happens
@@ -100,7 +100,7 @@ class Part(abc.ABC):
         """Once a plateau of length tau·Λ + offset has passed."""
 
     @abc.abstractmethod
-    def piece(self, entries: Mapping[int, float]) -> Piece:
+    def piece(self, entries: Mapping[int, float]) -> OrbitLeaf:
         """At the start of an orbit on which these items are active as well, at these log-sizes."""
 
     @abc.abstractmethod
