@@ -14,6 +14,10 @@ import theory
 from gflow.models import DiagonalAttention, woodworth
 from gflow.objectives import SquaredLoss
 from theory.gradual_rank import predict
+from theory.remainder import remainder
+
+#: Errors of stage times by the steps of the run, at its default tolerance.
+SOLVER = 1e-8
 
 # Woodworth's network
 
@@ -98,11 +102,15 @@ def test_softmax_head_raises_its_rank_one_weight_at_a_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("decades", "atol"), [(32, 0.02), (128, 1e-4)])
-def test_softmax_head_switches_when_predicted(decades, atol):
+@pytest.mark.parametrize("decades", [32, 128])
+def test_softmax_head_switches_when_predicted(decades):
     pred, run = one_head_prediction(), one_head_run(decades)
     miss = measured(pred, run) - pred.at(run.log_alpha).t
-    np.testing.assert_allclose(miss, 0, atol=atol)
+    left = remainder(pred, run.log_alpha)
+    assert np.all(np.abs(miss) < left.time + SOLVER)
+    # the first order is what is left, to second order in the e-folds it has come to
+    second = 2.0 * left.efolds * left.time
+    assert np.all(np.abs(miss - left.signed) < second + SOLVER)
     stages = run.stages()
     assert [s.activated for s in stages] == [s.activated for s in pred.stages]
     for found, stage in zip(stages, pred.stages, strict=True):
