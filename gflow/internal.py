@@ -5,6 +5,7 @@ from ._arguments import (
     instance as instance,
     number as number,
 )
+from ._blas import one_thread as one_thread
 from ._simulate_batch import (
     member as member,
     stacked as stacked,

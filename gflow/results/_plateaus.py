@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import signal
 
 from ._activity import Courses, growth_events
 from ._record import Record
@@ -25,13 +24,32 @@ FLAT = 1e-26
 _SECTIONS = 34
 
 
+def prominent(height: np.ndarray, least: float) -> list[int]:
+    """Where a series has a peak that it falls from by `least` on both sides before it is higher.
+
+    Both ends are taken for the foot of one; of equal heights the first counts.
+    """
+    peaks, rising = [], True
+    top, low = 0, math.inf
+    for i, here in enumerate(height.tolist()):
+        if rising:
+            if here > height[top]:
+                top = i
+            elif here <= height[top] - least:
+                peaks.append(top)
+                rising, low = False, here
+        elif here >= low + least:
+            rising, top = True, i
+        else:
+            low = min(low, here)
+    return [*peaks, top] if rising and len(height) else peaks
+
+
 def _peaks(descent: np.ndarray) -> list[int]:
     """Recorded steps at which the logarithm of the descent has a peak that stands out."""
     with np.errstate(divide="ignore"):  # nothing moves where no weight feels a force
         height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
-    padded = np.concatenate([[height.min() - 1e3], height, [height.min() - 1e3]])
-    peaks = signal.find_peaks(padded, prominence=np.log(DIP))[0] - 1
-    return [int(p) for p in peaks if p < len(height) - 1]
+    return [p for p in prominent(height, math.log(DIP)) if p < len(height) - 1]
 
 
 def plateau_steps(descent: np.ndarray) -> list[int]:

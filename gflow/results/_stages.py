@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from .._blas import one_thread
 from ._activity import Courses, courses, states
 from ._crossings import (
     Crossing,
@@ -67,6 +68,7 @@ class MeasuredStage:
         return switch_label(self.activated, self.deactivated)
 
 
+@one_thread
 def find_stages(trajectory: Record) -> list[MeasuredStage]:
     """The stages of a run, in order of time."""
     found = courses(trajectory)

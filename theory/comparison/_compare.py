@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, first_crossing, instance
+from gflow.internal import Crossing, Quantity, first_crossing, instance, one_thread
 
 from .._extrapolate import check_same_problem
 from .._prediction import Prediction
@@ -22,6 +22,7 @@ from ._start import problem_claims, start_claims
 from ._times import Timed, limit_claims, merged_claim, time_claim
 
 
+@one_thread
 def compare(
     trajectory: Trajectory, prediction: Prediction, *, second: Trajectory | None = None
 ) -> Comparison:

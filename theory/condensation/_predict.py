@@ -10,7 +10,7 @@ from jaxtyping import Float, PyTree
 from scipy import optimize
 
 from gflow import Factored, Passage, Trajectory, observables, stop
-from gflow.internal import Objective, elapsed_time
+from gflow.internal import Objective, elapsed_time, one_thread
 from gflow.models import LastTokenTransformer
 from gflow.objectives import MarginLoss
 
@@ -69,6 +69,7 @@ class Setting(NamedTuple):
         )
 
 
+@one_thread
 def predict(model: PyTree, objective: Objective, *, level: float | int = 0.1) -> Prediction:
     r"""What a one-layer transformer does from small weights, or on its plateau, without decay.
 

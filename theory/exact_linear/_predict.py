@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from gflow import Trajectory
-from gflow.internal import Decay, Objective, elapsed_time, trained_leaves
+from gflow.internal import Decay, Objective, elapsed_time, one_thread, trained_leaves
 
 from .._closed_form import Number
 from .._factor_pairs import FactorPair, constant_decay, factor_pairs
@@ -30,6 +30,7 @@ _AT_SADDLE = 10.0
 _ENDED = 1e-3
 
 
+@one_thread
 def predict(model: PyTree, objective: Objective, *, decay: Decay = 0.0) -> Prediction:
     r"""Two linear layers: W₂W₁ and the loss at every time, and where they rest.
 

@@ -22,6 +22,7 @@ from gflow.internal import (
     log_alpha_of,
     member,
     number,
+    one_thread,
     stacked,
     trained_leaves,
 )
@@ -45,6 +46,7 @@ VALIDITY_FACTORED = (
 )
 
 
+@one_thread
 def predict(
     model: PyTree,
     objective: Objective,
@@ -120,6 +122,7 @@ def predict(
     return dataclasses.replace(path, origin=Origin(flow, model, scale), accuracy=10.0 * rtol)
 
 
+@one_thread
 def predict_batch(
     models: PyTree,
     objective: Objective,

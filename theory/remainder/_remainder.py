@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gflow.internal import one_thread
+
 from .._prediction import Prediction
 from .._stage import by_leaf
 from ..gradual_rank._curves import Curves
@@ -76,6 +78,7 @@ class _Linearised:
 _known: "weakref.WeakKeyDictionary[Curves, _Linearised]" = weakref.WeakKeyDictionary()
 
 
+@one_thread
 def remainder(
     prediction: Prediction, log_alpha: float, times: Float[np.ndarray, " stages"] | None = None
 ) -> Remainder:

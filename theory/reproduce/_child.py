@@ -13,22 +13,11 @@ from ._load import load
 
 
 def set_up() -> None:
-    """float64, figures without a display, and compiled programs kept from run to run.
-
-    The cache lies in $JAX_COMPILATION_CACHE_DIR, else in gflow/jax-<version> under
-    $XDG_CACHE_HOME or ~/.cache; delete the folder to be rid of it.
-    """
+    """float64, and figures without a display."""
     os.environ.setdefault("MPLBACKEND", "Agg")
-    # On every hit XLA complains about two tuning flags that are no features of any machine.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home) / "gflow" / f"jax-{jax.__version__}"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def main() -> None:

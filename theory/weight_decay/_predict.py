@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from gflow import Trajectory
-from gflow.internal import Decay, Objective, elapsed_time, trained_leaves
+from gflow.internal import Decay, Objective, elapsed_time, one_thread, trained_leaves
 
 from .._closed_form import Curve, Number
 from .._factor_pairs import FactorPair, constant_decay, decay_of, factor_pairs
@@ -25,6 +25,7 @@ Times = Float[np.ndarray, " times"]
 _STILL = 0.05
 
 
+@one_thread
 def predict(model: PyTree, objective: Objective, *, decay: Decay) -> Prediction:
     r"""What decay λ does to every product A Bᵀ of trained factors, for any loss.
 
