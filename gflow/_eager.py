@@ -24,6 +24,14 @@ def concrete(*values: Any) -> bool:
     )
 
 
+def on_device(value: Any) -> jax.Array:
+    """A number or an array of the host as a JAX array.
+
+    `jnp.asarray` compiles a program for every shape of it.
+    """
+    return jax.device_put(np.asarray(value))
+
+
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(xp, *arrays)` as a function of the arrays, with xp = NumPy or `jax.numpy`.
 
@@ -38,7 +46,6 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
             found = function(
                 np, *(np.asarray(x) if isinstance(x, jax.Array) else x for x in values)
             )
-        # jnp.asarray compiles a program for every shape of a NumPy array
-        return jax.tree.map(jax.device_put, found)
+        return jax.tree.map(on_device, found)
 
     return chosen

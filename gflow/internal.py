@@ -6,6 +6,10 @@ from ._arguments import (
     number as number,
 )
 from ._blas import one_thread as one_thread
+from ._eager import (
+    eager as eager,
+    on_device as on_device,
+)
 from ._simulate_batch import (
     member as member,
     stacked as stacked,

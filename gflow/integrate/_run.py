@@ -158,7 +158,7 @@ class Rounds:
             self._budget(max_steps, rows),
         )
         after = run_round(*given, self.patient)
-        if not self.patient and np.any(after[2].missed):
+        if not self.patient and np.asarray(after[2].missed).any():
             self.patient = True
             after = run_round(*given, self.patient)
         self.parts, self.companion, done = after

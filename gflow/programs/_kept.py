@@ -41,8 +41,8 @@ def folder() -> Path:
 
 def keep_programs() -> None:
     """Have JAX keep what it compiles, unless its configuration says where, or not to."""
-    given = jax.config.jax_compilation_cache_dir is not None
-    if given or not jax.config.jax_enable_compilation_cache:
+    given = _configured("jax_compilation_cache_dir") is not None
+    if given or not _configured("jax_enable_compilation_cache"):
         return
     try:
         here = folder() / _machine()
@@ -53,6 +53,10 @@ def keep_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(here))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH)
     _silence_the_loader()
+
+
+def _configured(name: str) -> Any:
+    return getattr(jax.config, name)
 
 
 def _machine() -> str:
@@ -90,7 +94,8 @@ def _silence_the_loader() -> None:
     """
     with contextlib.suppress(ImportError, AttributeError):
         cache = importlib.import_module("jax._src.compilation_cache")
-        cache.get_executable_and_time = _sifted(cache.get_executable_and_time)
+        name = "get_executable_and_time"
+        setattr(cache, name, _sifted(getattr(cache, name)))
 
 
 def _sifted(load: Callable[..., Any]) -> Callable[..., Any]:

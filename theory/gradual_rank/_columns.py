@@ -29,6 +29,7 @@ from gflow import Factored
 from gflow.internal import (
     Coordinate,
     coordinate_label,
+    on_device,
     orthogonal,
 )
 
@@ -260,12 +261,12 @@ class Columns(SaddleLeaf):
         living = np.arange(len(log_size)) < k
         living[[k + item for item in entries]] = True
         return self.block(
-            jnp.asarray(np.concatenate([active, self.directions], axis=1)),
-            jnp.asarray(log_size),
-            jnp.asarray(living),
-            jnp.asarray(np.concatenate([np.full(k, -1), self.level])),
-            jnp.asarray(bool(self.told[-1:].all())),
-            jnp.asarray(self.decay),
+            on_device(np.concatenate([active, self.directions], axis=1)),
+            on_device(log_size),
+            on_device(living),
+            on_device(np.concatenate([np.full(k, -1), self.level])),
+            on_device(bool(self.told[-1:].all())),
+            on_device(self.decay),
             self.split,
         )
 

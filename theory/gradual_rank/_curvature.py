@@ -13,6 +13,7 @@ import numpy as np
 from gflow.internal import (
     Coordinate,
     Flow,
+    on_device,
 )
 
 from ._fast_system import Layout, assembled
@@ -28,7 +29,7 @@ def curvature(
     coordinates = [c for p in parts for c in p.active]
     if len(directions) < len(rows) or not coordinates:
         return math.nan
-    weights = [jnp.asarray(p.weight) for p in parts]
+    weights = [on_device(p.weight) for p in parts]
     jacobian = np.asarray(force_and_jacobian(flow, weights, layout)[1])
     cuts = np.cumsum([d.shape[1] for d in directions])[:-1]
     sides = np.split(jacobian, cuts, axis=0)

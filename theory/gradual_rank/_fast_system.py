@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow.internal import TERM, Field, Flow, Pace, march
+from gflow.internal import TERM, Field, Flow, Pace, eager, march, on_device
 from gflow.solvers import ROCK4, Rodas5P, Switching
 
 #: Attempted steps in one compiled call.
@@ -116,7 +116,8 @@ class FastSystem(eqx.Module):
         out, at = [], 0
         for piece in self.pieces:
             size = piece.flat().size
-            out.append(piece.at(jnp.asarray(state[at : at + size])))
+            mine = state[at : at + size]
+            out.append(piece.at(on_device(mine) if isinstance(mine, np.ndarray) else mine))
             at += size
         return out
 
@@ -156,13 +157,18 @@ class FastSystem(eqx.Module):
         pieces, at = [], 0
         for p in self.pieces:
             size = p.flat().size
-            pieces.append(p.without(jnp.asarray(gone[at : at + size])))
+            pieces.append(p.without(on_device(gone[at : at + size])))
             at += size
         return eqx.tree_at(lambda f: f.pieces, self, tuple(pieces))
 
 
+@eager
+def _concatenated(xp: Any, *parts: Any) -> Any:
+    return xp.concatenate(parts)
+
+
 def joined(pieces: Sequence[OrbitLeaf]) -> Float[Array, " size"]:
-    return jnp.concatenate([p.flat() for p in pieces])
+    return _concatenated(*(p.flat() for p in pieces))
 
 
 def assembled(parts: Sequence[Any], layout: Layout, names: Sequence[str]) -> dict[str, Any]:
@@ -233,9 +239,11 @@ def _motion(fast: FastSystem, state: Array) -> tuple[Array, Array, Array, Array]
 
 
 @eqx.filter_jit
-def motion(fast: FastSystem, state: Array) -> tuple[Array, Array, Array, Array]:
-    """State, velocity, acceleration and loss."""
-    return _motion(fast, state)
+def motion(
+    fast: FastSystem, state: Array
+) -> tuple[tuple[Array, Array, Array, Array], dict[str, Array]]:
+    """State, velocity, acceleration and loss; the weights."""
+    return _motion(fast, state), fast.weights(state)
 
 
 @eqx.filter_jit
@@ -249,11 +257,6 @@ def one_step(
     inner = jax.tree.map(jnp.asarray, solver.init(TERM, zero, step, state, args))
     out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))[0]
     return out, fast.flow.loss(fast.weights(out))
-
-
-@eqx.filter_jit
-def velocity_and_loss(fast: FastSystem, state: Array) -> tuple[Array, Array]:
-    return fast.velocity(state), fast.flow.loss(fast.weights(state))
 
 
 @eqx.filter_jit
@@ -289,4 +292,4 @@ def evaluated(fast: FastSystem, states: np.ndarray) -> tuple[np.ndarray, dict[st
 
 def _padded(states: np.ndarray) -> Array:
     room = max(1 << (len(states) - 1).bit_length(), 256)
-    return jnp.asarray(np.resize(states, (room, states.shape[1])))
+    return on_device(np.resize(states, (room, states.shape[1])))

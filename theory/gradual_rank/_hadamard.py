@@ -9,7 +9,7 @@ the weights that are not on it gain ∫g.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from gflow import Hadamard
 from gflow.internal import (
     Coordinate,
     coordinate_label,
+    eager,
+    on_device,
 )
 
 from ._course import Course, distance, of_order_one, side
@@ -56,8 +58,7 @@ class Factors(OrbitLeaf):
         return eqx.tree_at(lambda p: p.x, self, flat)
 
     def weight(self):
-        alive = jnp.where(self.support, self.x, -jnp.inf)
-        return (self.side * 0.25 * jnp.exp(2.0 * alive)).reshape(self.shape)
+        return _weight(self.x, self.support, self.side).reshape(self.shape)
 
     def velocity(self, force):
         g = force.ravel()
@@ -83,10 +84,15 @@ class Factors(OrbitLeaf):
 
     @property
     def log_sizes(self):
-        return jnp.ones_like(self.support)
+        return np.ones(self.support.shape, bool)
 
     def without(self, gone):
         return eqx.tree_at(lambda p: p.support, self, self.support & ~gone)
+
+
+@eager
+def _weight(xp: Any, x: Any, support: Any, side: Any) -> Any:
+    return side * 0.25 * xp.exp(2.0 * xp.where(support, x, -math.inf))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -294,11 +300,11 @@ class HadamardWeights(SaddleLeaf):
         for item, entry in entries.items():
             x[item % self.count] = entry
         return Factors(
-            jnp.asarray(x),
-            jnp.asarray(sides != 0),
-            jnp.asarray(np.where(sides < 0, -1.0, 1.0)),
-            jnp.asarray(self.decay),
-            jnp.asarray(np.where(self.held & (sides == 0), self.lean, 0).astype(float)),
+            on_device(x),
+            on_device(sides != 0),
+            on_device(np.where(sides < 0, -1.0, 1.0)),
+            on_device(self.decay),
+            on_device(np.where(self.held & (sides == 0), self.lean, 0).astype(float)),
             self.shape,
         )
 

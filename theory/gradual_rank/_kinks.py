@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -22,6 +21,7 @@ from gflow.internal import (
     Flow,
     coordinate_label,
     find_switches,
+    on_device,
 )
 
 from ._fast_system import Layout, assembled
@@ -68,7 +68,7 @@ class Kink:
 def has_kinks(flow: Flow, parts: Sequence[SaddleLeaf]) -> bool:
     """Whether the program of the loss has anything that might be a kink."""
     layout = tuple((p.name, p.head) for p in parts)
-    weights = assembled([jnp.asarray(p.weight) for p in parts], layout, flow.names)
+    weights = assembled([on_device(p.weight) for p in parts], layout, flow.names)
     found = find_switches(flow.loss, weights)
     return bool(found.sites or found.opaque)
 
@@ -86,7 +86,7 @@ def on_sides(
     for part, over in zip(parts, across, strict=True):
         size = _FAR * _scale(parts) * np.exp(-6.0 * rng.random(part.weight.shape))
         sign = rng.choice([-1.0, 1.0], part.weight.shape) if part.directed else part.signs()
-        moves.append(jnp.asarray(np.where(over, -sign, sign) * size))
+        moves.append(on_device(np.where(over, -sign, sign) * size))
     return dataclasses.replace(flow, kinks=Beside(assembled(moves, layout, flow.names)))
 
 
@@ -103,10 +103,10 @@ def find_kink(
     side, whichever of these are there. `largest` is the force that counts as one.
     """
     layout = tuple((p.name, p.head) for p in parts)
-    weights = [jnp.asarray(p.weight) for p in parts]
+    weights = [on_device(p.weight) for p in parts]
     moves, over = _moves(parts)
-    sizes = jnp.asarray([_scale(parts) * _FAR, _scale(parts) * _NEAR])
-    around = _forces_around(flow, weights, [jnp.asarray(m) for m in moves], sizes, layout)
+    sizes = on_device([_scale(parts) * _FAR, _scale(parts) * _NEAR])
+    around = _forces_around(flow, weights, [on_device(m) for m in moves], sizes, layout)
     unit = max(largest, max(float(np.max(np.abs(x), initial=0.0)) for x in around))
     worst = None
     rows = zip(parts, moves, over, map(np.asarray, around), force, beyond, strict=True)

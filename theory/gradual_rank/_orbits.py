@@ -4,10 +4,9 @@ import dataclasses
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gflow.internal import Pace, bracketed_root
+from gflow.internal import Pace, bracketed_root, on_device
 
 from ._fast_system import (
     FastSystem,
@@ -16,7 +15,6 @@ from ._fast_system import (
     evaluated,
     motion,
     one_step,
-    velocity_and_loss,
     velocity_jacobian,
 )
 
@@ -149,13 +147,14 @@ class Orbit:
         values, sign = (-self.loss, -1.0) if component is None else (self.state[:, component], 1.0)
         level = sign * level
         i = int(np.flatnonzero((values[:-1] < level) & (values[1:] >= level))[0])
-        start, width = jnp.asarray(self.state[i]), float(self.s[i + 1] - self.s[i])
+        start, width = on_device(self.state[i]), float(self.s[i + 1] - self.s[i])
 
         def gap(step: float) -> float:
             if step in (0.0, width):
                 return float(values[i + (step > 0)]) - level
-            state, loss = one_step(self.fast, start, jnp.asarray(step), i >= self.stiff_from)
-            return (-float(loss) if component is None else float(state[component])) - level
+            state, loss = one_step(self.fast, start, on_device(step), i >= self.stiff_from)
+            found = -loss if component is None else np.asarray(state)[component]
+            return float(found) - level
 
         return float(self.s[i]) + bracketed_root(gap, width)
 
@@ -170,9 +169,9 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     infinity); Degenerate when they creep without coming to rest.
     """
     state = fast.start()
-    rows: list[tuple] = [(np.zeros(1), *(np.asarray(x)[None] for x in motion(fast, state)))]
+    rows: list[tuple] = [(np.zeros(1), *(np.asarray(x)[None] for x in motion(fast, state)[0]))]
     fastest = float(np.max(np.abs(rows[0][2])))
-    pace = Pace.at(jnp.asarray(1e-3 / max(fastest, 1e-300)))
+    pace = Pace.at(on_device(1e-3 / max(fastest, 1e-300)))
     rest = _Rest(fast, limits)
     rest.reached(rows[0][1][0], rows[0][2][0])
     tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
@@ -182,7 +181,7 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
         offset = float(rows[-1][0][-1])
         if rest.overdue(offset):
             break
-        found, kept, pace = advance(fast, state, pace, jnp.asarray(tolerance), number >= explicit)
+        found, kept, pace = advance(fast, state, pace, on_device(tolerance), number >= explicit)
         t, states, velocity, *more = (np.asarray(x)[np.asarray(kept)] for x in found)
         if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
             raise Unbounded(_AT_INFINITY if rest.faded else _BELOW)
@@ -192,7 +191,7 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
                 rows.append(tuple(x[: i + 1] for x in new))
                 return _finish(rest, rows, explicit)
         rows.append(new)
-        state = jnp.asarray(states[-1])
+        state = on_device(states[-1])
     s, end, velocity = rows[-1][0][-1], rows[-1][1][-1], rows[-1][2][-1]
     best, _ = _polished(rest, end, True)
     if np.max((best - end)[rest.active & rest.sizes], initial=0.0) > _DRIFT:
@@ -284,16 +283,14 @@ def _finish(rest: _Rest, rows: list[tuple], explicit: int) -> Orbit:
         last = np.where(active, velocity[-1], 0.0)
         approach = rest.relaxation(last, jacobian @ last)
     if rest.gone.any():
-        jacobian = np.asarray(velocity_jacobian(fast, jnp.asarray(best)))
+        jacobian = np.asarray(velocity_jacobian(fast, on_device(best)))
     # what is left after the last step, from the linear flow around the saddle: δ' = Jδ on the
     # active parts, so ∫δ = −J⁻¹δ, and the sizes of the others gain (∂v/∂active)∫δ
     block = jacobian[np.ix_(active, active)]
     integral = _solved(block, best[active] - end[active], _row_scales(rest, block))
     tail = np.where(fast.log_sizes & ~active, jacobian[:, active] @ integral, 0.0)
-    flat = jnp.asarray(best + tail)
-    saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(flat)))
-    _, height = velocity_and_loss(saddle, flat)
-    weights = jax.tree.map(np.asarray, saddle.weights(flat))
+    saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(best + tail)))
+    (*_, height), weights = jax.tree.map(np.asarray, motion(saddle, on_device(best + tail)))
     stiff_from = sum(len(r[0]) for r in rows[: explicit + 1]) - 1
     return Orbit(
         fast, s, state, velocity, acceleration, loss, stiff_from, saddle, float(height), weights,
@@ -309,10 +306,10 @@ def _polished(rest: _Rest, state: np.ndarray, renewed: bool) -> tuple[np.ndarray
     fast, active = rest.saddle, rest.active
 
     def rate(state):
-        return np.asarray(velocity_and_loss(fast, jnp.asarray(state))[0])
+        return np.asarray(motion(fast, on_device(state))[0][1])
 
     def derivative(state):
-        whole = np.asarray(velocity_jacobian(fast, jnp.asarray(state)))
+        whole = np.asarray(velocity_jacobian(fast, on_device(state)))
         block = whole[np.ix_(active, active)]
         return whole, block, _row_scales(rest, block)
 

@@ -17,13 +17,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from gflow.internal import (
     Coordinate,
     Flow,
     coordinate_label,
+    on_device,
 )
 
 from .._prediction import Prediction
@@ -214,7 +214,7 @@ class SaddlePath:
     ) -> tuple[float, list[np.ndarray]]:
         """Loss and the force on every part, remembered as scales of what counts as zero."""
         single = tuple(p.single for p in self.parts)
-        at = [jnp.asarray(w) for w in weights]
+        at = [on_device(w) for w in weights]
         loss, forces, curvatures = felt(self._sided(across), at, self.layout, single)
         forces = [np.asarray(g) for g in forces]
         pairs = zip(self.layout, forces, strict=True)

@@ -15,7 +15,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
-from gflow.internal import Flow
+from gflow.internal import Flow, on_device
 
 from ._columns import Columns
 from ._fast_system import Layout, assembled
@@ -30,10 +30,10 @@ def rate_of_turning(flow: Flow, parts: Sequence[SaddleLeaf], layout: Layout) -> 
     columns = [p if isinstance(p, Columns) and p.k else None for p in parts]
     if not any(p is not None and p.left_over for p in columns):
         return 0.0
-    factors = [None if p is None else jnp.asarray(p.factors()) for p in columns]
-    weights = [jnp.asarray(p.weight) for p in parts]
+    factors = [None if p is None else on_device(p.factors()) for p in columns]
+    weights = [on_device(p.weight) for p in parts]
     makers = tuple(None if p is None else (p.product, p.split) for p in columns)
-    decays = [jnp.asarray(p.decay) for p in parts]
+    decays = [on_device(p.decay) for p in parts]
     curvature = np.asarray(_curvature(flow, factors, weights, decays, makers, layout))
     values = np.linalg.eigvalsh(0.5 * (curvature + curvature.T))
     return float(-values[0]) if -values[0] > _LEVEL * np.max(np.abs(values)) else 0.0

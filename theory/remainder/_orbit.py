@@ -22,7 +22,7 @@ import scipy.linalg
 from jax.scipy.linalg import block_diag
 from jaxtyping import Array, Float, Int
 
-from gflow.internal import Coordinate
+from gflow.internal import Coordinate, on_device
 
 from .._stage import Stage
 from ..gradual_rank._fast_system import FastSystem, assembled
@@ -200,9 +200,9 @@ def linearised(fast: FastSystem, states: np.ndarray, modes: Sequence[Modes]) -> 
     padded = np.resize(states, (-(-count // _BLOCK) * _BLOCK, states.shape[1]))
     felt = np.flatnonzero(np.concatenate([fast.active, np.ones(sum(p.modes for p in fast.pieces))]))
     room = np.full(-len(felt) % _ROOM, np.iinfo(np.int32).max)
-    felt = jnp.asarray(np.concatenate([felt, room]))
+    felt = on_device(np.concatenate([felt, room]))
     parts = np.split(padded, len(padded) // _BLOCK)
-    blocks = [_derivatives(fast, jnp.asarray(part), felt) for part in parts]
+    blocks = [_derivatives(fast, on_device(part), felt) for part in parts]
     velocity, *by = (np.concatenate(x)[:count] for x in zip(*blocks, strict=True))
     size = states.shape[1]
     offsets = np.cumsum([0, *(p.modes for p in fast.pieces)])[:-1]

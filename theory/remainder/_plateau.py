@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
+
+from gflow.internal import on_device
 
 from ..gradual_rank._curvature import force_and_jacobian
 from ..gradual_rank._orbits import Orbit
@@ -56,6 +57,6 @@ def plateau_of(orbit: Orbit, parts: Sequence[SaddleLeaf]) -> Plateau:
     saddle = orbit.saddle
     modes = modes_of(saddle, saddle, parts, parts)
     here = settled(saddle, saddle, modes)
-    weights = [jnp.asarray(p.weight) for p in parts]
+    weights = [on_device(p.weight) for p in parts]
     force, curvature = map(np.asarray, force_and_jacobian(saddle.flow, weights, saddle.layout))
     return Plateau(modes, here, force, curvature)
