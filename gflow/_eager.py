@@ -6,12 +6,15 @@ compute of themselves, outside a compiled call, therefore runs in NumPy.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike
+
+R = TypeVar("R")
 
 
 def concrete(*values: Any) -> bool:
@@ -24,7 +27,7 @@ def concrete(*values: Any) -> bool:
     )
 
 
-def on_device(value: Any) -> jax.Array:
+def on_device(value: ArrayLike) -> Array:
     """A number or an array of the host as a JAX array.
 
     `jnp.asarray` compiles a program for every shape of it.
@@ -32,14 +35,14 @@ def on_device(value: Any) -> jax.Array:
     return jax.device_put(np.asarray(value))
 
 
-def eager(function: Callable[..., Any]) -> Callable[..., Any]:
+def eager(function: Callable[..., R]) -> Callable[..., R]:
     """`function(xp, *arrays)` as a function of the arrays, with xp = NumPy or `jax.numpy`.
 
     It returns JAX arrays either way, of the same dtypes.
     """
 
     @functools.wraps(function)
-    def chosen(*values: Any) -> Any:
+    def chosen(*values: Any) -> R:
         if not concrete(*values):
             return function(jnp, *values)
         with np.errstate(all="ignore"):

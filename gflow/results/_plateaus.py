@@ -47,8 +47,9 @@ def prominent(height: np.ndarray, least: float) -> list[int]:
 
 def _peaks(descent: np.ndarray) -> list[int]:
     """Recorded steps at which the logarithm of the descent has a peak that stands out."""
-    with np.errstate(divide="ignore"):  # nothing moves where no weight feels a force
-        height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
+    if not np.max(descent, initial=0.0) > 0.0:  # nothing moves where no weight feels a force
+        return []
+    height = np.log(np.maximum(descent, _FLOOR * np.max(descent)))
     return [p for p in prominent(height, math.log(DIP)) if p < len(height) - 1]
 
 

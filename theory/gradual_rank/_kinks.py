@@ -105,7 +105,7 @@ def find_kink(
     layout = tuple((p.name, p.head) for p in parts)
     weights = [on_device(p.weight) for p in parts]
     moves, over = _moves(parts)
-    sizes = on_device([_scale(parts) * _FAR, _scale(parts) * _NEAR])
+    sizes = on_device(np.array([_scale(parts) * _FAR, _scale(parts) * _NEAR]))
     around = _forces_around(flow, weights, [on_device(m) for m in moves], sizes, layout)
     unit = max(largest, max(float(np.max(np.abs(x), initial=0.0)) for x in around))
     worst = None
