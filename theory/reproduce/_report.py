@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from gflow import Trajectory
 from gflow.internal import versions
 
 from .. import Comparison
+from ..comparison._claims import VERDICTS, Claim
 from . import _document as document
 
 if TYPE_CHECKING:
@@ -56,6 +58,15 @@ def judged(
     if not error_bar <= tolerance:
         return "undecided", f"{numbers}: a tighter rtol would decide"
     return "confirmed", numbers
+
+
+def _badness(claim: Claim) -> tuple[int, float]:
+    """How bad the verdict on a claim is, then its miss over what is allowed."""
+    miss = abs(claim.miss)
+    over = 0.0
+    if miss > 0.0:
+        over = miss / claim.tolerance if claim.tolerance > 0.0 else math.inf
+    return list(VERDICTS).index(claim.verdict), over
 
 
 @dataclasses.dataclass
@@ -115,13 +126,35 @@ class Report:
         """
         self.say(text or prefix, comparison)
         for claim in comparison.claims:
-            numbers = (claim.predicted, claim.measured)
-            predicted, measured = (math.nan if isinstance(x, str) else x for x in numbers)
-            key = f"{prefix}.{claim.key}".replace(" ", "-")
-            self._append(
-                key, claim.unit or "1", None, predicted, measured,
-                claim.bar, claim.tolerance, claim.verdict, claim.reason,
-            )  # fmt: skip
+            self._claim(f"{prefix}.{claim.key}", claim, claim.reason)
+
+    def compare_worst(
+        self, prefix: str, comparisons: Mapping[str, Comparison], text: str = ""
+    ) -> None:
+        """Record every claim of several comparisons once, by the one that is worst off.
+
+        `comparisons`: by what tells them apart, "λ = 0.1", which the reason names. Worst is the
+        verdict, then the miss over what is allowed. Not all need to make every claim.
+        """
+        found: dict[str, list[tuple[str, Claim]]] = {}
+        for label, comparison in comparisons.items():
+            for claim in comparison.claims:
+                found.setdefault(claim.key, []).append((label, claim))
+        lines = [text or prefix]
+        for key, claims in found.items():
+            label, claim = max(claims, key=lambda x: _badness(x[1]))
+            reason = f"{label}, the worst of {len(claims)}: {claim.reason}"
+            lines.append(f"  {claim.verdict}: {reason}")
+            self._claim(f"{prefix}.{key}", claim, reason)
+        self.say(*lines)
+
+    def _claim(self, key: str, claim: Claim, reason: str) -> None:
+        numbers = (claim.predicted, claim.measured)
+        predicted, measured = (math.nan if isinstance(x, str) else x for x in numbers)
+        self._append(
+            key.replace(" ", "-"), claim.unit or "1", None, predicted, measured,
+            claim.bar, claim.tolerance, claim.verdict, reason,
+        )  # fmt: skip
 
     def _append(
         self,

@@ -37,21 +37,26 @@ def gap(left: Numbers, right: Numbers) -> Float[np.ndarray, "..."]:
     """
     a, b = factor_pair(left, right)
     batch = a.shape[:-2]
-    values = [_gap(a[k], b[k]) for k in np.ndindex(batch)]
-    return np.array(values).reshape(batch)
+    return _gaps(*(x.reshape(-1, *x.shape[-2:]) for x in (a, b))).reshape(batch)
 
 
-def _gap(a: np.ndarray, b: np.ndarray) -> float:
-    u, s, vt = np.linalg.svd(a @ b.T)
-    in_u, in_v = u.T @ a, vt @ b
+def _gaps(a: Float[np.ndarray, "k m r"], b: Float[np.ndarray, "k n r"]) -> Float[np.ndarray, " k"]:
+    u, s, vt = np.linalg.svd(a @ b.mT)
+    in_u, in_v = u.mT @ a, vt @ b
     # vectors of smaller singular values are known to ε/s only: they get a problem of their own
-    count = int(np.sum(s > 1e-3 * s[0]))
-    if 0 < count < len(s):
-        rest = _gap(in_u[count:], in_v[count:])
-    else:
-        count = len(s)
-        rest = 0.5 * float(np.sum(in_u[count:] ** 2) + np.sum(in_v[count:] ** 2))
-    return 0.5 * float(np.sum((in_u[:count] - in_v[:count]) ** 2)) + rest
+    counts = np.sum(s > 1e-3 * s[:, :1], axis=1)
+    counts[counts == 0] = s.shape[1]
+    values = np.zeros(len(a))
+    for count in np.unique(counts):
+        inside = counts == count
+        left, right = in_u[inside], in_v[inside]
+        values[inside] = 0.5 * np.sum((left[:, :count] - right[:, :count]) ** 2, axis=(1, 2))
+        left, right = left[:, count:], right[:, count:]
+        if count < s.shape[1]:
+            values[inside] += _gaps(left, right)
+        else:
+            values[inside] += 0.5 * (np.sum(left**2, axis=(1, 2)) + np.sum(right**2, axis=(1, 2)))
+    return values
 
 
 def zero_rank_threshold(gradient: Numbers) -> Float[np.ndarray, "..."]:

@@ -151,8 +151,13 @@ def gap_bounds(
             f"size has shape {n.shape}: it must be ‖A(t)‖² + ‖B(t)‖² for every t and head, shape "
             f"{norm.shape}, and so at least ‖G(t)‖_*."
         )
-    root = np.sqrt(np.maximum((n - norm) * (n + norm), 0.0))
-    lower = 0.5 * norm**2 / np.where(n > 0, n + root, 1.0)
+    return bounds(norm, n)
+
+
+def bounds(norm: Float[np.ndarray, "..."], size: Float[np.ndarray, "..."]) -> GapBounds:
+    """`gap_bounds` from ‖G‖_* and ‖A‖² + ‖B‖²; below ‖G‖_* no gap is between them."""
+    root = np.sqrt(np.maximum((size - norm) * (size + norm), 0.0))
+    lower = 0.5 * norm**2 / np.where(size > 0, size + root, 1.0)
     return GapBounds(lower, 0.5 * norm)
 
 

@@ -17,6 +17,7 @@ from ..exact_linear._course import Course, curves, multiplied, unbalanced as dev
 from ..exact_linear._two_layer import BALANCE_TOLERANCE
 from ._balanced import balanced
 from ._imbalance import imbalance
+from ._late import gap_between_bounds, late_slope, tied_modes
 from ._soft_threshold import SOURCE, VALIDITY, predicted_rank, soft_threshold
 from ._unbalanced import unbalanced
 
@@ -37,13 +38,17 @@ def predict(model: PyTree, objective: Objective, *, decay: Decay) -> Prediction:
 
     - the curve "imbalance of NAME": AᵀA − BᵀB = e^{−2∫λ}G(0) entry by entry, of a
       `gflow.Factored` (whose columns a run may turn) the eigenvalues of it, ascending;
+    - the curve "gap of NAME beyond its bounds": how far the gap to the nuclear norm is outside
+      of `gap_bounds`, 0;
 
     and where the loss is ½c‖A Bᵀ − D‖² + const of the only product, with a constant λ,
 
     - the curves of the product and of "loss", if AᵀA − BᵀB = g₀I at the start (`balanced`,
       `unbalanced`);
     - for λ > 0 the numbers "distance from the soft threshold" and "rank at the end"
-      (`soft_threshold`, `predicted_rank`), read off a run that has come to rest in a minimum.
+      (`soft_threshold`, `predicted_rank`), read off a run that has come to rest in a minimum;
+    - for λ > 0 "late slope of the gap" (`gap_late_slope`) of an unbalanced start, if W comes to
+      rest soon enough for a run to show it; "growth of 1/s in a tie", d(1/s)/dt = 2c.
 
     **Raises:** ValueError for a model without such products, factors that decay differently.
 
@@ -62,7 +67,10 @@ def predict(model: PyTree, objective: Objective, *, decay: Decay) -> Prediction:
             f"{', '.join(trained_leaves(model))}. Make the matrices gflow.Factored leaves (or "
             "gflow.Product), or the layers those of gflow.models.DeepLinear."
         )
-    parts: list[Curve | Number] = [_imbalance(pair, decay_of(pair, decay), began) for pair in pairs]
+    parts: list[Curve | Number] = []
+    for pair in pairs:
+        later = _later(decay_of(pair, decay), began)
+        parts += [_imbalance(pair, later, began), gap_between_bounds(pair, later, began)]
     problem = _only_quadratic(model, pairs, objective, decay)
     if problem is not None:
         pair, rate = pairs[0], constant_decay(pairs[0], decay)
@@ -71,12 +79,16 @@ def predict(model: PyTree, objective: Objective, *, decay: Decay) -> Prediction:
             parts += curves(pair, problem, course, began)
         if rate > 0.0:
             parts += _ends(pair, problem, rate / problem.curvature)
+            parts += late_slope(pair, problem, rate) + tied_modes(pair, problem, rate)
     return Prediction.of(*parts, made_from=(model, objective), decay=decay)
 
 
-def _imbalance(pair: FactorPair, rate: Any, began: float) -> Curve:
-    later = (lambda t: rate(t + began)) if callable(rate) else rate
+def _later(rate: Any, began: float) -> Any:
+    """A decay in the clock that starts at `began`."""
+    return (lambda t: rate(t + began)) if callable(rate) else rate
 
+
+def _imbalance(pair: FactorPair, later: Any, began: float) -> Curve:
     def law(t: Times) -> np.ndarray:
         g = imbalance(pair.left, pair.right, later, t - began)
         return np.linalg.eigvalsh(g) if pair.turns else g
@@ -87,7 +99,7 @@ def _imbalance(pair: FactorPair, rate: Any, began: float) -> Curve:
 
     return Curve(
         f"imbalance of {pair.name}", law, read=pair.read(measured), regime=(began, math.inf),
-        constant=not callable(rate) and rate == 0.0, source=SOURCE, validity=VALIDITY,
+        constant=not callable(later) and later == 0.0, source=SOURCE, validity=VALIDITY,
     )  # fmt: skip
 
 
@@ -173,4 +185,6 @@ def _logs(run: Trajectory, pair: FactorPair, w: np.ndarray, rows: list[int]) -> 
     if pair.turns:
         return run.observables[f"{pair.leaves[0]}.log_singular"][rows]
     s = np.linalg.svd(w[rows], compute_uv=False)
-    return np.log(np.maximum(s, 1e-12 * max(float(np.max(s)), 1e-300)))
+    # of all that W was: where it dies a run comes down to its rounding, and moves there
+    largest = max(float(np.max(np.linalg.norm(w, axis=(-2, -1)))), 1e-300)
+    return np.log(np.maximum(s, 1e-12 * largest))

@@ -1,31 +1,26 @@
 """Two factors of a matrix, followed under many decays in one compiled call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 import gflow
+from gflow.models import DeepLinear
 
-#: Runs must agree with closed forms to this multiple of rtol.
-MARGIN = 100.0
 RTOL = 1e-10
 
 
-class Pair(eqx.Module):
-    """Two factors of W = left @ rightᵀ as plain arrays."""
-
-    left: Float[Array, "... m r"]
-    right: Float[Array, "... n r"]
+def pair(left: np.ndarray, right: np.ndarray) -> DeepLinear:
+    """W = left @ rightᵀ, two layers: right is (n, r), the first of them its transpose."""
+    return DeepLinear((jnp.asarray(right.T), jnp.asarray(left)))
 
 
-def normal_pair(seed: int, size: float, *shape: int) -> Pair:
+def normal_pair(seed: int, size: float, *shape: int) -> DeepLinear:
     """Both factors with normal entries of one size."""
     rng = np.random.default_rng(seed)
-    return Pair(*(jnp.asarray(size * rng.standard_normal(shape)) for _ in range(2)))
+    return pair(*(size * rng.standard_normal(shape) for _ in range(2)))
 
 
 def singular_values(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -35,11 +30,16 @@ def singular_values(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def factors(run: gflow.Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """Left and right factor at every recorded time."""
-    return run.observables["left"], run.observables["right"]
+    return run.observables["weights.1"], run.observables["weights.0"].swapaxes(-1, -2)
+
+
+def product(weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """left @ rightᵀ from weights by their names, for `theory.from_weights`."""
+    return weights["weights.1"] @ weights["weights.0"]
 
 
 def flows(
-    pair: Pair,
+    start: DeepLinear,
     objective: Callable,
     decays: Sequence[float] | np.ndarray,
     t1: float | Sequence[float] | np.ndarray,
@@ -47,14 +47,8 @@ def flows(
 ) -> list[gflow.Trajectory]:
     """One start under many decays."""
     many = len(decays)
-    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, *x.shape)), pair)
+    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, *x.shape)), start)
     batch = gflow.simulate_batch(
-        stacked,
-        objective,
-        t1=t1,
-        decay=np.asarray(decays),
-        rtol=RTOL,
-        save=save,
-        error_bars=False,
+        stacked, objective, t1=t1, decay=np.asarray(decays), rtol=RTOL, save=save
     )
     return list(batch)

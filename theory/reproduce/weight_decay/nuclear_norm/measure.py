@@ -1,19 +1,22 @@
 """Gap, imbalance, singular values and rank under decay, judged by their closed forms."""
 
-import itertools
+import dataclasses
+import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 import gflow
-from theory import weight_decay as theory
+import theory
+from theory import weight_decay as decayed
 
 from ... import Report
-from ..pairs import MARGIN, RTOL, factors, flows, singular_values
-from .problem import TARGET, Problem, aligned
+from ..pairs import RTOL, factors, flows, product, singular_values
+from .problem import TARGET, Loss, Problem, aligned
 
-#: End of the sweep over λ, in the clock of the "half" loss.
-END = 400.0
+#: End of the sweep over λ, in the clock of the "half" loss, and shares of it that are recorded.
+END, SAVED = 400.0, (0.25, 0.5, 0.87, 1.0)
 #: A singular value above this counts.
 THRESHOLD = 1e-4
 
@@ -70,131 +73,96 @@ def figure_1(report: Report, one: Problem) -> Figure1:
 def in_time(report: Report, one: Problem) -> list[Course]:
     """(i) the gap to the nuclear norm between its bounds, (ii) the imbalance."""
     decays = [one.clock * x for x in (0.0, 0.05, 0.13, 0.5)]
-    left, right = np.asarray(one.start.left), np.asarray(one.start.right)
-    ends = [40.0 / one.clock] + [min(14.0 / d, 100.0 / one.clock) for d in decays[1:]]
-    grid = np.linspace(0.0, max(ends), 800)
+    shown = [40.0 / one.clock] + [min(14.0 / d, 100.0 / one.clock) for d in decays[1:]]
+    end = 100.0 / one.clock
+    runs = flows(one.start, one.objective, decays, end, save=np.linspace(0.0, end, 400))
     courses = []
-    for decay, run in zip(
-        decays, flows(one.start, one.objective, decays, ends, save=grid), strict=True
-    ):
-        key = f"fig1.{one.loss}.lambda{decay:g}"
-        a, b = factors(run)
-        size = np.sum(a**2, axis=(1, 2)) + np.sum(b**2, axis=(1, 2))
-        gap = np.array([theory.gap(x, y) for x, y in zip(a, b, strict=True)])
-        bounds = theory.gap_bounds(left, right, decay, run.t, size)
-        outside = np.maximum(bounds.lower - gap, gap - bounds.upper)
-        # gap is right to 1e-14·sqrt(gap)·norm, the factors to rtol each
-        report.add(
-            f"{key}.gap-bounds",
-            0.0,
-            max(0.0, float(np.max(outside / size))),
-            MARGIN * RTOL,
-            text="largest excursion of the gap from its bounds / norm²",
-        )
-        law = theory.imbalance(left, right, decay, run.t)
-        measured = a.swapaxes(1, 2) @ a - b.swapaxes(1, 2) @ b
-        error = np.linalg.norm(measured - law, axis=(1, 2)) / size
-        report.add(
-            f"{key}.imbalance",
-            0.0,
-            float(np.max(error)),
-            MARGIN * RTOL,
-            text="largest ‖G − e^(−2λt)G(0)‖ / (‖A‖² + ‖B‖²)",
-        )
-        slope = float("nan")
-        if decay:
-            slope = float(theory.gap_late_slope(TARGET, 5, decay, one.loss))
-            found, bar = late_slope(run.t, gap)
-            report.add(
-                f"{key}.late-slope",
-                slope,
-                found,
-                0.01 * abs(slope),
-                bar,
-                unit="1/flow time",
-                text="late slope of log(gap)",
-            )
-            report.say(f"  λ = {decay:g}: slope of log(gap) {slope:.5f}, measured {found:.5f}")
-        norms = (np.linalg.norm(g, axis=(1, 2)) for g in (measured, law))
-        courses.append(Course(decay, run.t, gap, bounds.lower, bounds.upper, *norms, slope))
+    for decay, last, run in zip(decays, shown, runs, strict=True):
+        prediction = decayed.predict(one.start, one.objective, decay=decay)
+        table = theory.compare(run, prediction)
+        report.compare(f"fig1.{one.loss}.lambda{decay:g}", table, f"λ = {decay:g}, from the start:")
+        courses.append(_course(run, decay, last, one.loss))
     return courses
 
 
-def late_slope(t: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
-    """Slope of log(gap) over the last half of the decades above rounding, and its drift."""
-    lowest = max(gap[-1], 1e-13)
-    ends = [t[np.searchsorted(-gap, -lowest * 10.0**k)] for k in (4.0, 2.0, 0.0)]
-    fits = [
-        np.polyfit(t[inside], np.log(gap[inside]), 1)[0]
-        for low, high in itertools.pairwise(ends)
-        for inside in [(t >= low) & (t <= high)]
-    ]
-    return float(fits[1]), float(abs(fits[1] - fits[0]))
+def _course(run: gflow.Trajectory, decay: float, last: float, loss: Loss) -> Course:
+    """What the figure shows of a run up to a time."""
+    inside = run.t <= last
+    t, (a, b) = run.t[inside], (x[inside] for x in factors(run))
+    gap = decayed.gap(a, b)
+    size = np.sum(a**2, axis=(1, 2)) + np.sum(b**2, axis=(1, 2))
+    bounds = decayed.gap_bounds(a[0], b[0], decay, t, size)
+    law = decayed.imbalance(a[0], b[0], decay, t)
+    measured = a.swapaxes(1, 2) @ a - b.swapaxes(1, 2) @ b
+    norms = (np.linalg.norm(g, axis=(1, 2)) for g in (measured, law))
+    slope = float(decayed.gap_late_slope(TARGET, 5, decay, loss)) if decay else math.nan
+    return Course(decay, t, gap, bounds.lower, bounds.upper, *norms, slope)
 
 
 def against_decay(report: Report, one: Problem) -> Sweep:
-    """(iii) 64 decays in one call: soft-thresholding, and the rank."""
+    """(iii) 64 decays in one call: soft-thresholding, the rank, and how ties die."""
     decays = 0.02 * one.clock * np.arange(64)
     end = END / one.clock
-    runs = flows(one.start, one.objective, decays, end, save=[end / 2, end])
-    found = np.array([singular_values(*factors(run))[-1] for run in runs])
-    half = np.array([singular_values(*factors(r))[np.searchsorted(r.t, end / 2)] for r in runs])
-    limit = np.linalg.svd(theory.soft_threshold(TARGET, decays, one.loss), compute_uv=False)
-    predicted = theory.predicted_rank(TARGET, decays, loss=one.loss)
-    tied = predicted.ties > 0
-    # every mode relaxes at 2|d − λ| in the clock of "half"; the grid keeps |d − λ| ≥ 0.02
-    tolerance = 10.0 * np.exp(-2.0 * 0.02 * END)
-    report.add(
-        f"fig1.{one.loss}.soft-threshold",
-        0.0,
-        float(np.max(np.abs(found - limit)[~tied])),
-        tolerance,
-        text=f"largest |s_i − soft threshold| over {np.sum(~tied)} decays without ties",
-    )
+    # the slowest mode, |d − λ| = 0.02, moves by e^−2 between the last two of these times
+    runs = flows(one.start, one.objective, decays, end, save=end * np.array(SAVED))
+    predicted = decayed.predicted_rank(TARGET, decays, loss=one.loss)
+    tables = [_compared(run, one, decay) for decay, run in zip(decays, runs, strict=True)]
+    for key, inside in {"sweep": predicted.ties == 0, "ties": predicted.ties > 0}.items():
+        named = {f"λ = {decays[i]:g}": tables[i] for i in np.flatnonzero(inside)}
+        words = "a tie" if key == "ties" else "no ties"
+        report.compare_worst(f"fig1.{one.loss}.{key}", named, f"{len(named)} decays with {words}:")
+    found = np.array([singular_values(*(x[-1] for x in factors(run))) for run in runs])
     rank = np.sum(found > THRESHOLD, axis=1)
-    report.add(
-        f"fig1.{one.loss}.ranks",
-        float(np.sum(predicted.rank[~tied])),
-        float(np.sum(rank[~tied])),
-        0.0,
-        text="sum of the ranks at those decays",
-    )
-    d = np.diag(TARGET)[::-1]
-    for i in np.flatnonzero(tied):
-        k = int(np.argmin(np.abs(d - decays[i] / one.clock)))
-        course = theory.balanced_mode(half[i, k], d[k], end / 2, d[k] * one.clock, one.loss)
-        report.add(
-            f"fig1.{one.loss}.lambda{decays[i]:g}.tie",
-            float(course),
-            found[i, k],
-            float(1e-6 * course),
-            text=f"s({end:g}) from s({end / 2:g}), tie with d = {d[k]:g}",
-        )
-    return Sweep(end, decays, found, rank, tied)
+    return Sweep(end, decays, found, rank, predicted.ties > 0)
+
+
+def _compared(run: gflow.Trajectory, one: Problem, decay: float) -> theory.Comparison:
+    """All that is said of a decay; without one, that D is learned."""
+    prediction = decayed.predict(one.start, one.objective, decay=decay)
+    if decay == 0.0:
+        prediction = dataclasses.replace(prediction, numbers=(learned(),))
+    return theory.compare(run, prediction)
+
+
+def learned() -> theory.Number:
+    """W comes to D, of full rank: it has still to move less than it did since the last record."""
+    read = theory.from_weights(product)
+
+    def distance(run: gflow.Trajectory) -> tuple[float, float]:
+        reading = read(run)
+        w, bar = np.asarray(reading.value), np.asarray(reading.bar)
+        moved = np.linalg.norm(w[-1] - w[-2])
+        return float(np.linalg.norm(w[-1] - TARGET)), float(np.linalg.norm(bar[-1]) + moved)
+
+    return theory.Number(
+        "distance from the target", 0.0, distance, 1e-12, "rounding", "Fukumizu 1998",
+        "a target of full rank, late times", size=float(np.linalg.norm(TARGET)),
+    )  # fmt: skip
 
 
 def modes(report: Report, one: Problem) -> Modes:
     """(iv) singular values in time at λ = .4 from an aligned balanced start."""
     decay, small, t1 = 0.4, 0.05, 1000.0
+    start = aligned(small)
     run = gflow.simulate(
-        aligned(small),
-        one.objective,
-        t1=t1,
-        decay=decay,
-        rtol=RTOL,
-        save=np.geomspace(0.05, t1, 200),
+        start, one.objective, t1=t1, decay=decay, rtol=RTOL, save=np.geomspace(0.05, t1, 200)
     )
     report.data(run, f"fig1_{one.loss}_modes")
-    a, b = factors(run)
-    # the modes are the diagonal of AB^T: the start is diagonal in the bases of D
-    found = np.diagonal(a @ b.swapaxes(1, 2), axis1=1, axis2=2)
-    exact = theory.balanced_mode(small, np.diag(TARGET), run.t[:, None], decay, one.loss)
-    report.add(
-        f"fig1.{one.loss}.lambda{decay:g}.modes",
-        0.0,
-        float(np.max(np.abs(found - exact))),
-        MARGIN * RTOL,
-        2 * float(np.max(run.error["left"])) * float(np.max(np.abs(a))),
-        text="largest |s_i(t) − exact| over all times and modes",
+    exact = functools.partial(
+        decayed.balanced_mode, small, np.diag(TARGET), decay=decay, loss=one.loss
     )
-    return Modes(decay, run.t, found, exact)
+    # the modes are the diagonal of AB^T: the start is diagonal in the bases of D
+    curve = theory.Curve(
+        "modes",
+        lambda t: exact(t=t[:, None]),
+        1e-12,
+        "rounding of the start, which is diagonal to 1e-15",
+        "Saxe et al. 2014 with decay",
+        read=theory.from_weights(lambda w: np.diagonal(product(w), axis1=1, axis2=2)),
+    )
+    prediction = decayed.predict(start, one.objective, decay=decay)
+    prediction = dataclasses.replace(prediction, curves=(*prediction.curves, curve))
+    table = theory.compare(run, prediction)
+    report.compare(f"fig1.{one.loss}.aligned", table, f"λ = {decay:g}, an aligned start:")
+    found = np.diagonal(product(run.observables), axis1=1, axis2=2)
+    return Modes(decay, run.t, found, exact(t=run.t[:, None]))

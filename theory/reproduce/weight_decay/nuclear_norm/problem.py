@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..pairs import Pair, normal_pair
+from gflow.models import DeepLinear
+
+from ..pairs import normal_pair, pair
 
 TARGET = np.diag([0.2, 0.4, 0.6, 0.8, 1.0])
 #: The name of a convention, as in `theory.weight_decay`.
@@ -20,8 +22,8 @@ class Distance(eqx.Module):
     target: Float[Array, "m n"]
     factor: Float[Array, ""]
 
-    def __call__(self, model: Pair) -> Float[Array, ""]:
-        return self.factor * jnp.sum((model.left @ model.right.T - self.target) ** 2)
+    def __call__(self, model: DeepLinear) -> Float[Array, ""]:
+        return self.factor * jnp.sum((model.product - self.target) ** 2)
 
 
 class Problem(NamedTuple):
@@ -30,7 +32,7 @@ class Problem(NamedTuple):
     loss: Loss
     clock: float
     objective: Distance
-    start: Pair
+    start: DeepLinear
 
 
 def problem(loss: Loss) -> Problem:
@@ -40,7 +42,7 @@ def problem(loss: Loss) -> Problem:
     return Problem(loss, clock, objective, normal_pair(0, 0.5, 5, 5))
 
 
-def aligned(small: float) -> Pair:
+def aligned(small: float) -> DeepLinear:
     """A = B with AᵀB = small · I: diagonal in the bases of D, and balanced."""
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((5, 5)))[0]
-    return Pair(*(jnp.asarray(np.sqrt(small) * turn.T) for _ in range(2)))
+    return pair(*(np.sqrt(small) * turn.T for _ in range(2)))
