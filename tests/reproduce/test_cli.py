@@ -1,6 +1,7 @@
 """The command line: listing, errors, report.json, exit status."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,11 +11,13 @@ import time
 import tomllib
 from pathlib import Path
 
+import jax.numpy as jnp
 import papers
 import pytest
 from papers import written
 
 import gflow
+import theory
 from gflow import _cli as cli
 from theory.reproduce import Report
 from theory.reproduce._registry import SHIPPED
@@ -254,6 +257,34 @@ def test_a_reader_that_leaves_is_no_error():
 )
 def test_a_number_is_judged_against_tolerance_and_bar(measured, tolerance, bar, verdict):
     assert judged(1.0, measured, tolerance, bar)[0] == verdict
+
+
+def test_of_many_runs_each_claim_is_recorded_by_the_worst(tmp_path):
+    report = Report("many", "no paper", tmp_path)
+
+    def compared(*values, labels=("a", "b")):
+        parts = [
+            theory.Number(label, 1.0, lambda run, x=x: (x, 1e-3))
+            for label, x in zip(labels, values, strict=False)
+        ]
+        model = gflow.models.DeepLinear((jnp.eye(1), jnp.eye(1)))
+        run = gflow.simulate(model, lambda m: jnp.sum(m.product**2), t1=0.1)
+        return theory.compare(run, theory.Prediction.of(*parts))
+
+    tables = {
+        "one": compared(1.0, 1.001),
+        "two": compared(1.0005, math.nan),
+        "three": compared(3.0),
+    }
+    report.compare_worst("key", tables)
+    first, second = report.rows
+    assert (first.quantity, first.verdict, first.measured) == ("key.a", "refuted", 3.0)
+    assert first.reason.startswith("three, the worst of 3: ")
+    assert (second.quantity, second.verdict) == ("key.b", "undecided")
+    assert second.reason.startswith("two, the worst of 2: ")
+    report.compare_worst("again", {k: tables[k] for k in ("one", "two")})
+    assert report.rows[2].measured == 1.0005
+    assert "again" in report.text[-1]
 
 
 def test_a_key_names_one_quantity(tmp_path):
