@@ -336,14 +336,17 @@ def _growth(here: Setting) -> list[Number]:
 
     def read(run: Trajectory) -> tuple[float, float]:
         logs = np.asarray(run.observables["kq.log_singular"])[:, 0]
-        ends = [math.log(LOGITS) - decades * math.log(10.0) for decades in (4.0, 0.5)]
-        rows = [np.flatnonzero(logs >= end) for end in ends]
-        if not all(len(r) and r[0] > 0 for r in rows) or "kq.log_singular" not in run.error:
+        ends = [math.log(LOGITS) - decades * math.log(10.0) for decades in (4.0, 2.25, 0.5)]
+        found = [np.flatnonzero(logs >= end) for end in ends]
+        rows = [int(r[0]) if len(r) else 0 for r in found]
+        if not 0 < rows[0] < rows[1] < rows[2] or "kq.log_singular" not in run.error:
             return math.nan, math.nan
-        i, j = (int(r[0]) for r in rows)
         bars = np.asarray(run.error["kq.log_singular"])[:, 0]
-        span = float(run.t[j] - run.t[i])
-        return float(logs[j] - logs[i]) / span, float(bars[i] + bars[j]) / span
+        first, later = np.diff(logs[rows]) / np.diff(run.t[rows])
+        span = float(run.t[rows[2]] - run.t[rows[0]])
+        # u still moves where the rate does
+        bar = float(bars[rows[0]] + bars[rows[2]]) / span + abs(float(later - first))
+        return float(logs[rows[2]] - logs[rows[0]]) / span, bar
 
     # over the four decades before logits are LOGITS: u has come to u*, logits are a share
     share = _logits(here) * LOGITS * 10.0**-0.5

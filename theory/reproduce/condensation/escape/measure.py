@@ -1,11 +1,12 @@
 """Escapes beside blow-up times, bounds and limits, and the rates at which weights condense."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import gflow
+import theory
 from theory import condensation as co
 from theory.condensation import EffectiveChain, effective_course, stable_rank
 
@@ -15,6 +16,7 @@ from .problem import WIDTH, Start, chain, gaussian, start
 
 #: The norm to which the starts are followed.
 FAR = 1e5
+SOURCE = "2510.06954 (Chen, Luo 2025)"
 
 
 class Energy(NamedTuple):
@@ -70,34 +72,41 @@ def escapes(report: Report, settings: Settings) -> Escapes:
 
 def energies(report: Report, starts: list[Start], outs: list[gflow.Trajectory]) -> list[Energy]:
     """E(t) above its bound, as E^{−1/3} against t, where the bound is a line of slope −1."""
-    low, found = 0.0, []
+    found = []
     for i, (one, out) in enumerate(zip(starts, outs, strict=True)):
-        time, bounds = co.blow_up_time(*one.chain), co.blow_up_bounds(*one.chain)
-        energy = -out.loss
-        report.add(
-            f"escape.start{i}.T",
-            float(time),
-            out.t[-1] + energy[-1] ** (-1 / 3),
-            1e-9 * time,
-            out.at_norm(0.9 * FAR).error + time.error,
-            unit="εm·flow time",
-            text=f"T* of a' = Bc, B' = acᵀ, c' = Bᵀa, d = {WIDTH}",
+        table = theory.compare(out, blow_up(one))
+        report.compare(
+            f"escape.start{i}", table, f"a' = Bc, B' = acᵀ, c' = Bᵀa, d = {WIDTH}, start {i}:"
         )
-        left = energy[0] ** (-1 / 3) - out.t
-        below = left > 0
-        low = max(low, float(np.max(energy[below] ** (-1 / 3) / left[below])))
+        time, bounds = co.blow_up_time(*one.chain), co.blow_up_bounds(*one.chain)
         course = effective_course(*one.chain, growth=100.0)
         ends = float(bounds.upper), float(time)
-        found.append(Energy(out.t, energy, course.t, course.energy, *ends))
-    # E ≥ (E₀^{−1/3} − t)^{−3} at all steps of all starts
-    report.add(
-        "escape.energy-bound",
-        1.0,
-        low,
-        1e-9,
-        text="largest E(t)^(−1/3) / (E(0)^(−1/3) − t), at most 1",
-    )
+        found.append(Energy(out.t, -out.loss, course.t, course.energy, *ends))
     return found
+
+
+def blow_up(one: Start) -> theory.Prediction:
+    """T*, and E ≥ (E₀^{−1/3} − t)^{−3} up to it."""
+    a, b, c = one.chain
+    time, line = co.blow_up_time(a, b, c), float(a @ b @ c) ** (-1 / 3)
+
+    def end(run: gflow.Trajectory) -> tuple[float, float]:
+        # E^{−1/3} is T* − t to the order (T* − t)³
+        left = (-float(run.loss[-1])) ** (-1 / 3)
+        return float(run.t[-1]) + left, run.at_norm(0.9 * FAR).error + left**3
+
+    def above(run: gflow.Trajectory) -> theory.Reading:
+        energy = -run.loss
+        root = energy ** (-1 / 3)
+        bar = np.asarray(run.error["loss"]) * root / (3.0 * energy) + np.asarray(run.error["t"])
+        return theory.Reading(np.maximum(root - (line - run.t), 0.0), bar, line)
+
+    about: Any = {"source": SOURCE, "validity": "outer weights small, attention uniform"}
+    return theory.Prediction.of(
+        theory.Number("blow-up time", float(time), end, float(time.error), "its own accuracy",
+                      unit="εm·flow time", **about),
+        theory.Curve("E^(-1/3) above its line", np.zeros_like, read=above, **about),
+    )  # fmt: skip
 
 
 def widths(report: Report, settings: Settings) -> Widths:
