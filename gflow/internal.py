@@ -73,7 +73,9 @@ from .results._crossings import (
     Crossing as Crossing,
     Quantity as Quantity,
     bracketed_root as bracketed_root,
+    crossings as crossings,
     first_crossing as first_crossing,
+    first_rise as first_rise,
 )
 from .results._fingerprint import (
     Fingerprint as Fingerprint,

@@ -241,16 +241,16 @@ def resolve(
     flow: Flow,
     leaves: dict[str, LeafRecord],
     solver: diffrax.AbstractAdaptiveSolver,
-    rtol: Float[Array, ""],
-    offset: Float[Array, "..."],
-    span: Float[Array, "..."],
+    rtol: Float[Array | np.ndarray, ""],
+    offset: Float[Array | np.ndarray, "..."],
+    span: Float[Array | np.ndarray, "..."],
     observables: dict,
 ) -> dict[str, Any]:
     """The record a time `span` after the recorded `leaves`, to the tolerance of the run.
 
     With a leading axis on all of `leaves`, `offset` and `span`: for each of them.
     """
-    tolerance = flow.tolerance(rtol)
+    tolerance = flow.tolerance(jnp.asarray(rtol))
 
     def one(leaves, offset, span):
         here = flow.at(leaves)

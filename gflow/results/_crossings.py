@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from scipy import interpolate
 
 from ..integrate._bars import spread
+from ._between import roots
 from ._bracket import bracketed_root
 from ._labels import Index
 from ._record import Record
@@ -48,39 +50,72 @@ def first_crossing(
     trajectory: Record, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
 ) -> Crossing | None:
     """First recorded step in [start, stop) after which quantity rises through `level`."""
-    stacked = {
+    step = first_rise(trajectory, quantity, level, start, stop)
+    return None if step is None else crossings(trajectory, [(quantity, level, step)])[0]
+
+
+def first_rise(
+    trajectory: Record, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
+) -> int | None:
+    """The step in [start, stop) within which quantity first rises through `level`."""
+    values = np.asarray(quantity.of(_stacked(trajectory)))
+    above = values[start:stop] >= level
+    rises = np.flatnonzero(~above[:-1] & above[1:])
+    return start + int(rises[0]) if rises.size else None
+
+
+def crossings(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]]) -> list[Crossing]:
+    """When quantities rise through levels within the steps given, all sought side by side."""
+    if not wanted:
+        return []
+    stacked, steps = _stacked(trajectory), np.array([step for *_, step in wanted], int)
+    times = trajectory.times
+    values = [np.asarray(quantity.of(stacked)) for quantity, *_ in wanted]
+    if trajectory.resolver is None:
+        found = [
+            _interpolated_root(times, x, level, step)
+            for x, (_, level, step) in zip(values, wanted, strict=True)
+        ]
+    else:
+        found = _roots(trajectory, wanted, values, steps)
+    return [
+        Crossing(t, resolution + _bar(trajectory, quantity, stacked, step), step)
+        for (t, resolution), (quantity, _, step) in zip(found, wanted, strict=True)
+    ]
+
+
+def _stacked(trajectory: Record) -> dict[str, Any]:
+    return {
         "loss": trajectory.loss,
         "leaves": trajectory.leaves,
         "observables": trajectory.observables,
     }
-    values = np.asarray(quantity.of(stacked))
-    stop = len(values) if stop is None else stop
-    above = values[start:stop] >= level
-    rises = np.flatnonzero(~above[:-1] & above[1:])
-    if rises.size == 0:
-        return None
-    i = start + int(rises[0])
-    t, resolution = _root(trajectory, quantity, level, values, i)
-    return Crossing(t, resolution + _bar(trajectory, quantity, stacked, i), i)
 
 
-def _root(
-    trajectory: Record, quantity: Quantity, level: float, values: np.ndarray, i: int
-) -> tuple[float, float]:
-    left, right = float(trajectory.times[i]), float(trajectory.times[i + 1])
-    ulp = 4.0 * np.spacing(right)
-    if trajectory.resolver is None:
-        return _interpolated_root(trajectory.times, values, level, i)
+def _roots(
+    trajectory: Record,
+    wanted: Sequence[tuple[Quantity, float, int]],
+    values: list[np.ndarray],
+    steps: np.ndarray,
+) -> list[tuple[float, float]]:
+    """Flow times of the crossings and what they are known to, by the run's own method."""
+    start, end = trajectory.times[steps], trajectory.times[steps + 1]
+    levels = np.array([level for _, level, _ in wanted])
 
-    def gap(span: float) -> float:
-        if span == 0.0:
-            return float(values[i]) - level
-        if span == right - left:
-            return float(values[i + 1]) - level
-        return float(quantity.of(trajectory.after(i, span))) - level
+    def gap(shares: np.ndarray) -> np.ndarray:
+        records = trajectory.after_each(steps, shares * (end - start)[:, None])
+        rows = [
+            np.asarray(quantity.of(jax.tree.map(lambda x, k=k: x[k], records)))
+            for k, (quantity, *_) in enumerate(wanted)
+        ]
+        return np.array(rows) - levels[:, None]
 
-    span = bracketed_root(gap, right - left)
-    return left + span, ulp
+    left, right = (
+        np.array([x[i] for x, i in zip(values, at, strict=True)]) for at in (steps, steps + 1)
+    )
+    shares, doubt = roots(gap, left - levels, right - levels, np.abs(levels))
+    resolution = 4.0 * np.spacing(end) + doubt * (end - start)
+    return list(zip((start + shares * (end - start)).tolist(), resolution.tolist(), strict=True))
 
 
 def _interpolated_root(t, values, level, i) -> tuple[float, float]:
@@ -89,6 +124,8 @@ def _interpolated_root(t, values, level, i) -> tuple[float, float]:
     Twice its distance from a monotone cubic and from the cubic of the nearest four steps,
     whichever is farther, is the error bar; one of them alone may agree by accident.
     """
+
+    from scipy import interpolate  # of a loaded run only, and slow to import
 
     def root(curve: Any, reach: int) -> float:
         window = slice(max(i - reach, 0), i + reach + 2)

@@ -5,9 +5,11 @@ import itertools
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from ._activity import Courses, growth_events
+from ._between import minima
 from ._record import Record
 
 #: A transition is a peak of the descent, the rate at which loss + (λ/2)‖factors‖² falls,
@@ -20,8 +22,9 @@ _FLOOR = 1e-14
 #: Below this share a weight is nowhere off its rest by more than 10⁻¹³: the descent is its square.
 FLAT = 1e-26
 
-#: Halvings of a step, by the golden ratio, in which the lowest point of a valley is found.
-_SECTIONS = 34
+#: To what share of the steps beside it the lowest point of a valley is known: to the root of the
+#: rounding of its height, and no better.
+LOCATED = 1e-5
 
 
 def prominent(height: np.ndarray, least: float) -> list[int]:
@@ -146,40 +149,33 @@ def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[
 
     At finite α a plateau slopes, and which recorded step lies lowest is an accident of the
     run; its value, and with it the level of the transition, must not be. All valleys are
-    searched side by side by golden section, on either side of the lowest step from one record,
-    so that the minimum is one of a smooth function.
+    searched side by side, on either side of the lowest step from one record, so that the minimum
+    is one of a smooth function.
     """
     plateaus = [Plateau(s, float(trajectory.t[s]), _record(trajectory, s)) for s in steps]
-    resolver = trajectory.resolver
-    if resolver is None:
+    if trajectory.resolver is None:
         return plateaus
-    floor = FLAT * np.max(trajectory.descent)
-    last = len(trajectory.t) - 1
-    lanes, bases = [], []
+    descent, last = trajectory.descent, len(trajectory.t) - 1
+    floor = FLAT * np.max(descent)
+    lanes = []
     for k, (step, seen) in enumerate(zip(steps, visible, strict=True)):
         if not 0 < step < last:
             continue
-        if not seen or trajectory.descent[step] < floor:
-            plateaus[k] = dataclasses.replace(plateaus[k], located=1e-5)
-            continue
-        lanes += [k, k]
-        bases += [step - 1, step]
+        plateaus[k] = dataclasses.replace(plateaus[k], located=LOCATED)
+        if seen and descent[step] >= floor:
+            lanes.append(k)
     if not lanes:
         return plateaus
-    base = np.array(bases)
-    leaves = {n: x.at(base) for n, x in trajectory.leaves.items()}
-    start = trajectory.t[base]
-    width = trajectory.t[base + 1] - start
-
-    def records(share: np.ndarray) -> dict[str, Any]:
-        return resolver(leaves, start, share * width)
+    own = np.repeat(lanes, 2)
+    base = np.array([step for k in lanes for step in (steps[k] - 1, steps[k])])
+    width = trajectory.t[base + 1] - trajectory.t[base]
 
     def height(share: np.ndarray) -> np.ndarray:
-        return np.asarray(records(share)["descent"])
+        return np.asarray(trajectory.after_each(base, share * width[:, None])["descent"])
 
-    share = _golden(height, len(base))
-    found = records(share)
-    for i, k in enumerate(lanes):
+    share = minima(height, descent[base], descent[base + 1])
+    found = jax.tree.map(lambda x: x[:, 0], trajectory.after_each(base, (share * width)[:, None]))
+    for i, k in enumerate(own.tolist()):
         here = plateaus[k]
         if found["descent"][i] < here.record["descent"]:
             record = {
@@ -187,10 +183,9 @@ def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[
                 "descent": found["descent"][i],
                 "leaves": {n: x.at(i) for n, x in found["leaves"].items()},
             }
-            t = float(start[i] + share[i] * width[i])
-            plateaus[k] = Plateau(here.step, t, record)
-    return [dataclasses.replace(p, located=1e-5) if k in lanes else p
-            for k, p in enumerate(plateaus)]  # fmt: skip
+            t = float(trajectory.t[base[i]] + share[i] * width[i])
+            plateaus[k] = Plateau(here.step, t, record, LOCATED)
+    return plateaus
 
 
 def _record(trajectory: Record, step: int) -> dict[str, Any]:
@@ -199,19 +194,3 @@ def _record(trajectory: Record, step: int) -> dict[str, Any]:
         "descent": trajectory.descent[step],
         "leaves": {n: x.at(step) for n, x in trajectory.leaves.items()},
     }
-
-
-def _golden(height: Any, lanes: int) -> np.ndarray:
-    """Where `height` of a number in [0, 1] is least, in every lane."""
-    ratio = 0.5 * (math.sqrt(5.0) - 1.0)
-    low, high = np.zeros(lanes), np.ones(lanes)
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = height(left), height(right)
-    for _ in range(_SECTIONS):
-        down = at_left < at_right
-        low, high = np.where(down, low, left), np.where(down, right, high)
-        new = np.where(down, high - ratio * (high - low), low + ratio * (high - low))
-        value = height(new)
-        left, right = np.where(down, new, right), np.where(down, left, new)
-        at_left, at_right = np.where(down, value, at_right), np.where(down, at_left, value)
-    return 0.5 * (low + high)

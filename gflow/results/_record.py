@@ -172,6 +172,17 @@ class Record:
             return self.whole.after(i, float(since + span))
         return self._solved(self.leaves_at(step), self.times[step], span)
 
+    def after_each(self, steps: np.ndarray, spans: np.ndarray) -> dict[str, Any]:
+        """The records at spans (n, points) of the clock after steps (n,), stacked alike."""
+        if self.checkpoints is not None:
+            i = np.searchsorted(self.checkpoints, steps, side="right") - 1
+            since = self.times[steps] - self.times[self.checkpoints[i]]
+            return self.whole.after_each(i, since[:, None] + spans)
+        rows = np.repeat(steps, spans.shape[1])
+        leaves = jax.tree.map(lambda x: x[rows], self.leaves)
+        found = self._solved(leaves, self.times[rows], spans.ravel())
+        return jax.tree.map(lambda x: x.reshape(*spans.shape, *x.shape[1:]), found)
+
     def leaves_at(self, step: int) -> dict[str, LeafRecord]:
         return {name: leaf.at(step) for name, leaf in self.leaves.items()}
 

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._eager import on_device
 from ..flow._flow import Flow
 from ..integrate._round import SIDE_BY_SIDE, resolve
 
@@ -90,9 +89,8 @@ class Resolver:
         return joined(parts)
 
     def _solved(self, leaves: Any, t: np.ndarray, span: np.ndarray) -> dict[str, Any]:
-        leaves, times = jax.tree.map(on_device, (leaves, (t, span)))
-        rtol = on_device(np.asarray(self.rtol, self.flow.dtype))
-        out = resolve(self.flow, leaves, self.solver, rtol, *times, self.observables)
+        rtol = np.asarray(self.rtol, self.flow.dtype)
+        out = resolve(self.flow, leaves, self.solver, rtol, t, span, self.observables)
         return jax.tree.map(np.asarray, out)
 
 

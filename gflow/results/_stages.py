@@ -1,8 +1,10 @@
 """Plateaus and transitions of a finished run, and what switched at each of them."""
 
 import dataclasses
+import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from ._activity import Courses, courses, states
 from ._crossings import (
     Crossing,
     Quantity,
-    first_crossing,
+    crossings,
+    first_rise,
 )
 from ._labels import (
     Coordinate,
@@ -44,8 +47,8 @@ class MeasuredStage:
       of a plain leaf is a factor of its own, so that it is half of u, not of u·v.
     - `activated`, `deactivated`: (leaf name, index) of what switches. A mode (name, (…, k)) of a
       product of matrices is its k-th singular value. `label` writes them as predictions do.
-    - `value`, `loss`, `model`: on the plateau after it, where it is flattest, and `step` the
-      recorded step there.
+    - `value`, `loss`, `model`: on the plateau after it, where it is flattest (`build` makes the
+      model, when it is first asked for), and `step` the recorded step there.
     - `rank`: number of active modes there along the last axis. `_activity` says when a
       mode is active; the observable `name.above_sqrt_alpha` counts something else.
     """
@@ -60,7 +63,14 @@ class MeasuredStage:
     rank: dict[str, np.ndarray]
     step: int
     level: tuple[Any, float] | None = None
-    model: PyTree = dataclasses.field(repr=False, default=None)
+    build: Callable[[], PyTree] | None = dataclasses.field(repr=False, default=None)
+
+    @functools.cached_property
+    def model(self) -> PyTree:
+        return None if self.build is None else self.build()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"model": self.model, "build": None}
 
     @property
     def label(self) -> str:
@@ -76,13 +86,17 @@ def find_stages(trajectory: Record) -> list[MeasuredStage]:
     steps = [0, *(p.plateau for p in passed)]
     seen = [True, *(p.visible for p in passed)]
     plateaus = flattest(trajectory, steps, seen)
-    stages = []
-    for (start, plateau), (was, now) in zip(
-        itertools.pairwise(plateaus), itertools.pairwise(active), strict=True
-    ):
+    switches = []
+    for was, now in itertools.pairwise(active):
         on = [c for n in now for c in _coordinates(n, np.asarray(now[n] & ~was[n]))]
         off = [c for n in now for c in _coordinates(n, np.asarray(was[n] & ~now[n]))]
-        level, crossing = _time_of(trajectory, on, start, plateau)
+        switches.append((on, off, now))
+    between = list(itertools.pairwise(plateaus))
+    times = _times_of(trajectory, [on for on, *_ in switches], between)
+    stages = []
+    for (_, plateau), (on, off, now), (level, crossing) in zip(
+        between, switches, times, strict=True
+    ):
         scale = -trajectory.log_alpha
         leaves = plateau.record["leaves"]
         stages.append(
@@ -97,7 +111,7 @@ def find_stages(trajectory: Record) -> list[MeasuredStage]:
                 rank={n: np.asarray(np.sum(x, axis=-1)) for n, x in now.items()},
                 step=plateau.step,
                 level=level,
-                model=_model(trajectory, leaves, plateau.t),
+                build=functools.partial(_model, trajectory, leaves, plateau.t),
             )
         )
     return stages
@@ -158,10 +172,31 @@ def _index(row: np.ndarray) -> Index:
     return tuple(int(i) for i in row)
 
 
-def _time_of(
+#: What defines a transition: the level, its quantity and height, the step within which it is
+#: crossed, and the plateaus that the level is made of.
+_Rise = tuple[tuple[Any, float], Quantity, float, int, tuple[Plateau, ...]]
+
+
+def _times_of(
+    trajectory: Record, activated: list[list[Coordinate]], between: list[tuple[Plateau, Plateau]]
+) -> list[tuple[tuple[Any, float] | None, Crossing]]:
+    """The level that defines each transition, and when it is crossed."""
+    rises = [_rise(trajectory, on, *pair) for on, pair in zip(activated, between, strict=True)]
+    known = [(quantity, height, step) for _, quantity, height, step, _ in filter(None, rises)]
+    found = iter(crossings(trajectory, known))
+    out: list[tuple[tuple[Any, float] | None, Crossing]] = []
+    for rise, pair in zip(rises, between, strict=True):
+        if rise is None:
+            out.append((None, _steepest(trajectory, *pair)))
+        else:
+            level, quantity, _, _, made_of = rise
+            out.append((level, _widened(trajectory, quantity, next(found), *made_of)))
+    return out
+
+
+def _rise(
     trajectory: Record, activated: list[Coordinate], start: Plateau, plateau: Plateau
-) -> tuple[tuple[Any, float] | None, Crossing]:
-    """The level that defines a transition, and when it is crossed."""
+) -> _Rise | None:
     before, after = start.step, plateau.step
     leaves = plateau.record["leaves"]
     winner, value = None, 0.0
@@ -170,19 +205,24 @@ def _time_of(
         if abs(size) > abs(value) * (1.0 + 1e-6):  # of equal ones the first
             winner, value = (name, index), size
     if winner is not None and not leaves[winner[0]].spectral:
-        quantity = Quantity(*winner, float(np.sign(value)))
-        crossing = first_crossing(trajectory, quantity, 0.5 * abs(value), before, after + 1)
-        if crossing is not None:
-            return (winner, 0.5 * value), _widened(trajectory, quantity, crossing, plateau)
+        quantity, half = Quantity(*winner, float(np.sign(value))), 0.5 * abs(value)
+        step = first_rise(trajectory, quantity, half, before, after + 1)
+        if step is not None:
+            return (winner, 0.5 * value), quantity, half, step, (plateau,)
     middle = 0.5 * (float(start.record["loss"]) + float(plateau.record["loss"]))
     quantity = Quantity(sign=-1.0)
-    crossing = first_crossing(trajectory, quantity, -middle, before, after + 1)
-    if crossing is not None:
-        return ("loss", middle), _widened(trajectory, quantity, crossing, start, plateau)
-    # a transition whose fall is lost in the rounding of the loss: its steepest step
+    step = first_rise(trajectory, quantity, -middle, before, after + 1)
+    if step is not None:
+        return ("loss", middle), quantity, -middle, step, (start, plateau)
+    return None
+
+
+def _steepest(trajectory: Record, start: Plateau, plateau: Plateau) -> Crossing:
+    """A transition whose fall is lost in the rounding of the loss: its steepest step."""
+    before, after = start.step, plateau.step
     step = before + int(np.argmax(trajectory.descent[before : after + 1]))
     width = trajectory.t[min(step + 1, after)] - trajectory.t[max(step - 1, before)]
-    return None, Crossing(float(trajectory.t[step]), float(width), step)
+    return Crossing(float(trajectory.t[step]), float(width), step)
 
 
 def _widened(

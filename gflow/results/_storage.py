@@ -5,6 +5,7 @@ with the flow at hand, its settings and a fingerprint of its start, data and dec
 hold the model, which `like` gives back and which is compared with what is written here.
 """
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -310,9 +311,9 @@ def _stage(data: Any, i: int, numbers: dict[str, Any], like: PyTree) -> Measured
         prefix = f"{what}."
         return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
 
-    model = None
+    build = None
     if like is not None and of("model"):
-        model = _with_leaves(like, of("model"), numbers["stands at"])
+        build = functools.partial(_with_leaves, like, of("model"), numbers["stands at"])
     level = numbers["level"]
     if level is not None:
         level = (level[0] if level[0] == "loss" else _coordinate(level[0]), level[1])
@@ -327,7 +328,7 @@ def _stage(data: Any, i: int, numbers: dict[str, Any], like: PyTree) -> Measured
         rank=of("rank"),
         step=numbers["step"],
         level=level,
-        model=model,
+        build=build,
     )
 
 

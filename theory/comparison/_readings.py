@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, active_weights, first_crossing
+from gflow.internal import Crossing, Quantity, active_weights, crossings, first_rise
 
 from .._prediction import Prediction
 
@@ -20,23 +20,24 @@ _RESTS = 12.0
 
 def measure(trajectory: Trajectory, prediction: Prediction) -> list[Crossing | None]:
     """When the run crosses each stage's level; None where it does not."""
-    found: list[Crossing | None] = []
+    rises: list[tuple[Quantity, float, int] | None] = []
     for k, stage in enumerate(prediction.stages):
         if stage.level is None:
-            found.append(None)
+            rises.append(None)
             continue
         what, value = stage.level.coordinate, stage.level.value
-        if what is None:
-            found.append(first_crossing(trajectory, Quantity(sign=-1.0), -value))
-            continue
-        start = 0
-        for earlier in range(k):
-            if what in prediction.stages[earlier].deactivated:
-                switched_off = found[earlier]
-                start = len(trajectory.t) if switched_off is None else switched_off.step
-        quantity = Quantity(what[0], what[1], math.copysign(1.0, value))
-        found.append(first_crossing(trajectory, quantity, abs(value), start))
-    return found
+        start, quantity, height = 0, Quantity(sign=-1.0), -value
+        if what is not None:
+            for earlier in range(k):
+                if what in prediction.stages[earlier].deactivated:
+                    switched_off = rises[earlier]
+                    start = len(trajectory.t) if switched_off is None else switched_off[2]
+            quantity = Quantity(what[0], what[1], math.copysign(1.0, value))
+            height = abs(value)
+        step = first_rise(trajectory, quantity, height, start)
+        rises.append(None if step is None else (quantity, height, step))
+    found = iter(crossings(trajectory, [rise for rise in rises if rise is not None]))
+    return [None if rise is None else next(found) for rise in rises]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
