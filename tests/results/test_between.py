@@ -36,7 +36,7 @@ def test_roots_of_smooth_functions(scale):
     assert len(asked) <= (4 if scale == 0.1 else 9)
 
 
-@pytest.mark.parametrize("power", [3, 9, 31])
+@pytest.mark.parametrize("power", [3, 9, 15])
 def test_a_flat_root_is_known_to_what_the_value_is(power):
     root, doubt, _ = found(lambda x: (x - AT[:, None]) ** power)
     assert np.all(np.abs(root - AT) <= np.maximum(doubt, 2e-15))

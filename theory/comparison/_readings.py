@@ -119,8 +119,7 @@ class Reader:
             at = float(run.t[self._flattest(left, right)])
         left = max([left, *(t for t in self.peaks if t <= at)])
         right = min([right, *(t for t in self.peaks if t > at)])
-        here = self._record(at)
-        around = [self._record(0.5 * (at + edge)) for edge in (left, right)]
+        here, *around = self._records([at, 0.5 * (at + left), 0.5 * (at + right)])
         step = int(np.argmin(np.abs(run.t - at)))
         beside = slice(max(step - 1, 0), step + 2)
 
@@ -156,14 +155,22 @@ class Reader:
             return int(np.searchsorted(run.t, left).clip(0, len(run.t) - 1))
         return min(inside, key=lambda s: float(run.descent[s]))
 
-    def _record(self, t: float) -> dict[str, Any]:
-        """At any flow time; without the flow at the recorded time nearest."""
+    def _records(self, times: list[float]) -> list[dict[str, Any]]:
+        """At any flow times; without the flow at the recorded times nearest."""
         run = self.trajectory
-        step = int(np.argmin(np.abs(run.t - t)))
-        if run.resolver is None or run.t[step] == t:
-            leaves = {n: x.at(step) for n, x in run.leaves.items()}
-            return {"loss": run.loss[step], "leaves": leaves}
-        return run.record_at(t)
+        if run.resolver is None:
+            rows = [int(np.argmin(np.abs(run.t - t))) for t in times]
+            found = {
+                "loss": run.loss[rows],
+                "leaves": {n: x.at(rows) for n, x in run.leaves.items()},
+            }
+        else:
+            found = run.record_at(times)
+        leaves = found["leaves"]
+        return [
+            {"loss": found["loss"][k], "leaves": {n: x.at(k) for n, x in leaves.items()}}
+            for k in range(len(times))
+        ]
 
     @staticmethod
     def _stacked(run: Trajectory) -> dict[str, Any]:
