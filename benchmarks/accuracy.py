@@ -73,15 +73,18 @@ def flow_weights(case: Case, rtol: float, *, error_bars: bool = False, **options
     """`gflow.simulate` of a case, as the user calls it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # unfinished runs: `claims` says so
-        run = gflow.simulate(
-            case.model,
-            case.problem.objective,
-            t1=case.t1,
-            rtol=rtol,
-            save=case.times,
-            error_bars=error_bars,
-            **options,
-        )
+        try:
+            run = gflow.simulate(
+                case.model,
+                case.problem.objective,
+                t1=case.t1,
+                rtol=rtol,
+                save=None if case.end_only else case.times,
+                error_bars=error_bars,
+                **options,
+            )
+        except ValueError as refused:  # a tolerance below the rounding of log|weight|
+            return Solution(None, False, message=str(refused))
     at = np.searchsorted(run.t, case.times)
     complete = run.successful and np.array_equal(run.t[at], case.times)
     evaluations, jacobians = _work(run)

@@ -10,7 +10,6 @@ more when it is also read at the times compared (which the others include) is to
 """
 
 import math
-import statistics
 import time
 from functools import partial
 from typing import Any
@@ -24,7 +23,8 @@ import gflow
 from .accuracy import RIGHT, Verdict, error, reference
 from .alternatives import TOLERANCES, Solution, Tolerance
 from .alternatives.diffrax_loops import solve_batch
-from .contenders import FLOW, Contender, contenders, interleaved
+from .clock import interleaved
+from .contenders import FLOW, OWN, Contender, contenders
 from .grids import alpha_name
 from .problems import MAIN, Case, problem
 from .ripples import hard_member
@@ -89,7 +89,7 @@ def _loops(sample: list[Case], repetitions: int) -> list[dict[str, Any]]:
         rows.append({**_label(sample[0], contender.name), "tolerance": tried["tolerance"]})
     times = interleaved(chosen, repetitions)
     for row in rows:
-        row["seconds"] = statistics.median(times[row["method"]]) / len(sample)
+        row |= {key: x / len(sample) for key, x in times[row["method"]].medians.items()}
     return rows
 
 
@@ -134,9 +134,7 @@ def _batch_of(
                 break
         else:
             continue
-        seconds = statistics.median(
-            interleaved({name: partial(solve, tolerance)}, repetitions)[name]
-        )
+        taken = interleaved({name: partial(solve, tolerance)}, repetitions)[name].medians
         rows.append(
             {
                 **_label(case, name),
@@ -144,9 +142,9 @@ def _batch_of(
                 "tolerance": tolerance,
                 "error": off,
                 "cold_seconds": cold,
-                "seconds": seconds / size,
+                **{key: x / size for key, x in taken.items()},
                 "reading_seconds": reading,
-                "trajectories_per_second": size / seconds,
+                "trajectories_per_second": size / taken["seconds"],
             }
         )
     return rows
@@ -193,12 +191,13 @@ def _vmapped(case: Case, starts: np.ndarray, tolerance: float) -> list[Solution]
 def _summary(loops: list[dict[str, Any]], batches: list[dict[str, Any]]) -> dict[str, Any]:
     """Ratios at the largest batch, and from which size on a batch is worth it."""
     own = [row for row in batches if row["method"] == FLOW]
-    others = [row for row in loops if row["method"] != FLOW]
+    others = [row for row in loops if row["method"] not in OWN]
     scipy = [row for row in others if "SciPy" in row["method"]]
     largest = max(own, key=lambda row: row["size"]) if own else None
     at_256 = next((row for row in own if row["size"] == 256), largest)
     single = {row["method"]: row["seconds"] for row in loops}.get(FLOW, math.inf)
     fastest_scipy = min(scipy, key=lambda row: row["seconds"])
+    cheapest_scipy = min(scipy, key=lambda row: row["cpu_seconds"])
     fastest = min(others, key=lambda row: row["seconds"])
 
     def break_even(seconds):
@@ -211,6 +210,7 @@ def _summary(loops: list[dict[str, Any]], batches: list[dict[str, Any]]) -> dict
         "trajectories_per_second": largest and largest["trajectories_per_second"],
         "scipy": fastest_scipy["method"],
         "over_scipy": at_256 and fastest_scipy["seconds"] / at_256["seconds"],
+        "cpu_over_scipy": at_256 and cheapest_scipy["cpu_seconds"] / at_256["cpu_seconds"],
         "alternative": fastest["method"],
         "over_alternative": at_256 and fastest["seconds"] / at_256["seconds"],
         "over_single": at_256 and single / at_256["seconds"],

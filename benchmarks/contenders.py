@@ -1,14 +1,13 @@
 """gflow and the alternatives that can be tried on a case, under one signature."""
 
 import dataclasses
-import gc
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 
 import jax
 
+from . import floor
 from .accuracy import flow_weights
 from .alternatives import (
     METHODS,
@@ -17,11 +16,17 @@ from .alternatives import (
     Tolerance,
     diffrax_loops,
     relative_to_start,
+    taylor,
 )
+from .clock import interleaved
+from .floor import FLOOR
 from .problems import Case
 
 FLOW = "gflow"
 FLOW_BARS = "gflow, error bars"
+
+#: What is not an alternative.
+OWN = (FLOW, FLOW_BARS, FLOOR)
 
 #: The curves drawn, and all that a quick run tries.
 SHOWN = (
@@ -73,10 +78,12 @@ class Contender:
 
 
 def contenders(case: Case, *, bars: bool = True) -> list[Contender]:
-    """Everything installed that can start at this α, gflow first."""
+    """Everything installed that can start at this α, gflow first, and the floor after it."""
     found = [_flow(case, FLOW, False)]
     if bars:
         found.append(_flow(case, FLOW_BARS, True))
+    if floor.missing() is None and floor.applies(case.dual):
+        found.append(_floor(case))
     for method in METHODS:
         formulation = getattr(case, method.coordinates)
         if method.installed and formulation is not None and method.applies(formulation):
@@ -94,6 +101,23 @@ def _flow(case: Case, name: str, bars: bool) -> Contender:
     return Contender(
         name=name,
         coordinates="gflow",
+        solve=solve,
+        set_to=lambda setting, limit: (solve(1e-8, limit), 1e-8),
+        count=lambda tolerance: -1,
+        settings=(DEFAULT,),
+    )
+
+
+def _floor(case: Case) -> Contender:
+    def solve(tolerance, limit):
+        began = time.perf_counter()
+        solution, _ = floor.solve(case.dual, case.times, tolerance)
+        solution.seconds = time.perf_counter() - began
+        return solution
+
+    return Contender(
+        name=FLOOR,
+        coordinates="logarithms",
         solve=solve,
         set_to=lambda setting, limit: (solve(1e-8, limit), 1e-8),
         count=lambda tolerance: -1,
@@ -123,29 +147,15 @@ def _alternative(case: Case, method: Method, formulation) -> Contender:
 def cold_seconds(contender: Contender, tolerance: float = 1e-6) -> float:
     """First call of a process, less the imports: nothing compiled beforehand."""
     jax.clear_caches()
+    taylor.forget()
+    floor.compiled.cache_clear()
     return contender.solve(tolerance, LIMIT).seconds
-
-
-def interleaved(chosen: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list]:
-    """Wall times of each, taken in turns so that a slow moment of the machine hits all."""
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(repetitions):
-            for name, run in chosen.items():
-                began = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - began)
-    finally:
-        gc.enable()
-    return times
 
 
 def timed(
     chosen: list[tuple[Contender, float, float]], repetitions: int
 ) -> dict[str, dict[str, float]]:
-    """Median, smallest and largest wall time of (contender, tolerance, seconds so far), warm.
+    """Wall and CPU times of (contender, tolerance, seconds so far), warm: medians and extremes.
 
     What takes more than SLOW seconds is run twice only, after the others.
     """
@@ -157,6 +167,6 @@ def timed(
             if (seconds > SLOW) == slow
         }
         for name, x in interleaved(runs, turns).items():
-            times = {"seconds": statistics.median(x), "fastest": min(x), "slowest": max(x)}
-            rows[name] = {**times, "repetitions": turns}
+            times = {"fastest": min(x.wall), "slowest": max(x.wall), "repetitions": turns}
+            rows[name] = {**x.medians, **times}
     return rows

@@ -22,7 +22,7 @@ from scipy.integrate import odeint, solve_ivp
 
 import gflow
 
-from .contenders import interleaved
+from .clock import Taken, interleaved
 from .gauge import head
 from .grids import LOG10
 
@@ -146,12 +146,13 @@ def training(steps: int, repetitions: int) -> list[dict[str, Any]]:
     return _rows(interleaved(runs, repetitions), steps, errors)
 
 
-def _rows(times: dict[str, list], count: int, errors: dict[str, float]) -> list[dict[str, Any]]:
+def _rows(times: dict[str, Taken], count: int, errors: dict[str, float]) -> list[dict[str, Any]]:
     return [
         {
             "method": name,
-            "seconds": min(taken) / count,
-            "median": statistics.median(taken) / count,
+            "seconds": min(taken.wall) / count,
+            "median": statistics.median(taken.wall) / count,
+            "cpu_seconds": taken.medians["cpu_seconds"] / count,
             "error": errors[name],
         }
         for name, taken in times.items()

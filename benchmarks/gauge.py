@@ -9,7 +9,6 @@ A cost per step is wall time over attempted steps, with one solver and the same 
 attempts for all: of `gflow.simulate`, and of the compiled loop alone, without what is recorded.
 """
 
-import statistics
 import subprocess
 import sys
 import warnings
@@ -30,7 +29,7 @@ from gflow.internal import ATTEMPTS, KEPT, Rounds, build_flow, divide, march, un
 from gflow.models import DeepLinear, FactoredLinear, SoftmaxAttention
 from theory import exact_linear
 
-from .contenders import interleaved
+from .clock import Taken, interleaved
 from .grids import LOG10
 
 #: Columns in their gauge; plain factors that watch what they lose; bare arrays, which do not.
@@ -158,12 +157,16 @@ def costs(name: str, quick: bool) -> list[dict[str, Any]]:
                 "way": way,
                 "kind": kind,
                 "attempts": done[kind],
-                "seconds": min(times[kind]) / done[kind],
-                "median": statistics.median(times[kind]) / done[kind],
+                **{key: x / done[kind] for key, x in _seconds(times[kind]).items()},
             }
             for kind in KINDS
         ]
     return rows
+
+
+def _seconds(taken: Taken) -> dict[str, float]:
+    cpu = taken.medians["cpu_seconds"]
+    return {"seconds": min(taken.wall), "median": taken.medians["seconds"], "cpu_seconds": cpu}
 
 
 def quiet(call: Callable, *args, **options) -> Any:
@@ -297,10 +300,8 @@ def exact(say) -> dict[str, Any]:
         say(f"gauge: {name}")
         result = once()
         rows.append({"method": name, **_read(result, name, times, truth)})
-    times_taken = interleaved(runs, 3)
-    for row in rows:
-        taken = times_taken[row["method"]]
-        row |= {"seconds": min(taken), "median": statistics.median(taken)}
+    taken = interleaved(runs, 3)
+    rows = [row | _seconds(taken[row["method"]]) for row in rows]
     return {"width": WIDTH, "times": TIMES, "rtol": RTOL, "t1": HORIZON, "rows": rows}
 
 
@@ -362,9 +363,7 @@ def batch() -> dict[str, Any]:
     done = {name: once() for name, once in runs.items()}
     ends = [np.array([run.loss[-1] for run in done[name]]) for name in ("batch", "loop")]
     taken = interleaved(runs, 3)
-    rows = [
-        {"method": n, "seconds": min(x), "median": statistics.median(x)} for n, x in taken.items()
-    ]
+    rows = [{"method": name, **_seconds(x)} for name, x in taken.items()]
     useful = done["batch"].statistics["useful_work"]
     return {
         "size": BATCH,

@@ -50,16 +50,20 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """One problem at one α, with the times at which it is evaluated (those of seed 0)."""
+    """One problem at one α, with the times at which it is evaluated (those of seed 0).
+
+    `end_only`: at its end and nowhere else.
+    """
 
     problem: Problem
     exponent: int
     across: bool = False
     seed: int = 0
+    end_only: bool = False
 
     @property
-    def key(self) -> tuple[str, int, bool, int]:
-        return self.problem.name, self.exponent, self.across, self.seed
+    def key(self) -> tuple[str, int, bool, int, bool]:
+        return self.problem.name, self.exponent, self.across, self.seed, self.end_only
 
     @property
     def log_alpha(self) -> float:
@@ -71,6 +75,8 @@ class Case:
 
     @cached_property
     def _grid(self) -> tuple[np.ndarray, bool]:
+        if self.end_only:
+            return np.array([self.t1]), False
         if self.across:
             return np.linspace(0.0, self.t1, POINTS + 1)[1:], False
         return evaluation_times(*self.problem.jumps(self.log_alpha), self.t1)

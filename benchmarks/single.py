@@ -83,7 +83,8 @@ def measure(case: Case, field: list[Contender], repetitions: int) -> tuple[list,
     times = timed(chosen, repetitions)
     truth = reference(case)
     shared = {"off_jumps": case.off_jumps, "reference_difference": truth.difference}
-    nothing = {"seconds": math.inf, "fastest": math.inf, "slowest": math.inf, "repetitions": 0}
+    nothing = dict.fromkeys(("seconds", "cpu_seconds", "fastest", "slowest"), math.inf)
+    nothing["repetitions"] = 0
     return [{**row, **shared, **times.get(name, nothing)} for name, row in best.items()], sweeps
 
 

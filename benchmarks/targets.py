@@ -9,7 +9,7 @@ from typing import Any
 
 from . import condensation, decay, gauge
 from .accuracy import Verdict
-from .contenders import FLOW, FLOW_BARS
+from .contenders import FLOW, FLOW_BARS, OWN
 from .grids import alpha_name
 from .problems import MAIN
 
@@ -37,7 +37,7 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
             _at_least(
                 f"fastest alternative over gflow, p = 10, {alpha_name(exponent)}",
                 asked,
-                _ratio(here, lambda row: row["method"] not in (FLOW, FLOW_BARS)),
+                _ratio(here, lambda row: row["method"] not in OWN),
             )
         )
     rows += _against_dual(costs)

@@ -9,7 +9,8 @@ from typing import Any
 
 from .accuracy import error, reference
 from .alternatives import TOLERANCES
-from .contenders import LIMIT, SHOWN, contenders, interleaved
+from .clock import interleaved
+from .contenders import LIMIT, SHOWN, contenders
 from .grids import alpha_name
 from .problems import MAIN, problem
 
@@ -52,4 +53,4 @@ def run(quick: bool, say) -> dict[str, Any]:
 def _warm_seconds(contender, tolerance: float, first: float) -> float:
     """Fastest of three further runs, or of one where a run takes seconds."""
     runs = {contender.name: lambda: contender.solve(tolerance, None)}
-    return min(interleaved(runs, 3 if first < 2.0 else 1)[contender.name])
+    return min(interleaved(runs, 3 if first < 2.0 else 1)[contender.name].wall)

@@ -1,6 +1,6 @@
 """What one would use instead of gflow, coded as well as a competent user would."""
 
-from . import descent, diffrax_loops, scipy_loops, sundials, torch_loops
+from . import descent, diffrax_loops, scipy_loops, sundials, taylor, torch_loops
 from .base import (
     TOLERANCES as TOLERANCES,
     Method as Method,
@@ -15,5 +15,6 @@ METHODS: list[Method] = [
     *sundials.METHODS,
     *torch_loops.METHODS,
     *diffrax_loops.METHODS,
+    *taylor.METHODS,
     *descent.METHODS,
 ]
