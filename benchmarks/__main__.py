@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECTIONS = ("single", "work-precision", "batch", "gauge", "decay", "condensation", "large", "cold")
+SECTIONS = (
+    "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
+    "large", "example", "cold",
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +55,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(section: str, arguments: argparse.Namespace) -> dict:
     """One section's part of the results, with its progress on stderr."""
-    from . import batch, cold, condensation, decay, gauge, large, single, work_precision
+    from . import (
+        batch,
+        cold,
+        condensation,
+        decay,
+        ends,
+        example,
+        gauge,
+        large,
+        reading,
+        single,
+        work_precision,
+    )
 
     began = time.perf_counter()
 
@@ -64,11 +79,14 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
     if section == "single":
         return single.run(arguments.quick, say, arguments.problem)
     run = {
+        "ends": ends.run,
+        "reading": reading.run,
         "work-precision": work_precision.run,
         "gauge": gauge.run,
         "decay": decay.run,
         "condensation": condensation.run,
         "large": large.run,
+        "example": example.run,
         "cold": cold.run,
     }[section]
     return run(arguments.quick, say)

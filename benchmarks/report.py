@@ -13,15 +13,14 @@ from typing import Any
 
 import jax
 
-from . import condensation, decay, gauge
 from .accuracy import Verdict
-from .contenders import FLOW, FLOW_BARS, SETTINGS
+from .contenders import OWN, SETTINGS
 from .grids import alpha_name
-from .targets import BASELINE, judge
+from .targets import BASELINE, JUDGED, judge
 
 PACKAGES = (
     "gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "scipy", "scikit-sundae", "torch",
-    "torchdiffeq",
+    "torchdiffeq", "heyoka",
 )  # fmt: skip
 
 
@@ -108,6 +107,11 @@ def _ms(seconds: float | None) -> str:
     return "–" if seconds is None or not math.isfinite(seconds) else f"{1e3 * seconds:.3g}"
 
 
+def _both(row: dict[str, Any]) -> str:
+    """Wall time, then CPU time."""
+    return f"{_ms(row['seconds'])}, {_ms(row.get('cpu_seconds'))}"
+
+
 def _number(x: Any) -> str:
     return "–" if x is None else f"{x:.3g}" if isinstance(x, float) else str(x)
 
@@ -119,7 +123,7 @@ def markdown(results: dict[str, Any]) -> str:
         parts += _single(results["single"])
     for name in (name for name in results if name.startswith("batch")):
         parts += _batch(results[name])
-    for name, section in (("gauge", gauge), ("decay", decay), ("condensation", condensation)):
+    for name, section in JUDGED:
         for title, head, rows in section.tables(results.get(name, {})):
             parts.append(f"### {title}\n\n" + table(head, rows))
     if results.get("large", {}).get("rows"):
@@ -129,12 +133,12 @@ def markdown(results: dict[str, Any]) -> str:
         keys = ("cache", "seconds_to_first_line", "seconds")
         rows = [[_number(row[k]) for k in keys] for row in results["cold"]["rows"]]
         parts.append(f"### `{results['cold']['command']}`\n\n" + table(head, rows))
-    words = {True: "yes", False: "no", None: "not run"}
+    words = {True: "met", False: "missed", None: "not run"}
     rows = [
         [row["name"], row["asked"], _number(row["measured"]), words[row["passed"]]]
         for row in results["targets"]
     ]
-    parts.append("### Targets\n\n" + table(["ratio", "asked", "measured", "met"], rows))
+    parts.append("### Targets\n\n" + table(["ratio", "asked", "measured", ""], rows))
     return "\n\n".join(parts)
 
 
@@ -142,7 +146,7 @@ def _single(single: dict[str, Any]) -> list[str]:
     parts = []
     for name in dict.fromkeys(row["problem"] for row in single["costs"]):
         rows = [row for row in single["costs"] if row["problem"] == name]
-        parts.append(f"### One trajectory: {name}, ms to 1e-6\n\n{_costs(rows)}")
+        parts.append(f"### One trajectory: {name}, ms to 1e-6, CPU ms\n\n{_costs(rows)}")
     names = dict.fromkeys(row["problem"] for row in single["settings"])
     for name in names:
         rows = [row for row in single["settings"] if row["problem"] == name]
@@ -158,13 +162,13 @@ def _costs(rows: list[dict[str, Any]]) -> str:
     """One line a method, one column an α; the last verdict where no tolerance was right."""
     exponents = sorted({row["exponent"] for row in rows})
     cells = {
-        (row["method"], row["exponent"]): _ms(row["seconds"])
+        (row["method"], row["exponent"]): _both(row)
         if row["verdict"] == Verdict.RIGHT
         else _WORDS[row["verdict"]]
         for row in rows
     }
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    order = [m for m in (FLOW, FLOW_BARS, *BASELINE) if m in methods]
+    order = [m for m in (*OWN, *BASELINE) if m in methods]
     order += [m for m in methods if m not in order]
     lines = [[m, *(cells.get((m, e), "–") for e in exponents)] for m in order]
     return table(["method", *map(alpha_name, exponents)], lines)
@@ -196,22 +200,24 @@ def _batch(part: dict[str, Any]) -> list[str]:
     if "summary" not in part:
         return []
     head = [
-        "problem", "α", "method", "size", "rtol", "ms a trajectory", "reading it, ms",
+        "problem", "α", "method", "size", "rtol", "ms a trajectory, CPU ms", "reading it, ms",
         "trajectories/s",
     ]  # fmt: skip
     rows = [
         [row["problem"], alpha_name(row["exponent"]), row["method"], str(row["size"]),
-         f"{row['tolerance']:g}", _ms(row["seconds"]), _ms(row["reading_seconds"]),
+         f"{row['tolerance']:g}", _both(row), _ms(row["reading_seconds"]),
          _number(row["trajectories_per_second"])]
         for row in part["batches"]
     ]  # fmt: skip
     ratios = [
-        "problem", "α", "over its own loop", "over fastest SciPy loop", "over fastest loop",
+        "problem", "α", "over its own loop", "over fastest SciPy loop", "the same, CPU",
+        "over fastest loop",
         "break-even own, SciPy",
     ]  # fmt: skip
     summary = [
         [row["problem"], alpha_name(row["exponent"]), _number(row["over_single"]),
          f"{_number(row['over_scipy'])} ({row['scipy']})",
+         _number(row.get("cpu_over_scipy")),
          f"{_number(row['over_alternative'])} ({row['alternative']})",
          f"{_number(row['break_even_single'])}, {_number(row['break_even_scipy'])}"]
         for row in part["summary"]

@@ -6,6 +6,7 @@ timed warm, in turns. Cold times are those of the problem's first α.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import gflow
@@ -88,13 +89,18 @@ def measure(case: Case, field: list[Contender], repetitions: int) -> tuple[list,
     return [{**row, **shared, **times.get(name, nothing)} for name, row in best.items()], sweeps
 
 
-def sweep(case: Case, contender: Contender) -> list[dict[str, Any]]:
+def sweep(
+    case: Case,
+    contender: Contender,
+    tolerances: Iterable[float] = TOLERANCES,
+    limit: float = LIMIT,
+) -> list[dict[str, Any]]:
     """Attempts from the loosest tolerance to the first that is right or outlasts the limit."""
     truth, tried = reference(case), []
-    for tolerance in TOLERANCES:
-        solution = contender.solve(tolerance, LIMIT)
+    for tolerance in tolerances:
+        solution = contender.solve(tolerance, limit)
         if not tried and solution.claims and solution.seconds > SLOW:  # or only compiled
-            solution = contender.solve(tolerance, LIMIT)
+            solution = contender.solve(tolerance, limit)
         off = error(solution, truth)
         verdict = classify(solution.claims, off, contender.asked(tolerance))
         tried.append(
@@ -109,7 +115,7 @@ def sweep(case: Case, contender: Contender) -> list[dict[str, Any]]:
                 "message": solution.message,
             }
         )
-        if verdict == Verdict.RIGHT or solution.seconds > LIMIT / 2:
+        if verdict == Verdict.RIGHT or solution.seconds > limit / 2:
             break
     return tried
 

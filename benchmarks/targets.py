@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from . import condensation, decay, gauge
+from . import condensation, decay, ends, example, gauge, reading
 from .accuracy import Verdict
 from .contenders import FLOW, FLOW_BARS, OWN
 from .grids import alpha_name
@@ -17,6 +17,12 @@ from .problems import MAIN
 AGAINST_FASTEST = (
     (2, 1 / 1.5), (4, 1 / 1.5), (8, 1 / 1.5), (16, 2.0), (100, 10.0), (300, 10.0),
     (10_000, 10.0), (1_000_000, 10.0),
+)  # fmt: skip
+
+#: (section, its module): each says what was asked of it, and prints its own tables.
+JUDGED = (
+    ("ends", ends), ("reading", reading), ("example", example), ("gauge", gauge),
+    ("decay", decay), ("condensation", condensation),
 )  # fmt: skip
 
 #: The hand-written baseline that was named; other solvers in its coordinates are extra.
@@ -43,7 +49,7 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
     rows += _against_dual(costs)
     rows.append(_at_most("wrong answers of gflow that claim success", 0, _lies(single)))
     rows += _batch(results)
-    for name, section in (("gauge", gauge), ("decay", decay), ("condensation", condensation)):
+    for name, section in JUDGED:
         most, least = section.asked(results.get(name, {}))
         rows += [_at_most(*row) for row in most] + [_at_least(*row) for row in least]
     rows += _large(results.get("large", {}))
@@ -133,6 +139,9 @@ def _batch(results: dict[str, Any]) -> list[dict[str, Any]]:
             where = f"{part['platform']}, {row['problem']}, {alpha_name(row['exponent'])}"
             asked = f"fastest SciPy loop over gflow's batch of {row['size']} ({where})"
             rows.append(_at_least(asked, 100.0, row["over_scipy"]))
+            if (row["problem"], row["exponent"]) == (MAIN, 100):
+                asked = f"CPU time: cheapest SciPy loop over gflow's batch of 256 ({where})"
+                rows.append(_at_least(asked, 60.0, row.get("cpu_over_scipy")))
         if "hard_member" in part:
             hard = part["hard_member"]
             asked = f"useful work, one member {hard['harder']:.0f} times harder"
