@@ -186,10 +186,10 @@ def tables(part: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]
     out = []
     for name, unit, factor in (("sweep", "ms a value of λ", 1e3), ("training", "µs a step", 1e6)):
         rows = [
-            [r["method"], f"{factor * r['seconds']:.3g}", f"{factor * r['median']:.3g}",
+            [r["method"], *(f"{factor * r[k]:.3g}" for k in ("seconds", "median", "cpu_seconds")),
              f"{r['error']:.1e}"]
             for r in part.get(name, ())
         ]  # fmt: skip
         if rows:
-            out.append((f"Weight decay: {name}", ["method", unit, "median", "error"], rows))
+            out.append((f"Weight decay: {name}", ["method", unit, "median", "CPU", "error"], rows))
     return out

@@ -522,14 +522,21 @@ def tables(part: dict[str, Any]) -> list[Table]:
         out.append(("Matrices: steps of the 5 × 5 network", ["α", *keys], body))
     if "exact" in part:
         body = [
-            [row["method"], str(row["steps"]), number(1e3 * row["seconds"]), number(row["error"])]
+            [
+                row["method"],
+                str(row["steps"]),
+                number(1e3 * row["seconds"]),
+                number(1e3 * row["cpu_seconds"]),
+                number(row["error"]),
+            ]
             for row in part["exact"]["rows"]
         ]
         title = f"Matrices: width {WIDTH}, rtol {RTOL:g}, at {TIMES} times where saved"
-        out.append((title, ["method", "steps", "ms", "error"], body))
+        out.append((title, ["method", "steps", "ms", "CPU ms", "error"], body))
     if "batch" in part:
-        body = [[row["method"], number(row["seconds"])] for row in part["batch"]["rows"]]
-        out.append((f"Matrices: {BATCH} seeds", ["method", "s"], body))
+        keys = ("seconds", "cpu_seconds")
+        body = [[r["method"], *(number(r[k]) for k in keys)] for r in part["batch"]["rows"]]
+        out.append((f"Matrices: {BATCH} seeds", ["method", "s", "CPU s"], body))
     if "memory" in part:
         keys = ("width", "steps", "error_bars", "stored", "state", "peak_of_setup", "peak")
         body = [

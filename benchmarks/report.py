@@ -227,9 +227,9 @@ def _batch(part: dict[str, Any]) -> list[str]:
 
 
 def _large(large: dict[str, Any]) -> list[str]:
-    head = ["solver", "gradients", "steps", "s", "error", "states of memory"]
-    keys = ("solver", "evaluations", "steps", "seconds", "error", "states_of_memory")
-    rows = [[_number(row[k]) for k in keys] for row in large["rows"]]
+    head = ["solver", "gradients", "steps", "s", "CPU s", "error", "states of memory"]
+    keys = ("solver", "evaluations", "steps", "seconds", "cpu_seconds", "error", "states_of_memory")
+    rows = [[_number(row.get(k)) for k in keys] for row in large["rows"]]
     about = large["problem"]
     title = (
         f"### {about['parameters']} plain weights, sharpness × time = {about['stiffness']:.2g}, "

@@ -31,7 +31,7 @@ def run(quick: bool, say) -> dict[str, Any]:
                 solution = contender.solve(tolerance, LIMIT)
                 if not solution.claims:
                     break
-                seconds = _warm_seconds(contender, tolerance, solution.seconds)
+                seconds, cpu_seconds = _warm_seconds(contender, tolerance, solution.seconds)
                 off = error(solution, truth)
                 rows.append(
                     {
@@ -41,6 +41,7 @@ def run(quick: bool, say) -> dict[str, Any]:
                         "tolerance": tolerance,
                         "error": off if math.isfinite(off) else None,
                         "seconds": seconds,
+                        "cpu_seconds": cpu_seconds,
                         "evaluations": solution.evaluations,
                         "reference_difference": truth.difference,
                     }
@@ -50,7 +51,8 @@ def run(quick: bool, say) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _warm_seconds(contender, tolerance: float, first: float) -> float:
-    """Fastest of three further runs, or of one where a run takes seconds."""
+def _warm_seconds(contender, tolerance: float, first: float) -> tuple[float, float]:
+    """Wall and CPU time: least of three further runs, or of one where a run takes seconds."""
     runs = {contender.name: lambda: contender.solve(tolerance, None)}
-    return min(interleaved(runs, 3 if first < 2.0 else 1)[contender.name].wall)
+    taken = interleaved(runs, 3 if first < 2.0 else 1)[contender.name]
+    return min(taken.wall), min(taken.cpu)
