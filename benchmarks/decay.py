@@ -8,6 +8,7 @@ weights: `gflow.descend`, with its records, and a compiled loop of Optax updates
 nothing but the last weights.
 """
 
+import math
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -184,9 +185,10 @@ def asked(part: dict[str, Any]) -> tuple[list[tuple[str, float, float]], ...]:
 def tables(part: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, head and rows of the two comparisons."""
     out = []
+    keys = ("seconds", "median", "cpu_seconds")
     for name, unit, factor in (("sweep", "ms a value of λ", 1e3), ("training", "µs a step", 1e6)):
         rows = [
-            [r["method"], *(f"{factor * r[k]:.3g}" for k in ("seconds", "median", "cpu_seconds")),
+            [r["method"], *(f"{factor * r.get(k, math.nan):.3g}" for k in keys),
              f"{r['error']:.1e}"]
             for r in part.get(name, ())
         ]  # fmt: skip

@@ -9,6 +9,7 @@ A cost per step is wall time over attempted steps, with one solver and the same 
 attempts for all: of `gflow.simulate`, and of the compiled loop alone, without what is recorded.
 """
 
+import math
 import subprocess
 import sys
 import warnings
@@ -526,7 +527,7 @@ def tables(part: dict[str, Any]) -> list[Table]:
                 row["method"],
                 str(row["steps"]),
                 number(1e3 * row["seconds"]),
-                number(1e3 * row["cpu_seconds"]),
+                number(1e3 * row.get("cpu_seconds", math.nan)),
                 number(row["error"]),
             ]
             for row in part["exact"]["rows"]
@@ -535,7 +536,10 @@ def tables(part: dict[str, Any]) -> list[Table]:
         out.append((title, ["method", "steps", "ms", "CPU ms", "error"], body))
     if "batch" in part:
         keys = ("seconds", "cpu_seconds")
-        body = [[r["method"], *(number(r[k]) for k in keys)] for r in part["batch"]["rows"]]
+        body = [
+            [r["method"], *(number(r.get(k, math.nan)) for k in keys)]
+            for r in part["batch"]["rows"]
+        ]
         out.append((f"Matrices: {BATCH} seeds", ["method", "s", "CPU s"], body))
     if "memory" in part:
         keys = ("width", "steps", "error_bars", "stored", "state", "peak_of_setup", "peak")
