@@ -14,12 +14,16 @@ from ..flow._flow import Flow
 from ..kinks._treatments import Sides
 from ..solvers import RKC2, ROCK4, Rodas5P, Switching
 
-#: Up to this many state components a Rosenbrock step, with its dense Jacobian, costs little
-#: more than an explicit one; up to `DENSE` it is still the cheapest for a stiff stretch.
-SMALL, DENSE = 24, 160
+#: Up to this many state components a Rosenbrock step, with its dense Jacobian, is the cheapest for
+#: a stiff stretch.
+DENSE = 160
 
-#: Relative tolerance from which on order 8 is cheaper than order 5 on raw weights.
+#: Relative tolerance from which on order 8 is cheaper than order 5 on raw weights. Of logarithms
+#: it is at any: their steps are long, and there are fewest of them.
 TIGHT = 1e-7
+
+#: The interval of stability of Dopri8 on the negative real axis.
+_INTERVAL = 5.2
 
 
 def choose(
@@ -27,10 +31,11 @@ def choose(
 ) -> diffrax.AbstractAdaptiveSolver:
     """The solver given, if it is adaptive, or the one that suits the coordinates.
 
-    Logarithms are stiff on every plateau, for a time that grows with log(1/α): few of them
-    get Rodas5P throughout (in a batch up to `DENSE`). All else is followed explicitly, by
-    Tsit5 (raw weights at tight tolerances by Dopri8, with a seventh of the steps at 1e-10),
-    and where it is stiff by Rodas5P, beyond `DENSE` by ROCK4.
+    Logarithms are stiff on every plateau, for a time that grows with log(1/α), and not in the
+    transitions, which take most of the steps: these are followed by Dopri8 (raw weights at loose
+    tolerances by Tsit5) and what is stiff by Rodas5P, beyond `DENSE` by ROCK4. A batch of up to
+    `DENSE` logarithms takes Rodas5P throughout: members that are stiff at different times would
+    compute both.
     """
     logarithms = [c for c in flow.coordinates if c.chart.logarithmic]
     logarithmic, columns = bool(logarithms), not all(c.chart.symmetric for c in logarithms)
@@ -38,15 +43,15 @@ def choose(
         batched, size = members is not None, flow.size // (members or 1)
         # of logarithms the matrix of a step is similar to a symmetric one and needs no pivots
         rosenbrock = Rodas5P(pivot=columns or not logarithmic)
-        if logarithmic and not columns and size <= (DENSE if batched else SMALL):
+        if batched and logarithmic and not columns and size <= DENSE:
             return rosenbrock
         if isinstance(flow.kinks, Sides) and not logarithmic:  # no stiffness of kinks is left
             return diffrax.Dopri8() if rtol <= TIGHT else diffrax.Tsit5()
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
         double = jnp.finfo(flow.dtype).eps < 1e-12
         stiff = rosenbrock if size <= DENSE else ROCK4() if double else RKC2()
-        if rtol <= TIGHT and not logarithmic:
-            return Switching(diffrax.Dopri8(), stiff, interval=5.2)
+        if rtol <= TIGHT or logarithmic:
+            return Switching(diffrax.Dopri8(), stiff, interval=_INTERVAL)
         return Switching(diffrax.Tsit5(), stiff)
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(

@@ -21,7 +21,7 @@ from ..flow._flow import Flow
 from ..kinks._treatments import AsWritten
 from ..parameters._base import Constant
 from ..solvers._spectral_radius import noise
-from ..solvers._switching import spectral_reach
+from ..solvers._switching import Switching, spectral_reach
 from ._march import Pace, arrive, halved, march
 
 Parts = dict[str, PyTree[Array]]
@@ -233,7 +233,12 @@ def _returned(tree: PyTree, rows: PyTree, members: Int[Array | np.ndarray, " wid
 
 
 #: State components up to which many times are re-solved side by side, not one by one.
-SIDE_BY_SIDE = 128
+_SIDE_BY_SIDE = 128
+
+
+def side_by_side(flow: Flow, solver: diffrax.AbstractAdaptiveSolver) -> bool:
+    """Whether many short solves run as one: not of a solver that would compute two methods."""
+    return flow.size <= _SIDE_BY_SIDE and not isinstance(solver, Switching)
 
 
 @eqx.filter_jit
@@ -245,10 +250,11 @@ def resolve(
     offset: Float[Array | np.ndarray, "..."],
     span: Float[Array | np.ndarray, "..."],
     observables: dict,
+    count: Int[Array | np.ndarray, ""] | int = 0,
 ) -> dict[str, Any]:
     """The record a time `span` after the recorded `leaves`, to the tolerance of the run.
 
-    With a leading axis on all of `leaves`, `offset` and `span`: for each of them.
+    With a leading axis on all of `leaves`, `offset` and `span`: for the first `count` of them.
     """
     tolerance = flow.tolerance(jnp.asarray(rtol))
 
@@ -259,6 +265,14 @@ def resolve(
 
     if not offset.ndim:
         return one(leaves, offset, span)
-    if flow.size <= SIDE_BY_SIDE:
+    if side_by_side(flow, solver):
         return jax.vmap(one)(leaves, offset, span)
-    return jax.lax.map(lambda row: one(*row), (leaves, offset, span))
+    rows = leaves, offset, span
+    like = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], rows))
+
+    def in_turn(i, out):
+        new = one(*jax.tree.map(lambda x: x[i], rows))
+        return jax.tree.map(lambda o, x: o.at[i].set(x), out, new)
+
+    blank = jax.tree.map(lambda x: jnp.zeros((len(offset), *x.shape), x.dtype), like)
+    return jax.lax.fori_loop(0, count, in_turn, blank)

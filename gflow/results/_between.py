@@ -15,7 +15,8 @@ from numpy.polynomial import chebyshev
 Function = Callable[[np.ndarray], np.ndarray]
 
 #: Points in the first round and in those that follow; where a minimum is sought.
-_ROOT, _ROOT_AGAIN, _LOWEST = 6, 5, 10
+_ROOT, _ROOT_AGAIN = 8, 5
+_LOWEST, _LOWEST_AGAIN = 7, 10
 #: Rounds at most, of which each halves what is left even where a polynomial is no help.
 _ROUNDS = 60
 #: What a share of a step is known to, and a value, in roundings.
@@ -90,34 +91,58 @@ def _root(
         return x[:, 0] + (z + 1.0) * half, half * off, slope / half
 
 
-def minima(function: Function, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Where each row of a positive function is least between 0 and 1, by its logarithm.
+def minima(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    left: np.ndarray,
+    right: np.ndarray,
+    of: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """In which row of each group a positive function is least, and where between 0 and 1 there.
 
-    `left`, `right`: its values there.
+    `function(rows, x)`: its values in these rows at points (rows, points). `left`, `right`: at 0
+    and 1; `of`: the number of the group that each row is of. By the logarithm.
     """
-    rows, low, high = np.arange(len(left)), np.zeros(len(left)), np.ones(len(left))
+    rows = np.arange(len(left))
+    low, high = np.zeros(len(rows)), np.ones(len(rows))
     ends = np.array(left, float), np.array(right, float)
-    x = y = np.empty((0, 0))
-    for _ in range(2):
-        x = low[:, None] + (high - low)[:, None] * _nodes(_LOWEST)
-        y = np.concatenate([ends[0][:, None], function(x[:, 1:-1]), ends[1][:, None]], axis=1)
-        i = np.argmin(y, axis=1)
-        before, after = np.maximum(i - 1, 0), np.minimum(i + 1, _LOWEST - 1)
-        low, high = x[rows, before], x[rows, after]
-        ends = y[rows, before], y[rows, after]
-    lowest = x[rows, np.argmin(y, axis=1)]
-    with np.errstate(all="ignore"):
-        coefficients = _coefficients(np.log(y))
+    x, y = _sampled(function, rows, low, high, ends, _LOWEST)
+    best = np.min(y, axis=1)
+    rows = np.array([min(rows[of == g], key=lambda r: best[r]) for g in np.unique(of)])
+    low, high, ends = _around(x[rows], y[rows])
+    x, y = _sampled(function, rows, low, high, ends, _LOWEST_AGAIN)
+    lowest = x[np.arange(len(x)), np.argmin(y, axis=1)]
+    low, high, _ = _around(x, y)
     width = x[:, -1] - x[:, 0]
-    slopes = chebyshev.chebder(coefficients, axis=1)
-    bends = chebyshev.chebder(slopes, axis=1)
-    z = 2.0 * (lowest - x[:, 0]) / width - 1.0
     with np.errstate(all="ignore"):
-        edges = 2.0 * (low - x[:, 0]) / width - 1.0, 2.0 * (high - x[:, 0]) / width - 1.0
+        slopes = chebyshev.chebder(_coefficients(np.log(y)), axis=1)
+        bends = chebyshev.chebder(slopes, axis=1)
+        z, *edges = (2.0 * (a - x[:, 0]) / width - 1.0 for a in (lowest, low, high))
         for _ in range(12):
             z = np.clip(z - _at(slopes, z) / np.abs(_at(bends, z)), *edges)
     found = x[:, 0] + 0.5 * (z + 1.0) * width
-    return np.where(np.isfinite(found), found, lowest)
+    return rows, np.where(np.isfinite(found), found, lowest)
+
+
+def _sampled(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points and values of each row from `low` to `high`, where they are known."""
+    x = low[:, None] + (high - low)[:, None] * _nodes(count)
+    return x, np.concatenate([ends[0][:, None], function(rows, x[:, 1:-1]), ends[1][:, None]], 1)
+
+
+def _around(
+    x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The points beside the lowest of each row, and the values there."""
+    rows, i = np.arange(len(x)), np.argmin(y, axis=1)
+    before, after = np.maximum(i - 1, 0), np.minimum(i + 1, x.shape[1] - 1)
+    return x[rows, before], x[rows, after], (y[rows, before], y[rows, after])
 
 
 def _nodes(count: int) -> np.ndarray:

@@ -170,12 +170,14 @@ def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[
     base = np.array([step for k in lanes for step in (steps[k] - 1, steps[k])])
     width = trajectory.t[base + 1] - trajectory.t[base]
 
-    def height(share: np.ndarray) -> np.ndarray:
-        return np.asarray(trajectory.after_each(base, share * width[:, None])["descent"])
+    def height(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
+        found = trajectory.after_each(base[rows], share * width[rows, None])
+        return np.asarray(found["descent"])
 
-    share = minima(height, descent[base], descent[base + 1])
+    rows, share = minima(height, descent[base], descent[base + 1], own)
+    base, width = base[rows], width[rows]
     found = jax.tree.map(lambda x: x[:, 0], trajectory.after_each(base, (share * width)[:, None]))
-    for i, k in enumerate(own.tolist()):
+    for i, k in enumerate(own[rows].tolist()):
         here = plateaus[k]
         if found["descent"][i] < here.record["descent"]:
             record = {

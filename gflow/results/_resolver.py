@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from ..flow._flow import Flow
-from ..integrate._round import SIDE_BY_SIDE, resolve
+from ..integrate._round import resolve
 
 #: Numbers re-solved in one call.
 _ROOM = 2**22
 
-#: Times that are re-solved side by side by one program, were there fewer of them.
+#: Times that one program has room for, were there fewer of them.
 _FEW = 8
 
 
@@ -61,10 +61,7 @@ class Resolver:
         return dataclasses.replace(self, flow=dataclasses.replace(self.flow, kinks=kinks))
 
     def _everywhere(self, leaves: dict[str, Any], t: np.ndarray, span: np.ndarray) -> Any:
-        side_by_side = self.flow.size <= SIDE_BY_SIDE
         if not t.ndim:
-            if not side_by_side:
-                return self._solved(leaves, t, span)
             rows = jax.tree.map(lambda x: np.asarray(x)[None], (leaves, t, span))
             return jax.tree.map(lambda x: x[0], self._everywhere(*rows))
         numbers = sum(x[0].size for x in jax.tree.leaves(leaves))
@@ -73,10 +70,10 @@ class Resolver:
         for first in range(0, t.size, most):
             cut = slice(first, first + most)
             count = len(t[cut])
-            # a time more costs little, and another program seconds
-            room, more = (_FEW, 4) if side_by_side else (1, 2)
+            # room for more costs little, and another program seconds
+            room = _FEW
             while room < count:
-                room *= more
+                room *= 4
             room = min(room, most)
 
             def padded(x, cut=cut, room=room):
@@ -84,13 +81,15 @@ class Resolver:
 
             rows, begin, length = jax.tree.map(padded, (leaves, t, span))
             length[count:] = 0.0  # nothing to solve
-            out = self._solved(rows, begin, length)
+            out = self._solved(rows, begin, length, np.array(count))
             parts.append(jax.tree.map(lambda x, count=count: x[:count], out))
         return joined(parts)
 
-    def _solved(self, leaves: Any, t: np.ndarray, span: np.ndarray) -> dict[str, Any]:
+    def _solved(
+        self, leaves: Any, t: np.ndarray, span: np.ndarray, count: np.ndarray
+    ) -> dict[str, Any]:
         rtol = np.asarray(self.rtol, self.flow.dtype)
-        out = resolve(self.flow, leaves, self.solver, rtol, t, span, self.observables)
+        out = resolve(self.flow, leaves, self.solver, rtol, t, span, self.observables, count)
         return jax.tree.map(np.asarray, out)
 
 

@@ -19,8 +19,9 @@ UNSTABLE, LIMITED, FREE = 1.15, 0.57, 0.29
 #: Steps held down in a row before the other method takes over.
 PATIENCE = 3
 
-#: Power iterations at the start of a solve.
-_ITERATIONS = 10
+#: Power iterations at the start of a solve. Every step adds one, and an explicit step that the
+#: first ones let pass where it is unstable is rejected by its error.
+_ITERATIONS = 4
 
 
 class SwitchingState(eqx.Module):

@@ -109,7 +109,7 @@ def test_save_and_load(tmp_path):
 def test_a_run_prints_what_it_is():
     run = gflow.simulate(small(), HALF_SUM, t1=5.0, error_bars=False)
     text = str(run)
-    for part in ("t = 0 … 5", "Rodas5P in log coordinates", "reached the requested time"):
+    for part in ("t = 0 … 5", "in log coordinates", "reached the requested time"):
         assert part in text
 
 
@@ -232,7 +232,7 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch):
     run_round = module.run_round
     monkeypatch.setattr(module, "run_round", interrupted)
     with pytest.warns(UserWarning, match="interrupted by the user"):
-        run = gflow.simulate(small(-20.0), HALF_SUM, tau1=8.0, rtol=1e-11, error_bars=False)
+        run = gflow.simulate(small(-20.0), HALF_SUM, tau1=8.0, rtol=1e-13, error_bars=False)
     assert len(run.t) > 10
     assert not run.successful
 

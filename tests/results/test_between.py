@@ -77,13 +77,30 @@ def test_minima_inside_and_at_the_ends(height):
     at = np.random.default_rng(3).uniform(-0.3, 1.3, ROWS)[:, None]
     scale = 0.3 + np.abs(STEEP)
 
-    def valley(x):
-        return height * np.exp(scale * (np.cosh(2 * (x - at)) - 1))
+    def valley(rows, x):
+        return height * np.exp(scale[rows] * (np.cosh(2 * (x - at[rows])) - 1))
 
-    lowest = minima(valley, *(valley(x)[:, 0] for x in EDGES))
+    every = np.arange(ROWS)
+    rows, lowest = minima(valley, *(valley(every, x)[:, 0] for x in EDGES), every)
+    np.testing.assert_array_equal(rows, every)
     np.testing.assert_allclose(lowest, np.clip(at[:, 0], 0.0, 1.0), atol=1e-6)
 
 
+def test_of_a_group_the_row_with_the_lowest_goes_on():
+    floor = np.array([3.0, 1.0, 2.0, 5.0])[:, None]
+
+    def of(rows, x):
+        return floor[rows] + (x - 0.4) ** 2
+
+    ends = (of(np.arange(4), np.full((4, 1), x))[:, 0] for x in (0.0, 1.0))
+    rows, lowest = minima(of, *ends, np.array([0, 0, 1, 1]))
+    assert rows.tolist() == [1, 2]
+    np.testing.assert_allclose(lowest, 0.4, atol=1e-6)
+
+
 def test_a_floor_of_zeros_is_a_minimum():
-    lowest = minima(lambda x: np.maximum(x - 0.5, 0.0), np.zeros(2), np.full(2, 0.5))
+    def of(rows, x):
+        return np.maximum(x - 0.5, 0.0)
+
+    _, lowest = minima(of, np.zeros(2), np.full(2, 0.5), np.arange(2))
     assert np.all(lowest <= 0.5)
