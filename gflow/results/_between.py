@@ -97,7 +97,7 @@ def minima(
     right: np.ndarray,
     of: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """In which row of each group a positive function is least, and where between 0 and 1 there.
+    """In which rows of each group a positive function may be least, and where between 0 and 1.
 
     `function(rows, x)`: its values in these rows at points (rows, points). `left`, `right`: at 0
     and 1; `of`: the number of the group that each row is of. By the logarithm.
@@ -107,7 +107,8 @@ def minima(
     ends = np.array(left, float), np.array(right, float)
     x, y = _sampled(function, rows, low, high, ends, _LOWEST)
     best = np.min(y, axis=1)
-    rows = np.array([min(rows[of == g], key=lambda r: best[r]) for g in np.unique(of)])
+    # two rows that are lowest where they meet both go on: the minimum is on either side of there
+    rows = rows[[best[r] <= np.min(best[of == of[r]]) for r in rows]]
     low, high, ends = _around(x[rows], y[rows])
     x, y = _sampled(function, rows, low, high, ends, _LOWEST_AGAIN)
     lowest = x[np.arange(len(x)), np.argmin(y, axis=1)]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._blas import one_thread
+from ..integrate._bars import spread
 from ._activity import Courses, courses, states
 from ._crossings import (
     Crossing,
@@ -232,17 +233,22 @@ def _widened(
 
     The lowest point of a valley is known to the root of the rounding of its height, 10⁻⁸ of
     the steps beside it, and where two of these meet to what the solver's error moves it by.
-    Without the flow it lies anywhere between the steps beside the lowest.
+    Without the flow it lies anywhere between the steps beside the lowest. And the values there
+    have error bars of their own.
     """
     values = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
-    slope = sum(
+    own = np.zeros(len(values))
+    if trajectory.refined is not None:
+        own = spread(trajectory.times, values, quantity.of(trajectory.refined))
+    doubt = sum(own[p.step] for p in plateaus)
+    doubt += sum(
         p.located * abs(values[p.step + 1] - values[p.step - 1])
         for p in plateaus
         if 0 < p.step < len(values) - 1
     )
     i = crossing.step
     speed = (values[i + 1] - values[i]) / (trajectory.t[i + 1] - trajectory.t[i])
-    return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * slope / speed))
+    return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * doubt / speed))
 
 
 def _model(trajectory: Record, leaves: dict[str, Any], t: float) -> PyTree:

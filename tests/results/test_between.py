@@ -98,6 +98,17 @@ def test_of_a_group_the_row_with_the_lowest_goes_on():
     np.testing.assert_allclose(lowest, 0.4, atol=1e-6)
 
 
+@pytest.mark.parametrize("beyond", [-0.01, 0.0, 0.01])
+def test_a_minimum_next_to_where_two_rows_meet(beyond):
+    def of(rows, x):
+        return 1.0 + (x + rows[:, None] - 1.0 - beyond) ** 2
+
+    ends = (of(np.arange(2), np.full((2, 1), x))[:, 0] for x in (0.0, 1.0))
+    rows, lowest = minima(of, *ends, np.array([0, 0]))
+    heights = of(rows, lowest[:, None])[:, 0]
+    assert np.min(heights) == pytest.approx(1.0, abs=1e-12)
+
+
 def test_a_floor_of_zeros_is_a_minimum():
     def of(rows, x):
         return np.maximum(x - 0.5, 0.0)
