@@ -105,6 +105,7 @@ def _jax() -> list[Check]:
         _precision(on=jax.config.read("jax_enable_x64")),
         _exponents(devices[0].platform),
         _compilation(),
+        _cache(),
     ]
 
 
@@ -146,6 +147,24 @@ def _compilation() -> Check:
             "version if it is not that one.",
         )
     return Check("compilation", Status.OK, "A vmapped float64 reduction compiles correctly.")
+
+
+def _cache() -> Check:
+    """Where compiled programs are kept from one process to the next."""
+    import jax
+
+    from . import parameters  # noqa: F401  which says where, if nobody else has
+
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if not getattr(jax.config, "jax_enable_compilation_cache", True):
+        sentence = "Switched off (jax_enable_compilation_cache): every process compiles anew."
+        return Check("cache", Status.OK, sentence)
+    if not folder:
+        sentence = "The cache folder cannot be written to: set XDG_CACHE_HOME to one that can."
+        return Check("cache", Status.WARNING, sentence)
+    files = [x.stat().st_size for x in Path(folder).rglob("*") if x.is_file()]
+    size = f"{sum(files) / 2**20:.1f} MiB in {len(files)} files"
+    return Check("cache", Status.OK, f"Compiled programs are kept in {folder} ({size}).")
 
 
 def report() -> list[Check]:
