@@ -41,6 +41,7 @@ def test_a_sound_machine_is_reported_as_one(capsys):
         "precision",
         "exponents",
         "compilation",
+        "cache",
     } == {check.name for check in checks}
     assert {check.status for check in checks} == {Status.OK}
     assert doctor.main() == 0

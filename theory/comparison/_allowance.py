@@ -24,6 +24,8 @@ from ..remainder._remainder import TRUSTED
 
 #: Amplitude of a power of α where only its exponent is known, in e-folds.
 _AMPLITUDE = 100.0
+#: Measured times as near as this to the predicted ones, in e-folds, have the same bounds.
+_AS_PREDICTED = 1e-3
 #: What an exponent estimated from margins and plateau lengths is divided by.
 _DOUBT = 10.0
 
@@ -82,6 +84,9 @@ def allowances(
     if measured is None:
         return found
     placed = np.where(np.isnan(measured), predicted, measured)
+    rates = np.array([rate_of(prediction, k) for k in range(len(prediction.stages))])
+    if np.all(np.abs(placed - predicted) * rates < _AS_PREDICTED):
+        return found
     other = _allowed(prediction, log_alpha, placed)
     return [two if two.time < one.time else one for one, two in zip(found, other, strict=True)]
 

@@ -22,6 +22,8 @@ _FLOOR = 1e-9
 _LARGEST = 30.0
 #: Candidates for a match beyond the last node of an orbit, and for where a plateau is read.
 _BEYOND, _READINGS = 16, 32
+#: Every so many of the readings are looked at first.
+_COARSE = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,11 +195,18 @@ def _best_formed(path: Path, plateau: Plateau, scale: float, match: float) -> fl
     later = [last, 0.5 * (last + match)] if match > last else []
     lags = np.concatenate([lags[:: max(len(lags) // _READINGS, 1)], later, [match]])
     left = _unfinished(path, lags)
-    losses = [
-        plateau.bounds(x[:, None], limited(plateau.log_sizes(scale, float(t))))[1]
-        for t, x in zip(lags, left, strict=True)
-    ]
-    return float(lags[int(np.argmin(losses))])
+
+    def lowest(rows: np.ndarray) -> int:
+        losses = [
+            plateau.bounds(left[i][:, None], limited(plateau.log_sizes(scale, float(lags[i]))))[1]
+            for i in rows
+        ]
+        return int(rows[int(np.argmin(losses))])
+
+    # the bound falls and then rises: a few readings first, then all around the lowest of them
+    near = lowest(np.union1d(np.arange(0, len(lags), _COARSE), len(lags) - 1))
+    around = np.arange(max(near - _COARSE + 1, 0), min(near + _COARSE, len(lags)))
+    return float(lags[lowest(around)])
 
 
 def _aligning(path: Path, waited: np.ndarray) -> np.ndarray:
