@@ -1,5 +1,6 @@
 """Runs that advance together in rounds: what is recorded, who has ended and why."""
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -108,11 +109,13 @@ class Rounds:
         """On the host, with the axis of members first."""
         return jax.tree.map(lambda x: np.asarray(x) if self.batched else np.asarray(x)[None], tree)
 
-    def go(self, max_steps: int, report: Callable[[], None] | None = None) -> None:
-        """Advance until every member has ended, or somebody has `halted` it."""
-        self.most = max_steps
+    def go(
+        self, max_steps: int, report: Callable[[], None] | None = None, rounds: float = math.inf
+    ) -> None:
+        """Advance until every member has ended, somebody has `halted` it, or for so many rounds."""
+        self.most, last = max_steps, self.rounds + rounds
         try:
-            while (left := np.flatnonzero(_going(self.status))).size:
+            while (left := np.flatnonzero(_going(self.status))).size and self.rounds < last:
                 if self.halted:
                     raise KeyboardInterrupt
                 self._advance(left[: self.width], max_steps)

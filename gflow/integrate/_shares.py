@@ -4,6 +4,7 @@ Compiled code of a small model runs on one core and holds no lock of Python mean
 shares do not wait for each other. A member's steps are the same in any share.
 """
 
+import math
 import os
 import sys
 import threading
@@ -112,6 +113,8 @@ class Shares:
             # what a thread has been told of JAX by a `with` block another one does not know
             if pool.submit(_configuration).result() != _configuration():
                 return self._in_turn(max_steps, report)
+            # what is compiled is compiled once
+            self._share(self.runs[0], max_steps, report, 1)
             ends = [pool.submit(self._share, run, max_steps, report) for run in self.runs]
             try:
                 for end in ends:
@@ -120,9 +123,9 @@ class Shares:
                 self._halt()
         return None
 
-    def _share(self, run: Rounds, max_steps: int, report: Any) -> None:
+    def _share(self, run: Rounds, max_steps: int, report: Any, rounds: float = math.inf) -> None:
         try:
-            run.go(max_steps, report)
+            run.go(max_steps, report, rounds)
         except BaseException:
             self._halt()
             raise
