@@ -21,6 +21,8 @@ _LOWEST, _LOWEST_AGAIN = 7, 10
 _ROUNDS = 60
 #: What a share of a step is known to, and a value, in roundings.
 _FINEST, _ROUNDINGS = 1e-15, 8.0
+#: Steps of Newton's method on a polynomial.
+_NEWTON = 8
 #: A slope that is none.
 _FLAT = 1e-300
 #: A polynomial is trusted to so many of its last two coefficients.
@@ -83,11 +85,12 @@ def _root(
         slopes = chebyshev.chebder(coefficients, axis=1)
         ends = (low - x[:, 0]) / half - 1.0, (high - x[:, 0]) / half - 1.0
         z = 0.5 * (ends[0] + ends[1])
-        for _ in range(12):
-            z = np.clip(z - _at(coefficients, z) / _at(slopes, z), *ends)
-        slope = np.abs(_at(slopes, z))
+        for _ in range(_NEWTON):
+            value, slope = _at(z, coefficients, slopes)
+            z = np.clip(z - value / slope, *ends)
+        value, slope = map(np.abs, _at(z, coefficients, slopes))
         last = np.sum(np.abs(coefficients[:, -2:]), axis=1)
-        off = (_TRUST * last + np.abs(_at(coefficients, z))) / slope
+        off = (_TRUST * last + value) / slope
         return x[:, 0] + (z + 1.0) * half, half * off, slope / half
 
 
@@ -118,8 +121,9 @@ def minima(
         slopes = chebyshev.chebder(_coefficients(np.log(y)), axis=1)
         bends = chebyshev.chebder(slopes, axis=1)
         z, *edges = (2.0 * (a - x[:, 0]) / width - 1.0 for a in (lowest, low, high))
-        for _ in range(12):
-            z = np.clip(z - _at(slopes, z) / np.abs(_at(bends, z)), *edges)
+        for _ in range(_NEWTON):
+            slope, bend = _at(z, slopes, bends)
+            z = np.clip(z - slope / np.abs(bend), *edges)
     found = x[:, 0] + 0.5 * (z + 1.0) * width
     return rows, np.where(np.isfinite(found), found, lowest)
 
@@ -158,6 +162,7 @@ def _coefficients(values: np.ndarray) -> np.ndarray:
     return np.linalg.solve(basis, values.T).T
 
 
-def _at(coefficients: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Each row's polynomial at its own point."""
-    return np.sum(chebyshev.chebvander(z, coefficients.shape[1] - 1) * coefficients, axis=1)
+def _at(z: np.ndarray, *coefficients: np.ndarray) -> list[np.ndarray]:
+    """Polynomials of each row at its own point, the first of which has the highest degree."""
+    basis = chebyshev.chebvander(z, coefficients[0].shape[1] - 1)
+    return [np.sum(basis[:, : c.shape[1]] * c, axis=1) for c in coefficients]

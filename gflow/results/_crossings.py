@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..integrate._bars import spread
@@ -104,10 +103,7 @@ def _roots(
 
     def gap(shares: np.ndarray) -> np.ndarray:
         records = trajectory.after_each(steps, shares * (end - start)[:, None])
-        rows = [
-            np.asarray(quantity.of(jax.tree.map(lambda x, k=k: x[k], records)))
-            for k, (quantity, *_) in enumerate(wanted)
-        ]
+        rows = [np.asarray(quantity.of(records))[k] for k, (quantity, *_) in enumerate(wanted)]
         return np.array(rows) - levels[:, None]
 
     left, right = (
