@@ -101,7 +101,7 @@ def escape(
     )
     check_memory(run, field, solver)
     _check_forces(run, names)
-    run.go(max_steps, run.report if progress else None)
+    run.go(max_steps, progress)
     method = (
         f"{type(solver).__name__} in polar coordinates and the clock of the relative speed, "
         f"rtol={rtol:g}"

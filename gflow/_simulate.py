@@ -140,7 +140,7 @@ def simulate(
                 "The start is stationary (no force on any weight), so the run would end at "
                 "once. Give t1 or tau1, or start away from the saddle."
             )
-        run.go(max_steps, run.report if progress else None)
+        run.go(max_steps, progress)
         return run
 
     try:

@@ -25,7 +25,7 @@ from .flow._underflow import check_felt
 from .integrate._choose import check_memory, check_rtol, choose, describe
 from .integrate._conditions import check_unmet, conditions, with_readings
 from .integrate._outcome import trajectory_of
-from .integrate._shares import Shares
+from .integrate._run import Rounds
 from .integrate._status import Status, message
 from .kinks._choose import rounded_batch
 from .parameters._base import leaf_name
@@ -46,7 +46,7 @@ class Batch(Sequence[Trajectory]):
       on its way; the rest went into filling and members that had arrived.
     """
 
-    def __init__(self, run: Shares, member: Callable[[int], Trajectory], statistics: dict):
+    def __init__(self, run: Rounds, member: Callable[[int], Trajectory], statistics: dict):
         self._run, self._member, self.statistics = run, member, statistics
 
     @property
@@ -116,7 +116,7 @@ def simulate_batch(
     - `decay`: as for `simulate`; a number may be an array, one λ for each member.
     - `save`: flow times for all members; they are recorded where a member reaches them.
     - `stop`: conditions of `gflow.stop` for all members; each ends where it meets the first.
-    - `width`: how many members advance at once (on a CPU 256, shared out among its cores).
+    - `width`: how many members advance at once (on a CPU 256).
 
     Kinks of the loss are rounded off (`kinks="smooth"` of `simulate`).
 
@@ -165,7 +165,7 @@ def simulate_batch(
     flow = with_schedule(flow, times.start, times.end, rtol)
 
     began = time.perf_counter()
-    run = Shares(
+    run = Rounds(
         flow,
         solver=solver,
         rtol=rtol,
@@ -187,10 +187,10 @@ def simulate_batch(
         raise ValueError(f"Members {still.tolist()[:8]} start at rest. Give t1 or tau1.")
     run.go(max_steps, progress)
     statistics = {
-        "accepted": run.total("accepted"),
-        "rejected": run.total("rejected"),
+        "accepted": int(run.accepted.sum()),
+        "rejected": int(run.rejected.sum()),
         "rounds": run.rounds,
-        "useful_work": run.total("tried") / max(run.total("room"), 1),
+        "useful_work": run.tried / max(run.room, 1),
         "seconds": time.perf_counter() - began,
         "method": describe(flow, solver, rtol, run.counts),
     }
@@ -198,7 +198,7 @@ def simulate_batch(
     def member(i: int) -> Trajectory:
         own = _row(model, i)
         scale, conflict = log_alpha_of(own, log_alpha)
-        trajectory = trajectory_of(*run.of(i), own, scale, conflict, statistics["method"])
+        trajectory = trajectory_of(run, i, own, scale, conflict, statistics["method"])
         return trajectory.with_times(times.of(i, trajectory.t[-1]))
 
     batch = Batch(run, member, statistics)

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..integrate._run import Rounds
-from ..integrate._shares import Shares
 
 #: Below this scale a product of two weights is no normal number.
 _LOST = 1e-154
@@ -13,7 +12,7 @@ _LOST = 1e-154
 _FELT = 1e-60
 
 
-def check_felt(run: Rounds | Shares) -> None:
+def check_felt(run: Rounds) -> None:
     """**Raises:** ValueError where a plain leaf feels no force only because it underflows."""
     for name, leaf in run.first["leaves"].items():
         if not leaf.plain:
@@ -31,7 +30,7 @@ def check_felt(run: Rounds | Shares) -> None:
                 )
 
 
-def _feels(run: Rounds | Shares, i: int, name: str) -> bool:
+def _feels(run: Rounds, i: int, name: str) -> bool:
     """Whether the leaf feels a force when all leaves as small as it are raised to `_FELT`."""
     weights = {}
     for n, leaf in run.first["leaves"].items():

@@ -1,8 +1,6 @@
 """Runs that advance together in rounds: what is recorded, who has ended and why."""
 
-import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -70,7 +68,6 @@ class Rounds:
         self.watched, self.reach = watched and not self.batched, []
         # members of a batch take their steps in one loop, which need not be of two halves
         self.rounds, self.tried, self.room, self.patient = 0, 0, 0, self.batched
-        self.halted = False
         self.most = 0
         numbers = sum(x[0].size for x in jax.tree.leaves(self.recorder.first)) * (1 + error_bars)
         numbers += sum(x.size for x in jax.tree.leaves(self.fixed) if eqx.is_array(x))
@@ -109,20 +106,16 @@ class Rounds:
         """On the host, with the axis of members first."""
         return jax.tree.map(lambda x: np.asarray(x) if self.batched else np.asarray(x)[None], tree)
 
-    def go(
-        self, max_steps: int, report: Callable[[], None] | None = None, rounds: float = math.inf
-    ) -> None:
-        """Advance until every member has ended, somebody has `halted` it, or for so many rounds."""
-        self.most, last = max_steps, self.rounds + rounds
+    def go(self, max_steps: int, progress: bool = False) -> None:
+        """Advance until every member has ended."""
+        self.most = max_steps
         try:
-            while (left := np.flatnonzero(_going(self.status))).size and self.rounds < last:
-                if self.halted:
-                    raise KeyboardInterrupt
+            while (left := np.flatnonzero(_going(self.status))).size:
                 self._advance(left[: self.width], max_steps)
                 over = self.accepted + self.rejected >= max_steps
                 self.status[over & _going(self.status)] = Status.max_steps
-                if report is not None:
-                    report()
+                if progress:
+                    self._report()
         except KeyboardInterrupt:
             self.status[_going(self.status)] = Status.interrupted
         for i in np.flatnonzero(self.status == Status.max_steps):
@@ -275,11 +268,15 @@ class Rounds:
         status = self.status[i]
         return self.recorder.member(i, failed=status is not None and not status.successful)
 
-    def report(self) -> None:
-        """Print how far a single run has come."""
-        goal = "rest" if np.isinf(self.end[0]) else f"{self.end[0]:.6g}"
-        line = f"t = {self.time[0]:.6g} of {goal}, {int(self.accepted.sum())} steps"
-        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+    def _report(self) -> None:
+        ended = int(np.sum(~_going(self.status)))
+        if self.batched:
+            line = f"{ended} of {len(self.status)} members ended"
+        else:
+            goal = "rest" if np.isinf(self.end[0]) else f"{self.end[0]:.6g}"
+            line = f"t = {self.time[0]:.6g} of {goal}"
+        steps = int(self.accepted.sum())
+        print(f"\r{line}, {steps} steps", end="", file=sys.stderr, flush=True)
 
 
 def _going(status: np.ndarray) -> np.ndarray:
