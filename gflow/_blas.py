@@ -5,6 +5,7 @@ wait for each other: sixteen times as long for the exponential of a stack of 20 
 """
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -16,8 +17,7 @@ R = TypeVar("R")
 
 @functools.cache
 def _libraries() -> threadpoolctl.ThreadpoolController:
-    import scipy.linalg  # noqa: F401  a library that is loaded later would not be found
-
+    importlib.import_module("scipy.linalg")  # a library that is loaded later would not be found
     return threadpoolctl.ThreadpoolController()
 
 

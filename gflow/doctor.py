@@ -153,8 +153,9 @@ def _cache() -> Check:
     """Where compiled programs are kept from one process to the next."""
     import jax
 
-    from . import parameters  # noqa: F401  which says where, if nobody else has
+    from .programs._kept import keep_programs
 
+    keep_programs()  # says where, if nobody has
     folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     if not getattr(jax.config, "jax_enable_compilation_cache", True):
         sentence = "Switched off (jax_enable_compilation_cache): every process compiles anew."

@@ -30,6 +30,9 @@ _WORTH = 0.01
 #: for missing features (openxla/xla issue 44565).
 _LOADER = b"cpu_aot_loader.cc"
 
+#: What Linux says of the processor.
+_PROCESSOR = Path("/proc/cpuinfo")
+
 _one_at_a_time = threading.RLock()
 
 
@@ -62,8 +65,8 @@ def _configured(name: str) -> Any:
 def _machine() -> str:
     """The version of XLA and the processor: another one might not know the instructions."""
     kind = [platform.machine(), platform.processor()]
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    if _PROCESSOR.is_file():
+        lines = _PROCESSOR.read_text().splitlines()
         kind += sorted({x for x in lines if x.startswith(("flags", "Features", "model name"))})
     return f"{jaxlib.__version__}-{hashlib.sha256(repr(kind).encode()).hexdigest()[:8]}"
 
@@ -72,7 +75,7 @@ def _bound(root: Path) -> None:
     """Halve a folder that has more than `LARGEST` in it."""
     files = []
     for path in root.rglob("*"):
-        with contextlib.suppress(OSError):  # another process may be at it
+        with contextlib.suppress(FileNotFoundError):  # another process is at it as well
             known = path.stat()
             if path.is_file():
                 files.append((max(known.st_atime, known.st_mtime), known.st_size, path))
@@ -82,15 +85,15 @@ def _bound(root: Path) -> None:
     for _, size, path in sorted(files):
         if left <= LARGEST // 2:
             return
-        with contextlib.suppress(OSError):
-            path.unlink()
-            left -= size
+        path.unlink(missing_ok=True)
+        left -= size
 
 
 def _silence_the_loader() -> None:
     """Keep from the user what XLA writes of every program it loads, and nothing else.
 
     It writes to file descriptor 2 from where no level of logging reaches it once JAX is imported.
+    A JAX that keeps its programs otherwise is left as it is: the lines are then seen.
     """
     with contextlib.suppress(ImportError, AttributeError):
         cache = importlib.import_module("jax._src.compilation_cache")
@@ -110,12 +113,13 @@ def _sifted(load: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def _without(words: bytes) -> Iterator[None]:
     """Lines with these words do not reach standard error; the others come when it is over."""
-    try:
-        stderr, kept = os.dup(2), tempfile.TemporaryFile()  # noqa: SIM115
-    except OSError:  # a process without one, or without room
-        yield
-        return
-    with kept:
+    with contextlib.ExitStack() as ends:
+        try:
+            kept = ends.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # a process without room, or without standard error
+            yield
+            return
         os.dup2(kept.fileno(), 2)
         try:
             yield
