@@ -92,32 +92,27 @@ def contenders(case: Case, *, bars: bool = True) -> list[Contender]:
 
 
 def _flow(case: Case, name: str, bars: bool) -> Contender:
+    return _own(name, "gflow", partial(flow_weights, case, error_bars=bars))
+
+
+def _floor(case: Case) -> Contender:
+    return _own(
+        FLOOR, "logarithms", lambda tolerance: floor.solve(case.dual, case.times, tolerance)[0]
+    )
+
+
+def _own(name: str, coordinates: str, weights: Callable[[float], Solution]) -> Contender:
+    """What is timed as a whole, and has no other settings than its tolerance."""
+
     def solve(tolerance, limit):
         began = time.perf_counter()
-        solution = flow_weights(case, tolerance, error_bars=bars)
+        solution = weights(tolerance)
         solution.seconds = time.perf_counter() - began
         return solution
 
     return Contender(
         name=name,
-        coordinates="gflow",
-        solve=solve,
-        set_to=lambda setting, limit: (solve(1e-8, limit), 1e-8),
-        count=lambda tolerance: -1,
-        settings=(DEFAULT,),
-    )
-
-
-def _floor(case: Case) -> Contender:
-    def solve(tolerance, limit):
-        began = time.perf_counter()
-        solution, _ = floor.solve(case.dual, case.times, tolerance)
-        solution.seconds = time.perf_counter() - began
-        return solution
-
-    return Contender(
-        name=FLOOR,
-        coordinates="logarithms",
+        coordinates=coordinates,
         solve=solve,
         set_to=lambda setting, limit: (solve(1e-8, limit), 1e-8),
         count=lambda tolerance: -1,

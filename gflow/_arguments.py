@@ -1,6 +1,8 @@
 """What the public functions are given, checked in one place."""
 
+import difflib
 import operator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +55,17 @@ def instance(name: str, value: Any, kind: type[T], what: str) -> T:
             f"{name} is {value!r:.200}, of {type(value)}; a {kind.__name__} is needed: {what}."
         )
     return value
+
+
+def leaf_names(name: str, given: Iterable[Any], leaves: Sequence[str]) -> None:
+    """**Raises:** ValueError where an argument by leaf names one that is not trained."""
+    for key in given:
+        if key not in leaves:
+            near = difflib.get_close_matches(str(key), leaves, n=3) or list(leaves)
+            raise ValueError(
+                f"{name} names leaf {key!r}, which this model does not train. "
+                f"Did you mean one of {near}?"
+            )
 
 
 def file_path(value: Any) -> Path:

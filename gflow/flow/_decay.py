@@ -1,6 +1,5 @@
 """Weight decay as the flow takes it: a rate for every leaf, checked, constant or λ(t)."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from .._arguments import leaf_names
 from ..parameters._base import Constant
 from ..programs._closure import Traced
 from ._callables import (
@@ -39,13 +39,7 @@ def traced_rates(
 
 def decay_rates(decay: BatchDecay, names: tuple[str, ...], members: int | None) -> tuple[Any, ...]:
     if isinstance(decay, Mapping):
-        for key in decay:
-            if key not in names:
-                near = difflib.get_close_matches(str(key), names, n=3) or list(names)
-                raise ValueError(
-                    f"decay names leaf {key!r}, which this model does not train. "
-                    f"Did you mean one of {near}?"
-                )
+        leaf_names("decay", decay, names)
         return tuple(_checked_rate(decay.get(name, 0.0), name, members) for name in names)
     return tuple(_checked_rate(decay, "every leaf", members) for _ in names)
 

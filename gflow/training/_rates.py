@@ -1,6 +1,5 @@
 """Learning rates of a run, and the time axis t = Σ η that they make."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._arguments import leaf_names
 from ..programs._closure import Traced, traced
 
 # a float, a Callable[[Any], Any] of the step, or for gradient descent {leaf name: one of these};
@@ -113,13 +113,7 @@ def leaf_rates(given: Any, names: tuple[str, ...], dtype: Any) -> tuple[Rate, ..
     """One rate a leaf. **Raises:** ValueError for names that are no leaves, or are lacking."""
     if not isinstance(given, Mapping):
         return (make_rate(given, "learning_rate", dtype),) * len(names)
-    for key in given:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=3) or list(names)
-            raise ValueError(
-                f"learning_rate names leaf {key!r}, which this model does not train. "
-                f"Did you mean one of {near}?"
-            )
+    leaf_names("learning_rate", given, names)
     if lacking := [name for name in names if name not in given]:
         raise ValueError(
             f"learning_rate says nothing of {lacking}: give each leaf its rate (0 keeps it still)."
