@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import count
+from ._eager import on_device
 from .flow._build import (
     build_flow,
     traced_observables,
@@ -195,13 +196,13 @@ def simulate_batch(
         "method": describe(flow, solver, rtol, run.counts),
     }
 
-    def member(i: int) -> Trajectory:
-        own = _row(model, i)
+    def member_of(i: int) -> Trajectory:
+        own = member(model, i)
         scale, conflict = log_alpha_of(own, log_alpha)
         trajectory = trajectory_of(run, i, own, scale, conflict, statistics["method"])
         return trajectory.with_times(times.of(i, trajectory.t[-1]))
 
-    batch = Batch(run, member, statistics)
+    batch = Batch(run, member_of, statistics)
     if batch.failed:
         listed = "; ".join(f"member {i}: {message(*run.ended(i))}" for i in batch.failed[:3])
         more = "" if len(batch.failed) <= 3 else f"; and {len(batch.failed) - 3} more"
@@ -213,17 +214,21 @@ def simulate_batch(
     return batch
 
 
-def _row(tree: PyTree, i: int) -> PyTree:
-    return jax.tree.map(lambda x: jnp.asarray(x[i]) if _is_array(x) else x, tree)
-
-
 def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray)
 
 
 def member(tree: PyTree, i: int) -> PyTree:
     """Member `i` of a tree with a leading axis of members on every array."""
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[i]) if _is_array(x) else x, tree)
+
+    def row(x: Any) -> Any:
+        if not _is_array(x):
+            return x
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # which the host does not know
+            return x[i]
+        return on_device(np.asarray(x)[i])
+
+    return jax.tree.map(row, tree)
 
 
 def stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:

@@ -25,6 +25,10 @@ TIGHT = 1e-7
 #: The interval of stability of Dopri8 on the negative real axis.
 _INTERVAL = 5.2
 
+#: Steps held down in a row before a batch takes the Rosenbrock method, whose matrices of many
+#: members cost more the larger they are; fewer than there are in a round.
+_MOST_PATIENCE = 24
+
 
 def choose(
     flow: Flow, solver: Any, rtol: float, members: int | None = None
@@ -34,8 +38,8 @@ def choose(
     Logarithms are stiff on every plateau, for a time that grows with log(1/α), and not in the
     transitions, which take most of the steps: these are followed by Dopri8 (raw weights at loose
     tolerances by Tsit5) and what is stiff by Rodas5P, beyond `DENSE` by ROCK4. A batch of up to
-    `DENSE` logarithms takes Rodas5P throughout: members that are stiff at different times would
-    compute both.
+    `DENSE` logarithms takes Rodas5P throughout, whose matrices need no pivots there; any other is
+    more patient with the explicit method than a single run.
     """
     logarithms = [c for c in flow.coordinates if c.chart.logarithmic]
     logarithmic, columns = bool(logarithms), not all(c.chart.symmetric for c in logarithms)
@@ -50,9 +54,10 @@ def choose(
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
         double = jnp.finfo(flow.dtype).eps < 1e-12
         stiff = rosenbrock if size <= DENSE else ROCK4() if double else RKC2()
+        patience = min(3 + size // 3, _MOST_PATIENCE) if batched and stiff is rosenbrock else 3
         if rtol <= TIGHT or logarithmic:
-            return Switching(diffrax.Dopri8(), stiff, interval=_INTERVAL)
-        return Switching(diffrax.Tsit5(), stiff)
+            return Switching(diffrax.Dopri8(), stiff, interval=_INTERVAL, patience=patience)
+        return Switching(diffrax.Tsit5(), stiff, patience=patience)
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"solver = {solver!r} has no error estimate. Pass an adaptive Diffrax solver "

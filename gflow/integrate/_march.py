@@ -24,6 +24,9 @@ FINE = 1e-10
 #: Error, in tolerances, that half a step does not have unless its start is elsewhere.
 ASTRAY = 1e6
 
+#: Members of a batch below which a round goes on for the last of them.
+NARROW = 8
+
 #: Attempts that the companion of a run makes at one step of it.
 MOST_PARTS = 1000
 
@@ -92,7 +95,8 @@ class Steps(eqx.Module):
 
     A batch has its axis second. `choice` is what `halved` takes over from a solver that chooses
     between methods. `pace` and `solver_state` continue the solve. `blocked`: the last attempt, of
-    length `pace.step`, went beyond a surface at which the field is another.
+    length `pace.step`, went beyond a surface at which the field is another. `turned`: the next one
+    is another method's (see `Turn`).
     """
 
     t: Float[Array, "attempts ..."]
@@ -104,6 +108,7 @@ class Steps(eqx.Module):
     pace: Pace
     solver_state: PyTree
     blocked: Bool[Array, "..."]
+    turned: Bool[Array, "..."]
 
 
 class _Now(eqx.Module):
@@ -115,6 +120,7 @@ class _Now(eqx.Module):
     jumped: Array
     solver_state: PyTree
     blocked: Array
+    turned: Array
 
 
 def velocity(t, state, args):
@@ -167,11 +173,12 @@ def march(
 
     `build(parts)` is the `Field`; `span` may be infinite. With `batched` the parts, tolerances,
     offsets, spans and paces have a leading axis, and members move at their own steps in one
-    loop. Steps below `FINE` of the time end it: another call counts from zero. An attempt
-    with a non-finite state or error is rejected like one whose error is too large. The step
-    is the smaller of what the last error allows and what the trend of the last two does
-    (Gustafsson's predictive controller, ACM TOMS 20:496, 1994; Hairer & Wanner, Solving ODEs
-    II, IV.8): towards a transition errors grow geometrically, and steps shrink ahead of them.
+    loop, which ends where a quarter of them or less (of at least `NARROW`) are still on their way.
+    Steps below `FINE` of the time end it: another call counts from zero. An attempt with a
+    non-finite state or error is rejected like one whose error is too large. The step is the smaller
+    of what the last error allows and what the trend of the last two does (Gustafsson's predictive
+    controller, ACM TOMS 20:496, 1994; Hairer & Wanner, Solving ODEs II, IV.8): towards a transition
+    errors grow geometrically, and steps shrink ahead of them.
     """
     each = jax.vmap if batched else _alone
     most = jnp.full(span.shape, attempts) if most is None else most
@@ -188,7 +195,10 @@ def march(
 
     def unfinished(carry):
         i, now, _ = carry
-        return (i < attempts) & jnp.any(_running(now, span))
+        running = _running(now, span)
+        # those that are left go on in a narrower round, or beside others that wait
+        few = (running.size >= NARROW) & (4 * jnp.sum(running) <= running.size)
+        return (i < attempts) & jnp.any(running) & ((i == 0) | ~few)
 
     now = each(begin)(parts, offset, span, pace, most)
     nothing = jnp.zeros_like(span, bool)
@@ -196,7 +206,7 @@ def march(
     entry = (now.t, now.state, now.frame, nothing, nothing, choice)
     blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
     _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
-    return Steps(*steps, now.pace, now.solver_state, now.blocked)
+    return Steps(*steps, now.pace, now.solver_state, now.blocked, now.turned)
 
 
 def _stepper(
@@ -211,7 +221,7 @@ def _stepper(
         inner = solver.init(TERM, zero, first, state, (field, offset))
         inner = jax.tree.map(jnp.asarray, inner)
         no = jnp.array(False)
-        return _Now(zero, most, state, field.frame(), pace, no, inner, no)
+        return _Now(zero, most, state, field.frame(), pace, no, inner, no, no)
 
     def attempt(parts, tolerance, offset, span, now):
         atol, rtol = tolerance
@@ -232,6 +242,8 @@ def _stepper(
         kept = running & sound & (error <= 1.0)
         way = field.way(offset + now.t, now.state, field.framed(frame), offset + end, state)
         way = jnp.asarray(way, error.dtype)
+        turned = running & getattr(inner, "turn", jnp.array(False))
+        kept = kept & ~turned
         blocked, kept = kept & (way == 0.0), kept & (way == 1.0)
         h, error = end - now.t, jnp.maximum(error, 1e-30)
         order = jnp.asarray(_error_order(solver, inner), error.dtype)
@@ -240,16 +252,19 @@ def _stepper(
         factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
         factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
         factor = jnp.where(sound & (error <= 1.0) & ~kept, jnp.where(blocked, 1.0, way), factor)
-        left = jnp.where(blocked, 0, left)
+        factor = jnp.where(turned, 1.0, factor)
+        left = jnp.where(blocked | turned, 0, left)
         step = jnp.minimum(h * factor, _longest(h.dtype))
         pace = Pace(step, h, jnp.maximum(error, LEAST))
-        after = _Now(end, left, state, frame, pace, jumped, inner, blocked)
+        after = _Now(end, left, state, frame, pace, jumped, inner, blocked, turned)
         step = jnp.where(running, pace.step, now.pace.step)
         stay = eqx.tree_at(
-            lambda n: (n.pace.step, n.left, n.blocked), now, (step, left, now.blocked | blocked)
+            lambda n: (n.pace.step, n.left, n.blocked, n.turned),
+            now,
+            (step, left, now.blocked | blocked, now.turned | turned),
         )
         chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
-        return chosen, running
+        return chosen, running & ~turned
 
     return begin, attempt
 

@@ -22,6 +22,7 @@ from ..kinks._treatments import AsWritten
 from ..parameters._base import Constant
 from ..solvers._spectral_radius import noise
 from ..solvers._switching import Switching, spectral_reach
+from ..solvers._turn import Turn
 from ._march import Pace, arrive, halved, march
 
 Parts = dict[str, PyTree[Array]]
@@ -46,6 +47,7 @@ class Round(eqx.Module):
     moved: Float[Array | np.ndarray, "..."]
     counts: dict[str, Int[Array | np.ndarray, "..."]]
     blocked: Bool[Array | np.ndarray, "..."]
+    turned: Bool[Array | np.ndarray, "..."]
     missed: Bool[Array | np.ndarray, "..."]
 
 
@@ -168,10 +170,11 @@ def run_round(
     way = each(travelled, 0, 0, 1, 1, out=0)(here, tolerance, steps.state, steps.kept)
     second, missed = None, jnp.zeros_like(steps.blocked)
     if companion is not None:
+        method = solver.method if isinstance(solver, Turn) else solver
 
         def halves(parts, tolerance, offset, t, kept, choice):
             *points, missed = halved(
-                build, parts, solver, tolerance, offset, t, kept, choice, patient
+                build, parts, method, tolerance, offset, t, kept, choice, patient
             )
             # members along the second axis, as everything recorded
             return *points, jnp.broadcast_to(missed, kept.shape)
@@ -188,7 +191,8 @@ def run_round(
         after, companion = _returned((parts, refined), (after, companion), members)
     counts = getattr(steps.solver_state, "counts", {})
     attempted = (steps.t, steps.kept, steps.tried)
-    done = Round(*attempted, record, second, steps.pace, way, counts, steps.blocked, missed)
+    ends = steps.pace, way, counts, steps.blocked, steps.turned, missed
+    done = Round(*attempted, record, second, *ends)
     return after, companion, done
 
 

@@ -11,12 +11,14 @@ import numpy as np
 from ..flow._flow import Flow
 from ..kinks._located import Course
 from ..kinks._treatments import Sides
+from ..solvers._switching import Switching
 from ._departing import Departing
 from ._march import Pace
 from ._recorder import Recorded, Recorder
 from ._resting import Resting
 from ._round import BLOCK, Round, divide, first_record, run_round, stability_reach, united
 from ._status import Ended, Status
+from ._turns import Turns
 
 #: Attempts a round of one run, and of a batch (whose finished members leave in between).
 ATTEMPTS, ATTEMPTS_BATCHED = 512, 32
@@ -36,7 +38,8 @@ class Rounds:
     finished ones make room for waiting ones, and in the end the width itself shrinks by
     factors of four. Times, steps and states of a member are its own: it neither waits for
     the others nor fails with them. `watched` measures after every round of a single run how
-    near its steps are to the stability limit of an explicit method (`reach`).
+    near its steps are to the stability limit of an explicit method (`reach`). Members of a batch
+    take turns where a single run switches between two methods (`Turns`).
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class Rounds:
             self.companion = self.parts | {"kinks": flow.kinks.companion()}
         self.end = np.full(members or 1, np.inf) if end is None else np.array(end, float)
         self.start = self.time = np.full(members or 1, start, float)
-        first, step, self.tolerance = self._first_record()
+        first, step, tolerance = self._first_record()
+        self.tolerance = jax.tree.map(np.asarray, tolerance)  # rows are taken of it
         self.recorder = Recorder(self._rows(first), self.start, self.batched, error_bars, weights)
         step = np.atleast_1d(np.asarray(step, float))
         self.stationary = np.isinf(step)
@@ -65,6 +69,7 @@ class Rounds:
         zero = np.zeros(len(self.time), int)
         self.accepted, self.rejected = zero, zero.copy()
         self.counts: dict[str, np.ndarray] = {}
+        self.turns = Turns(solver, members) if members and isinstance(solver, Switching) else None
         self.watched, self.reach = watched and not self.batched, []
         # members of a batch take their steps in one loop, which need not be of two halves
         self.rounds, self.tried, self.room, self.patient = 0, 0, 0, self.batched
@@ -111,6 +116,7 @@ class Rounds:
         self.most = max_steps
         try:
             while (left := np.flatnonzero(_going(self.status))).size:
+                left = left if self.turns is None else self.turns.next(left)
                 self._advance(left[: self.width], max_steps)
                 over = self.accepted + self.rejected >= max_steps
                 self.status[over & _going(self.status)] = Status.max_steps
@@ -149,7 +155,7 @@ class Rounds:
             self.companion,
             self.fixed,
             slots if self.batched else None,
-            self.solver,
+            self.solver if self.turns is None else self.turns.method(members),
             tolerance,
             self._clock(offset, ahead),
             self._paces(rows),
@@ -241,6 +247,9 @@ class Rounds:
         self.pace = jax.tree.map(updated, self.pace, pace)
         self.accepted[members] += count
         self.rejected[members] += tried - count
+        if self.turns is not None:
+            self.turns.after(members, count, np.asarray(done.turned)[: len(members)])
+            self.counts = self.turns.steps
         for name, numbers in done.counts.items():
             total = self.counts.setdefault(name, np.zeros(len(self.status), int))
             total[members] += np.atleast_1d(numbers)[: len(members)]

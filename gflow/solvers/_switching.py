@@ -12,12 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._spectral_radius import combination, noise, norm
 
-#: h·ρ, as shares of the explicit method's interval of stability, beyond which it gives way,
-#: at which its steps count as held down by stability, and below which it takes over again.
-UNSTABLE, LIMITED, FREE = 1.15, 0.57, 0.29
-
-#: Steps held down in a row before the other method takes over.
-PATIENCE = 3
+#: h·ρ, as shares of the explicit method's interval of stability, from which on its steps count as
+#: held down by stability, and below which it takes over again.
+LIMITED, FREE = 0.57, 0.29
 
 #: Power iterations at the start of a solve. Every step adds one, and an explicit step that the
 #: first ones let pass where it is unstable is rejected by its error.
@@ -45,10 +42,11 @@ class Switching(diffrax.AbstractAdaptiveSolver):
 
     ρ is the spectral radius of the Jacobian, followed by one power iteration a step. With
     `interval` the length of the explicit method's interval of stability on the negative real axis
-    (3.5 for Tsit5, 5.2 for Dopri8), the stiff method takes over when h·ρ > 1.15·`interval`, or
-    > 0.57·`interval` three times in a row, and gives way below 0.29·`interval`. A gradient flow
-    near saddles is stiff on its plateaus and not in between: the transitions take most of the
-    steps, and there an explicit one costs a third or less.
+    (3.5 for Tsit5, 5.2 for Dopri8), the stiff method takes over when h·ρ > 0.57·`interval` at
+    `patience` steps in a row, and gives way below 0.29·`interval`. A gradient flow near saddles is
+    stiff on its plateaus and not in between: the transitions take most of the steps, and there an
+    explicit one costs a third or less. Waiting for as many steps as the change costs is at worst
+    twice as dear as knowing how long the stiff stretch will be.
 
     Both methods must take a plain `diffrax.ODETerm`. Under `jax.vmap` a method is computed at
     the steps that take it for any member: a batch that is nowhere stiff costs what the
@@ -65,6 +63,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     explicit: diffrax.AbstractAdaptiveSolver
     stiff: diffrax.AbstractAdaptiveSolver
     interval: float = 3.5
+    patience: int = 3
     #: Whether the stiff method takes a step, unless `free`; None where each step decides.
     only_stiff: Bool[Array, ""] | None = None
     free: Bool[Array, ""] | bool = False
@@ -93,14 +92,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         return dataclasses.replace(self, only_stiff=choice, free=free)
 
     def init(self, terms, t0, t1, y0, args):
-        dtype = jnp.result_type(t0, t1, 0.0)
-        none = jnp.zeros((), jnp.int32)
-        h = jnp.asarray(terms.contr(t0, t1), dtype)
-
-        def iterate(_, vector):
-            return spectral_reach(lambda y: terms.vf(t0, y, args), y0, h, vector)[1]
-
-        vector = jax.lax.fori_loop(0, _ITERATIONS, iterate, noise(y0, dtype))
+        none, vector = jnp.zeros((), jnp.int32), followed(terms, t0, t1, y0, args)
         states = (solver.init(terms, t0, t1, y0, args) for solver in (self.explicit, self.stiff))
         states = jax.tree.map(jnp.asarray, tuple(states))
         return SwitchingState(jnp.array(False), none, vector, *states, none, none)
@@ -108,12 +100,19 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
 
+    def judged(self, terms, t0, t1, y0, args, stiff, limited, vector):
+        """Whether the step is for the stiff method, after `limited` others that were held down."""
+        h = terms.contr(t0, t1)
+        reach, vector = spectral_reach(lambda y: terms.vf(t0, y, args), y0, h, vector)
+        limited = jnp.where(reach > LIMITED * self.interval, limited + 1, 0)
+        enter = limited >= self.patience
+        return jnp.where(stiff, reach >= FREE * self.interval, enter), limited, vector
+
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         state, h = solver_state, terms.contr(t0, t1)
-        reach, vector = spectral_reach(lambda y: terms.vf(t0, y, args), y0, h, state.vector)
-        limited = jnp.where(reach > LIMITED * self.interval, state.limited + 1, 0)
-        enter = (reach > UNSTABLE * self.interval) | (limited >= PATIENCE)
-        stiff = jnp.where(state.stiff, reach >= FREE * self.interval, enter)
+        stiff, limited, vector = self.judged(
+            terms, t0, t1, y0, args, state.stiff, state.limited, state.vector
+        )
         if self.only_stiff is not None:
             stiff = jnp.where(self.free, stiff, self.only_stiff)
         jumped = jnp.asarray(made_jump) | state.stiff  # the slope kept is then not this point's
@@ -150,6 +149,17 @@ def _where(which: Bool[Array, ""], function: Callable[[], PyTree], otherwise: Py
         lambda carry: carry[0], lambda _: (jnp.array(False), function()), (which, otherwise)
     )
     return out
+
+
+def followed(terms, t0, t1, y0, args) -> PyTree[Array]:
+    """A vector that the first power iterations have turned to the fastest mode."""
+    dtype = jnp.result_type(t0, t1, 0.0)
+    h = jnp.asarray(terms.contr(t0, t1), dtype)
+
+    def iterate(_, vector):
+        return spectral_reach(lambda y: terms.vf(t0, y, args), y0, h, vector)[1]
+
+    return jax.lax.fori_loop(0, _ITERATIONS, iterate, noise(y0, dtype))
 
 
 def spectral_reach(field, y, h, vector) -> tuple[Float[Array, ""], PyTree[Array]]:
