@@ -25,10 +25,15 @@ from .networks import DeepLinear, MatrixFactorisation
 from .problems import MAIN, Case, Problem, problem
 from .single import sweep
 
-DENSE, DOPRI = "dense factors 5 × 5", "Diffrax Dopri8"
+DENSE, DOPRI, LARGE = "dense factors 5 × 5", "Diffrax Dopri8", "regression-1000"
 COMPARED = (FLOW, FLOOR, DOPRI, "heyoka", "dual, heyoka")
 
-CASES = ((MAIN, (2, 8, 16, 100, 1_000_000)), ("softmax", (2, 4, 8, 16)), (DENSE, (8, 16)))
+CASES = (
+    (MAIN, (2, 8, 16, 100, 1_000_000)),
+    ("softmax", (2, 4, 8, 16)),
+    (DENSE, (8, 16)),
+    (LARGE, (100,)),
+)
 
 #: Four a decade, loosest first.
 TOLERANCES = tuple(10.0 ** (-k / 4) for k in range(12, 45))
@@ -41,6 +46,7 @@ OVER_DOPRI = (
     *((MAIN, e, most) for e, most in ((2, 1.5), (8, 1.0), (16, 1.0), (100, 0.5))),
     *(("softmax", e, 1.0) for e in (2, 4, 8, 16)),
     *((DENSE, e, 1.5) for e in (8, 16)),
+    (LARGE, 100, 1.0),
 )  # fmt: skip
 
 

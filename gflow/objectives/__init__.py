@@ -2,4 +2,5 @@
 
 from ._cross_entropy import CrossEntropy as CrossEntropy
 from ._margin import MarginLoss as MarginLoss
+from ._quadratic import QuadraticLoss as QuadraticLoss
 from ._squared import SquaredLoss as SquaredLoss
