@@ -28,6 +28,7 @@ from .integrate._round import BLOCK
 from .integrate._run import Rounds
 from .integrate._status import message
 from .results._trajectory import Trajectory
+from .solvers import Dopri8
 from .stop import norm_above
 
 
@@ -77,7 +78,7 @@ def escape(
     check_rtol(rtol, flow)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     level = number("level", level, "the norm at which the escape ends")
-    solver = diffrax.Dopri8() if solver is None else solver
+    solver = Dopri8() if solver is None else solver
     if not isinstance(solver, diffrax.AbstractERK):
         raise ValueError(
             f"solver = {solver!r}: the escape is followed by an explicit Runge–Kutta method with "

@@ -21,7 +21,7 @@ from .flow._flow import (
     Flow,
     Objective,
 )
-from .flow._prepare import log_alpha_of, prepare_times
+from .flow._prepare import prepare_times
 from .flow._underflow import check_felt
 from .integrate._choose import better_method, check_memory, check_rtol, choose, describe
 from .integrate._conditions import check_unmet, conditions, with_readings
@@ -154,7 +154,7 @@ def simulate(
     if isinstance(flow.kinks, Rounded):
         width = np.max(np.asarray(flow.kinks.width))
         method += f", kinks rounded off over {width:.1e}{rounding}"
-    trajectory = trajectory_of(run, 0, model, *log_alpha_of(model, log_alpha), method)
+    trajectory = trajectory_of(run, 0, model, float(times.scale[0]), times.why, method)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
         why = message(trajectory.status, trajectory.cause)

@@ -200,7 +200,8 @@ def pulled(x: Float[Array, "... rows r"], force: Weight, split: int) -> Float[Ar
 def clearing(log_size: Float[Array, "... r"]) -> Float[Array, "... r r"]:
     """e^r sinh r/(2 cosh² r) of r = ℓ_i − ℓ_j: the part of c_ij x_i that column j is rid of."""
     gap = log_size[..., :, None] - log_size[..., None, :]
-    return jnp.tanh(gap) * jax.nn.sigmoid(2.0 * gap)
+    share = jax.nn.sigmoid(2.0 * gap)
+    return (2.0 * share - 1.0) * share  # tanh r = 2σ(2r) − 1
 
 
 def column_velocity(

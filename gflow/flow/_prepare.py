@@ -17,11 +17,16 @@ from ..parameters._elapsed import agreed
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Flow times, an entry a member; `end` is None for runs until rest."""
+    """Flow times, an entry a member; `end` is None for runs until rest.
+
+    `scale` is log α of every member, and `why` says what is wrong where it is none below 0.
+    """
 
     start: Float[np.ndarray, " members"]
     end: Float[np.ndarray, " members"] | None
     wanted: Float[np.ndarray, " times"]
+    scale: Float[np.ndarray, " members"]
+    why: str
 
     def of(self, i: int, last: float) -> Float[np.ndarray, " times"]:
         """Of the times wanted those that member i, which came to `last`, has passed."""
@@ -69,7 +74,7 @@ def prepare_times(
     start = _starts(t0, model, members, single)
     scale, why = _scales(model, log_alpha, members)
     end = _ends(t1, tau1, start, scale, why, members)
-    return Times(start, end, _wanted(save, start, end))
+    return Times(start, end, _wanted(save, start, end), scale, why)
 
 
 def _starts(t0: Any, model: PyTree, members: int | None, single: PyTree) -> np.ndarray:

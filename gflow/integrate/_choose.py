@@ -1,5 +1,6 @@
 """Which solver a flow is given and why, and what is refused."""
 
+import math
 import os
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from .._arguments import number
 from ..flow._flow import Flow
 from ..kinks._treatments import Sides
-from ..solvers import RKC2, ROCK4, Rodas5P, Switching
+from ..solvers import RKC2, ROCK4, Dopri8, Rodas5P, Switching, Tsit5
 
 #: Up to this many state components a Rosenbrock step, with its dense Jacobian, is the cheapest for
 #: a stiff stretch.
@@ -38,8 +39,8 @@ def choose(
     Logarithms are stiff on every plateau, for a time that grows with log(1/α), and not in the
     transitions, which take most of the steps: these are followed by Dopri8 (raw weights at loose
     tolerances by Tsit5) and what is stiff by Rodas5P, beyond `DENSE` by ROCK4. A batch of up to
-    `DENSE` logarithms takes Rodas5P throughout, whose matrices need no pivots there; any other is
-    more patient with the explicit method than a single run.
+    `DENSE` logarithms takes Rodas5P throughout, whose matrices need no pivots there; one of columns
+    is more patient with the explicit method than a single run.
     """
     logarithms = [c for c in flow.coordinates if c.chart.logarithmic]
     logarithmic, columns = bool(logarithms), not all(c.chart.symmetric for c in logarithms)
@@ -50,14 +51,16 @@ def choose(
         if batched and logarithmic and not columns and size <= DENSE:
             return rosenbrock
         if isinstance(flow.kinks, Sides) and not logarithmic:  # no stiffness of kinks is left
-            return diffrax.Dopri8() if rtol <= TIGHT else diffrax.Tsit5()
+            return Dopri8() if rtol <= TIGHT else Tsit5()
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
         double = jnp.finfo(flow.dtype).eps < 1e-12
         stiff = rosenbrock if size <= DENSE else ROCK4() if double else RKC2()
-        patience = min(3 + size // 3, _MOST_PATIENCE) if batched and stiff is rosenbrock else 3
+        waits: Any = {}
+        if batched and len(logarithms) == len(flow.coordinates) and stiff is rosenbrock:
+            waits = {"patience": min(3 + size // 3, _MOST_PATIENCE), "unstable": math.inf}
         if rtol <= TIGHT or logarithmic:
-            return Switching(diffrax.Dopri8(), stiff, interval=_INTERVAL, patience=patience)
-        return Switching(diffrax.Tsit5(), stiff, patience=patience)
+            return Switching(Dopri8(), stiff, interval=_INTERVAL, **waits)
+        return Switching(Tsit5(), stiff)
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"solver = {solver!r} has no error estimate. Pass an adaptive Diffrax solver "

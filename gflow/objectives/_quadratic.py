@@ -12,7 +12,6 @@ from jaxtyping import Array, ArrayLike, Float
 from .._arguments import number
 from ..parameters._base import is_parameter, trained_leaves
 
-
 #: What becomes an array: also a list of numbers, or of rows.
 Numbers = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
 

@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxprs_in_params
 from jaxtyping import Array
 
 from ._key import key
+from ._own import own
 
 #: JAX keeps what it has traced of inner functions (of `jit`, `scan`, `cond`, …) by their
 #: identity, with the arrays that they read; in another context it traces them anew.
@@ -55,6 +56,11 @@ class Program:
 _programs: weakref.WeakValueDictionary[Hashable, Program] = weakref.WeakValueDictionary()
 
 
+#: Programs of gflow's own functions, by what these look like; forgotten when there are too many.
+_known: dict[Hashable, "Traced"] = {}
+_MOST_KNOWN = 256
+
+
 class Traced(eqx.Module):
     """A function of arrays, made by `traced`."""
 
@@ -72,12 +78,15 @@ def traced(function: Callable, *like: Any, what: str) -> Traced:
 
     `what` names the function in messages. Where it is not what it was in the call before it is
     traced twice: the two differ if it depends on more than its arguments and data, such as a
-    random number or a counter.
+    random number or a counter. What is made of gflow's classes alone is not traced again.
 
     **Raises:** ValueError for a function that cannot be traced, with what to change, and for one
     that is two functions in two calls.
     """
     like = jax.tree.map(_struct, like)
+    known = own(function, like)
+    if known is not None and known in _known:
+        return _known[known]
     one, kept = _trace(function, like, what)
     if kept:
         one, _ = _trace(function, like, what, anew=True)
@@ -92,7 +101,12 @@ def traced(function: Callable, *like: Any, what: str) -> Traced:
             raise ValueError(_CHANGES.format(what=what, returned=_two_values(function, like)))
         program = _programs.setdefault(found, Program(closed, tree, function, like))
         program.read = closed.consts
-    return Traced([_own(c) for c in closed.consts], program)
+    made = Traced([_own(c) for c in closed.consts], program)
+    if known is not None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[known] = made
+    return made
 
 
 #: A jaxpr with its constants, and the structure of its result.

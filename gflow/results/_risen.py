@@ -10,7 +10,7 @@ of no solution.
 
 import numpy as np
 
-from ._activity import GREW, Courses, courses
+from ._activity import GREW, Courses
 from ._plateaus import FLAT
 from ._record import Record
 from ._stages import history
@@ -27,8 +27,7 @@ def first_risen(trajectory: Record, rtol: float) -> int | None:
     flat = descent <= max(FLAT, rtol**2) * np.max(descent, initial=0.0)
     if not np.any(np.diff(flat.astype(int)) < 0):  # no rest is left again
         return None
-    found = courses(trajectory)
-    passed, active = history(trajectory, found)
+    found, passed, active = history(trajectory)
     steps = [0, *(p.plateau for p in passed)]
     for k, transition in enumerate(passed):
         start, end = steps[k], steps[k + 1]

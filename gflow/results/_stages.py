@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import PyTree
 
 from .._blas import one_thread
 from ..integrate._bars import spread
-from ._activity import Courses, courses, states
+from ._activity import Active, Courses, courses, states
 from ._crossings import (
     Crossing,
     Quantity,
@@ -31,6 +32,9 @@ from ._plateaus import (
     transitions,
 )
 from ._record import Record
+
+#: Log-sizes of all modes, the transitions, and what is active on the plateaus between them.
+History = tuple[Courses, list[Transition], list[Active]]
 
 #: Share of its peak that the descent has fallen to on a plateau that a failed run has reached.
 _ARRIVED = 1e-8
@@ -82,8 +86,7 @@ class MeasuredStage:
 @one_thread
 def find_stages(trajectory: Record) -> list[MeasuredStage]:
     """The stages of a run, in order of time."""
-    found = courses(trajectory)
-    passed, active = history(trajectory, found)
+    _, passed, active = history(trajectory)
     steps = [0, *(p.plateau for p in passed)]
     seen = [True, *(p.visible for p in passed)]
     plateaus = flattest(trajectory, steps, seen)
@@ -118,13 +121,22 @@ def find_stages(trajectory: Record) -> list[MeasuredStage]:
     return stages
 
 
-def history(
-    trajectory: Record, found: Courses
-) -> tuple[list[Transition], list[dict[str, np.ndarray]]]:
-    """The transitions, and which modes are active at the start and after each of them.
+#: What was read of runs that are still there.
+_histories: weakref.WeakKeyDictionary[Record, History] = weakref.WeakKeyDictionary()
 
-    One that only single modes show is one if it switches something.
+
+def history(trajectory: Record) -> History:
+    """Courses, transitions, and which modes are active at the start and after each of them.
+
+    A transition that only single modes show is one if it switches something.
     """
+    if trajectory not in _histories:
+        found = courses(trajectory)
+        _histories[trajectory] = found, *_passed(trajectory, found)
+    return _histories[trajectory]
+
+
+def _passed(trajectory: Record, found: Courses) -> tuple[list[Transition], list[Active]]:
     passed = transitions(trajectory.descent, found)
     if not trajectory.successful:
         passed = [p for p in passed if not _cut(trajectory.descent, p)]

@@ -42,11 +42,13 @@ class Switching(diffrax.AbstractAdaptiveSolver):
 
     ρ is the spectral radius of the Jacobian, followed by one power iteration a step. With
     `interval` the length of the explicit method's interval of stability on the negative real axis
-    (3.5 for Tsit5, 5.2 for Dopri8), the stiff method takes over when h·ρ > 0.57·`interval` at
-    `patience` steps in a row, and gives way below 0.29·`interval`. A gradient flow near saddles is
-    stiff on its plateaus and not in between: the transitions take most of the steps, and there an
-    explicit one costs a third or less. Waiting for as many steps as the change costs is at worst
-    twice as dear as knowing how long the stiff stretch will be.
+    (3.5 for Tsit5, 5.2 for Dopri8), the stiff method takes over when h·ρ > `unstable`·`interval`,
+    or > 0.57·`interval` at `patience` steps in a row, and gives way below 0.29·`interval`. A
+    gradient flow near saddles is stiff on its plateaus and not in between: the transitions take
+    most of the steps, and there an explicit one costs a third or less. Waiting for as many steps as
+    the change costs is at worst twice as dear as knowing how long the stiff stretch will be. An
+    unstable step raises what is below its tolerance by orders of magnitude, and no error tells;
+    where every component has a tolerance of its own size, `unstable` may be ∞.
 
     Both methods must take a plain `diffrax.ODETerm`. Under `jax.vmap` a method is computed at
     the steps that take it for any member: a batch that is nowhere stiff costs what the
@@ -64,6 +66,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     stiff: diffrax.AbstractAdaptiveSolver
     interval: float = 3.5
     patience: int = 3
+    unstable: float = 1.15
     #: Whether the stiff method takes a step, unless `free`; None where each step decides.
     only_stiff: Bool[Array, ""] | None = None
     free: Bool[Array, ""] | bool = False
@@ -105,7 +108,7 @@ class Switching(diffrax.AbstractAdaptiveSolver):
         h = terms.contr(t0, t1)
         reach, vector = spectral_reach(lambda y: terms.vf(t0, y, args), y0, h, vector)
         limited = jnp.where(reach > LIMITED * self.interval, limited + 1, 0)
-        enter = limited >= self.patience
+        enter = (reach > self.unstable * self.interval) | (limited >= self.patience)
         return jnp.where(stiff, reach >= FREE * self.interval, enter), limited, vector
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
