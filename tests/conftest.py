@@ -12,11 +12,14 @@ os.environ["MPLBACKEND"] = "Agg"
 # matrices are small here, and threads of BLAS that wait for each other took half of some tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Three quarters of a test are XLA compiling what runs once, which without optimisation takes well
-# under half. Notebooks and experiments run what users do, with the defaults.
+# under half, and in one piece rather than split over threads less again. Notebooks and experiments
+# run what users do, with the defaults.
 # A jaxlib that does not know a flag would not start.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault(
-        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1",
     )
 # XLA takes two of its own tuning flags in what it has cached for missing processor features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,6 +38,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_num_cpu_devices", 2)
+# the lines of the source behind every operation, which nobody reads in what is compiled here
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 jaxtyping.jaxtyped = checked  # which the hook writes above every function and class
 jaxtyping.install_import_hook(["gflow", "theory"], "annotations_checked.beartyped")
