@@ -27,21 +27,35 @@ LOSS = gflow.objectives.SquaredLoss(jnp.ones((1, 1)), jnp.ones(1))
 MATRIX = gflow.objectives.SquaredLoss(jnp.ones((1, 1, 1)), jnp.ones(1))
 
 
-def pulse(at, width, height):
-    return lambda t: height * jnp.exp(-(((t - at) / width) ** 2))
+class Pulse(eqx.Module):
+    """λ(t) whose numbers are data: all pulses are one program."""
+
+    at: jax.Array = eqx.field(converter=jnp.asarray)
+    width: jax.Array = eqx.field(converter=jnp.asarray)
+    height: jax.Array = eqx.field(converter=jnp.asarray)
+
+    def __call__(self, t):
+        return self.height * jnp.exp(-(((t - self.at) / self.width) ** 2))
 
 
-def window(begin, end, height):
-    return lambda t: jnp.where((t > begin) & (t < end), height, 0.0)
+class Window(eqx.Module):
+    """λ(t) of one height between two times."""
+
+    begin: jax.Array = eqx.field(converter=jnp.asarray)
+    end: jax.Array = eqx.field(converter=jnp.asarray)
+    height: jax.Array = eqx.field(converter=jnp.asarray)
+
+    def __call__(self, t):
+        return jnp.where((t > self.begin) & (t < self.end), self.height, 0.0)
 
 
 # ∫λ over the whole run, in closed form
 SCHEDULES = {
-    "pulse": (pulse(100.0, 0.3, 10.0), 10.0 * 0.3 * math.sqrt(math.pi)),
-    "narrow": (pulse(100.0, 0.05, 60.0), 60.0 * 0.05 * math.sqrt(math.pi)),
-    "spike": (pulse(137.21, 1e-6, 1e6), math.sqrt(math.pi)),
-    "window": (window(100.0, 110.0, 0.5), 5.0),
-    "slit": (window(100.0, 100.001, 5000.0), 5.0),
+    "pulse": (Pulse(100.0, 0.3, 10.0), 10.0 * 0.3 * math.sqrt(math.pi)),
+    "narrow": (Pulse(100.0, 0.05, 60.0), 60.0 * 0.05 * math.sqrt(math.pi)),
+    "spike": (Pulse(137.21, 1e-6, 1e6), math.sqrt(math.pi)),
+    "window": (Window(100.0, 110.0, 0.5), 5.0),
+    "slit": (Window(100.0, 100.001, 5000.0), 5.0),
     "wave until 150": (lambda t: jnp.where(t < 150.0, 0.05 * (1 + jnp.sin(t)), 0.0),
                        0.05 * (150.0 + 1.0 - math.cos(150.0))),
 }  # fmt: skip
@@ -60,12 +74,16 @@ def test_a_decay_before_the_escape_delays_it_by_its_integral(name):
 
 def test_columns_and_plain_arrays_feel_a_window_as_well():
     factored = gflow.Factored(jnp.ones((1, 1)), jnp.ones((1, 1)), log_scale=-50.0)
-    run = gflow.simulate(Linear(factored), MATRIX, t1=80.0, decay=window(20.0, 20.01, 500.0))
-    free = gflow.simulate(Linear(factored), MATRIX, t1=80.0)
-    one, other = run.stages()[0], free.stages()[0]
-    assert abs(one.t - other.t - 5.0) <= one.error + other.error
+    run = gflow.simulate(Linear(factored), MATRIX, t1=80.0, decay=Window(20.0, 20.01, 500.0))
+    # θ' = 2θ(1 − θ) from e^{−100} as above; the loss is halved at θ = 1 − 1/√2
+    (stage,) = run.stages()
+    exact = 50.0 + 5.0 + 0.5 * math.log(math.sqrt(2.0) - 1.0)
+    assert abs(stage.t - exact) <= stage.error < 1e-7
     plain = gflow.simulate(
-        {"w": jnp.ones(1)}, lambda m: 0.0 * jnp.sum(m["w"]), t1=1000.0, decay=pulse(123.4, 0.01, 50)
+        {"w": jnp.ones(1)},
+        lambda m: 0.0 * jnp.sum(m["w"]),
+        t1=1000.0,
+        decay=Pulse(123.4, 0.01, 50.0),
     )
     exact = math.exp(-0.5 * math.sqrt(math.pi))
     assert abs(plain.observables["w"][-1, 0] - exact) <= plain.error["w"][-1, 0] + 1e-14
@@ -76,7 +94,7 @@ def test_a_batch_feels_it_in_every_member():
     models = eqx.filter_vmap(
         lambda key: Linear(gflow.Hadamard.small(1, log_alpha=LOG_ALPHA, key=key))
     )(keys)
-    batch = gflow.simulate_batch(models, LOSS, t1=300.0, decay=window(100.0, 110.0, 0.5))
+    batch = gflow.simulate_batch(models, LOSS, t1=300.0, decay=Window(100.0, 110.0, 0.5))
     for run in batch:
         (stage,) = run.stages()
         exact = -float(run.like.weight.log_s[0]) + math.log(2.0) + 5.0
@@ -85,12 +103,12 @@ def test_a_batch_feels_it_in_every_member():
 
 def test_edges_lie_where_the_rate_changes_and_nowhere_else():
     assert not len(schedule.edges(lambda t: 0.0 * t + 0.3, "w", 0.0, END, 1e-10))
-    far = schedule.edges(window(100.0, 110.0, 0.5), "w", 0.0, 2e7, 1e-10)
+    far = schedule.edges(Window(100.0, 110.0, 0.5), "w", 0.0, 2e7, 1e-10)
     for jump in (100.0, 110.0):
         assert np.min(np.abs(far - jump)) < 1e-7
     assert len(far) < 16
     # eight Gauss points between the edges give the integral
-    rate, edges = pulse(100.0, 0.05, 60.0), [0.0]
+    rate, edges = Pulse(100.0, 0.05, 60.0), [0.0]
     edges += [*schedule.edges(rate, "w", 0.0, END, 1e-12), END]
     nodes, weights = np.polynomial.legendre.leggauss(8)
     for a, b in itertools.pairwise(edges):
@@ -102,7 +120,7 @@ def test_edges_lie_where_the_rate_changes_and_nowhere_else():
 @pytest.mark.parametrize(
     ("rate", "says"),
     [
-        (window(77.699, 77.701, -5.0), r"-5.0 at t = 77.*≥ 0"),
+        (Window(77.699, 77.701, -5.0), r"-5.0 at t = 77.*≥ 0"),
         (lambda t: jnp.where(t < 50.0, 0.1, jnp.nan), "nan at t = .*finite"),
         (lambda t: jnp.stack([t, t]), r"shape \(2,\) at one time"),
     ],
