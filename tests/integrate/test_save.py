@@ -107,16 +107,16 @@ def test_members_of_a_batch():
 
 
 def test_memory_is_that_of_the_numbers():
-    # 300 weights at 20 000 times: value, logarithms, force would be 0.4 GB with their companions
+    # 300 weights at 4000 times: value, logarithms, force would be 80 MB with their companions
     leaf = gflow.Hadamard.small(300, log_alpha=-5.0, key=jax.random.key(1))
     x = np.random.default_rng(0).normal(size=(20, 300))
     fit = gflow.objectives.SquaredLoss(jnp.asarray(x), jnp.asarray(x[:, 0]))
     found = gflow.simulate(
         gflow.models.DiagonalLinear(leaf), fit, t1=1.0, observables=WATCHED,
-        save=gflow.save.observables(np.linspace(0.0, 1.0, 20_000)),
+        save=gflow.save.observables(np.linspace(0.0, 1.0, 4_000)),
     )  # fmt: skip
     arrays = jax.tree.leaves((found.leaves, found.refined, found.loss, found.descent, found.t))
-    assert sum(a.nbytes for a in arrays) < 64 * 2 * 4 * 300 * 8 + 20 * 21_000 * 8
+    assert sum(a.nbytes for a in arrays) < 64 * 2 * 4 * 300 * 8 + 20 * 5_000 * 8
     norms = found.observables["norm"]
-    assert len(norms) == len(found.t) >= 20_000
+    assert len(norms) == len(found.t) >= 4_000
     assert norms[-1] == pytest.approx(float(jnp.sum(found.final.weight.value**2)), rel=1e-12)
