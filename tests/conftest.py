@@ -35,8 +35,12 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # what has been compiled once, by the other worker or an earlier session, is read from disk
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+KEPT = Path(__file__).parents[1] / ".pytest_cache/jax"
+jax.config.update("jax_compilation_cache_dir", str(KEPT))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+# and so it is by the processes that tests start, which leave what the user has kept alone
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 jax.config.update("jax_num_cpu_devices", 2)
 # the lines of the source behind every operation, which nobody reads in what is compiled here
 jax.config.update("jax_traceback_in_locations_limit", 0)

@@ -67,18 +67,22 @@ def orthogonal(seed):
     return jnp.asarray(np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0])
 
 
-def coupled(stiffness):
+class Coupled(eqx.Module):
     """Learns mode 1, then mode 2 at rate 0.4; the first would sooner turn if softer than 1.
 
     The learned column of size 0.2 turns to mode 2 at rate 0.4 − 0.4·stiffness.
     """
-    left, right = orthogonal(1), orthogonal(2)
 
-    def objective(model):
-        w = left.T @ model.weight.value @ right
+    left: jax.Array
+    right: jax.Array
+    stiffness: jax.Array
+
+    def __call__(self, model):
+        w = self.left.T @ model.weight.value @ self.right
         others = jnp.sum(w**2) - w[0, 0] ** 2 - w[1, 1] ** 2
-        return (
-            0.5 * (w[0, 0] - 1.0) ** 2 + 0.5 * (w[1, 1] - 2.0 * w[0, 0]) ** 2 + stiffness * others
-        )
+        first = 0.5 * (w[0, 0] - 1.0) ** 2
+        return first + 0.5 * (w[1, 1] - 2.0 * w[0, 0]) ** 2 + self.stiffness * others
 
-    return objective
+
+def coupled(stiffness: float) -> Coupled:
+    return Coupled(orthogonal(1), orthogonal(2), jnp.asarray(stiffness))

@@ -1,5 +1,6 @@
 """Modes of one matrix that feel one force, or none until later: times against simulations."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +27,10 @@ def misses(model, objective):
     return prediction, run, np.subtract([s.t for s in stages], predicted)
 
 
-class ToTarget:
+class ToTarget(eqx.Module):
     """½‖W − D‖², its modes turned by a rotation that no coordinate shares."""
+
+    target: jax.Array
 
     def __init__(self, values, symmetric=False):
         n = len(values)
@@ -44,7 +47,8 @@ class ToTarget:
     ("values", "rank"),
     [
         ((1, 1, 1), 2),
-        ((3, 2, 2), 3),
+        ((3, 2, 2), 2),
+        pytest.param((3, 2, 2), 3, marks=pytest.mark.slow),
         pytest.param((1, 1, 1), 1, marks=pytest.mark.slow),
         pytest.param((1, 1, 1), 3, marks=pytest.mark.slow),
         pytest.param((3, 2, 2, 1), 2, marks=pytest.mark.slow),

@@ -173,8 +173,7 @@ def test_a_run_before_its_end_leaves_the_end_open():
         "late slope of the gap": "undecided",
     }
     # a mode that has still to come: the run rests at a saddle for long
-    leaf = gflow.Factored.small((4, 4), 4, log_alpha=-115.0, key=jax.random.key(1))
-    early = Case(FactoredLinear(leaf), distance, 0.05, 110.0)
+    early = tiny()._replace(t1=110.0)
     rows = theory.compare(early.run(), early.predict()).rows
     assert {row.verdict for row in rows[2:]} == {"undecided"}
 
