@@ -140,7 +140,7 @@ def test_continuing_from_a_run_equals_going_straight():
 
 def continued(before, first, straight, objective):
     assert float(before.weight.elapsed) == first.t[-1]
-    second = gflow.simulate(before, objective, tau1=1.5, rtol=1e-11)
+    second = gflow.simulate(before, objective, tau1=1.5, rtol=1e-11, error_bars=False)
     assert second.t[0] == first.t[-1]
     assert second.log_alpha == straight.log_alpha
     for level in (1.0, 0.1):  # the second and the third jump
@@ -157,8 +157,8 @@ def continued(before, first, straight, objective):
 
 def test_continuing_from_a_file_equals_going_straight(tmp_path):
     model, objective = quadratic(7, -30 * LOG10)
-    straight = gflow.simulate(model, objective, tau1=1.5, rtol=1e-11)
-    first = gflow.simulate(model, objective, tau1=0.6, rtol=1e-11)
+    straight = gflow.simulate(model, objective, tau1=1.5, rtol=1e-11, error_bars=False)
+    first = gflow.simulate(model, objective, tau1=0.6, rtol=1e-11, error_bars=False)
     first.save(tmp_path / "run.nc")
     loaded = gflow.Trajectory.load(tmp_path / "run.nc", like=model)
     assert eqx.tree_equal(loaded.final, first.final)
@@ -170,11 +170,13 @@ def test_continuing_from_a_file_equals_going_straight(tmp_path):
 
 def test_the_model_at_any_time():
     model, objective = quadratic(7, -30 * LOG10)
-    run = gflow.simulate(model, objective, tau1=1.5, rtol=1e-11)
+    run = gflow.simulate(model, objective, tau1=1.5, rtol=1e-11, error_bars=False)
     tau = 0.5 * (run.tau[200] + run.tau[201])
     at = run.model(at=tau)
     assert float(at.weight.elapsed) == pytest.approx(tau * run.scale, rel=1e-14)
-    saved = gflow.simulate(model, objective, tau1=1.5, rtol=1e-11, save=[tau * run.scale])
+    saved = gflow.simulate(
+        model, objective, tau1=1.5, rtol=1e-11, save=[tau * run.scale], error_bars=False
+    )
     row = np.searchsorted(saved.t, tau * run.scale)
     np.testing.assert_allclose(at.weight.value, saved.observables["weight"][row], atol=1e-10)
     np.testing.assert_allclose(run.model(at=0.0).weight.value, model.weight.value, rtol=1e-12)
