@@ -3,6 +3,7 @@ from . import (
     condensation as condensation,
     exact_linear as exact_linear,
     gradual_rank as gradual_rank,
+    linear_icl as linear_icl,
     plot as plot,
     remainder as remainder,
     saddle_to_saddle as saddle_to_saddle,

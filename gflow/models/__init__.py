@@ -9,6 +9,7 @@ from ._attention import (
 )
 from ._deep_linear import DeepLinear as DeepLinear
 from ._factored_linear import FactoredLinear as FactoredLinear
+from ._in_context import MergedHeads as MergedHeads, SeparateHeads as SeparateHeads
 from ._last_token import LastTokenTransformer as LastTokenTransformer
 from ._linear import DiagonalLinear as DiagonalLinear, woodworth as woodworth
 from ._sensing import MatrixSensing as MatrixSensing, SymmetricFactored as SymmetricFactored

@@ -9,6 +9,10 @@ from ._anchor import (
     anchor_function as anchor_function,
 )
 from ._digits import Digits as Digits, digits_rows as digits_rows
+from ._in_context import (
+    InContextPrompts as InContextPrompts,
+    in_context_regression as in_context_regression,
+)
 from ._last_token import AttentionLabels as AttentionLabels, attention_labels as attention_labels
 from ._recall import (
     Recall as Recall,

@@ -1,0 +1,178 @@
+r"""Which separate head learns which eigenvector, and when: clocks, and their matched offsets."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .._arguments import Numbers
+from ._clocks import Heads, at_time, blow_up, checked_heads
+from ._one_head import until
+from ._problem import Problem, problem
+
+#: λ²κ(T − t) where the loss is half-way between two plateaus, (1 − x³)² = ½.
+HALF = until((1.0 - np.sqrt(0.5)) ** (1.0 / 3.0))
+
+
+class Drops(NamedTuple):
+    """When the loss is half-way down each drop, and the head that makes it (−1: none, at ∞)."""
+
+    times: Float[np.ndarray, " D"]
+    heads: Int[np.ndarray, " D"]
+
+
+class Course(NamedTuple):
+    """`Drops` with, per drop, the direction, T of its head and the next T of another head."""
+
+    times: Float[np.ndarray, " D"]
+    heads: Int[np.ndarray, " D"]
+    directions: Int[np.ndarray, " D"]
+    blow_up: Float[np.ndarray, " D"]
+    rival: Float[np.ndarray, " D"]
+
+
+def head_times(v: Numbers, k: Numbers, q: Numbers, eigenvalues: Numbers) -> Float[np.ndarray, " H"]:
+    r"""Blow-up time T of every head while nothing is learned yet: the first plateau.
+
+        v' = ⟨K, Λ²Q⟩,   K' = v Λ²Q,   Q' = v Λ²K
+
+    which in s = ∫v dt is K = K₀ cosh Λ²s + Q₀ sinh Λ²s, Q likewise, v² = v₀² + ‖K‖² − ‖K₀‖², and
+    t = ∫ds/v. A start of size ε takes T ∝ 1/ε; the head with the smallest T makes the first drop,
+    half-way at T − 1.25339/(λ₁²κ₁) (`drops`).
+
+    **Arguments:** `v`: (H,); `k`, `q`: (H, D), or (H, D, R) for heads of rank R, in the eigenbasis
+    of the covariance; `eigenvalues`: (D,), any order. Sizes down to 1e-300. Clock:
+    θ' = −½ ∂E(y − ŷ)²/∂θ (τ = 1), the flow time of the "half_mean" of
+    `gflow.objectives.InContextRegression`, twice that of "mean".
+
+    **Returns:** T, (H,), to 1e-12; ∞ for a head that never leaves: all of it zero, or on its way
+    into zero as far as rounding tells (it shrinks 10⁷ times; one that shrinks by a factor f first
+    knows T to f²·1e-16).
+
+    **Raises:** ValueError for other shapes, R > D, negative eigenvalues, float32.
+    **Regime:** weights much smaller than at the end. **Source:** 2501.16265, section 4 and 5.
+
+    ```python
+    head_times(v, k, q, [0.4, 0.3, 0.2, 0.1])       # those of 10v, 10k, 10q are a tenth
+    ```
+    """
+    found = problem(eigenvalues, 1)
+    return blow_up(checked_heads(v, k, q, found.eigenvalues.size), found.force)
+
+
+def drops(
+    v: Numbers, k: Numbers, q: Numbers, eigenvalues: Numbers, context: float, *, noise: float = 0.0
+) -> Drops:
+    r"""(times, heads) of all D half-drops of separate heads of rank one from a small start.
+
+    On every plateau the dormant heads run by their own clocks (`head_times`), with Λ² restricted
+    to what is not learned; the first to arrive, at T_d, learns the largest eigenvalue left, and
+    the loss is half-way at T_d − 1.25339/(λ_d²κ_d), κ_d³ = 1/(λ_d(1 + (1 + tr Λ/λ_d)/N)). The
+    learned direction acts on the others until T_d − 1/(λ_d²κ_d), which is ∫(1 − x³)dt over the
+    orbit of the head that learns it: without this offset times do not converge.
+
+    **Arguments:** as `head_times`, of rank one; `context` N; `noise` σ² of the labels. Clock:
+    θ' = −½ ∂E(y − ŷ)²/∂θ (τ = 1), the flow time of the "half_mean" objective.
+
+    **Returns:** a named tuple (times, heads), each (D,), in the order in which things happen,
+    which is that of decreasing eigenvalue. Where heads have run out (H < D), and for an eigenvalue
+    of 0, the time is ∞ and the head −1.
+
+    **Raises:** ValueError where the order is not determined: equal eigenvalues; two heads whose T
+    are within 1/(λ²κ) of each other, which then learn one direction together and leave the plateau
+    long before the rule says; a start that is not small; no head with a component along the next
+    direction. For heads of rank R > 1, which go on learning, and as `head_times`.
+
+    **Regime:** ε → 0 at fixed directions; the offsets leave an error of order ε^{1−λ₂²/λ₁²}/λ²κ
+    of neighbouring eigenvalues. **Source:** 2501.16265, eqs. 19–21; the clocks and offsets are of
+    this package.
+
+    ```python
+    times, heads = drops(v, k, q, [0.4, 0.3, 0.2, 0.1], 31)
+    ```
+    """
+    return Drops(*course(v, k, q, problem(eigenvalues, context, noise))[:2])
+
+
+def course(v: Numbers, k: Numbers, q: Numbers, found: Problem) -> Course:
+    """`drops` with what decides them. **Raises:** as `drops`."""
+    d = found.eigenvalues.size
+    heads = checked_heads(v, k, q, d)
+    _check(heads, found)
+    order = np.argsort(-found.eigenvalues, kind="stable")
+    times, made = np.full(d, np.inf), np.full(d, -1)
+    arrival, rival = np.full(d, np.inf), np.full(d, np.inf)
+    alive, force, now = np.ones(heads.v.size, bool), found.force.copy(), 0.0
+    for m, direction in enumerate(order[: min(alive.size, np.count_nonzero(force))]):
+        rows = np.flatnonzero(alive)
+        late = np.full(alive.size, np.inf)
+        _check_components(heads, rows, int(direction))
+        late[rows] = now + blow_up(_taken(heads, rows), force)
+        if not np.any(np.isfinite(late)):
+            break
+        first = int(np.argmin(late))
+        unit = 1.0 / (found.force[direction] * np.cbrt(found.optimum[direction]))
+        arrival[m], rival[m] = late[first], np.min(np.delete(late, first), initial=np.inf)
+        _check_margin(m, first, late, unit, now)
+        times[m], made[m] = late[first] - HALF * unit, first
+        alive[first] = False
+        moved = at_time(_taken(heads, np.flatnonzero(alive)), force, late[first] - unit - now)
+        for mine, theirs in zip(
+            (heads.v, heads.k, heads.q), (moved.v, moved.k, moved.q), strict=True
+        ):
+            mine[alive] = theirs
+        now, force[direction] = late[first] - unit, 0.0
+    return Course(times, made, order, arrival, rival)
+
+
+def _taken(heads: Heads, rows: np.ndarray) -> Heads:
+    return Heads(heads.v[rows], heads.k[rows], heads.q[rows])
+
+
+def _check(heads: Heads, found: Problem) -> None:
+    if heads.k.shape[2] > 1:
+        raise ValueError(
+            f"k and q are of rank R = {heads.k.shape[2]}: a head of rank R goes on to learn R "
+            "directions, at an exponential pace that has no closed rule. The first drop is that of "
+            "head_times; the rest by gflow.simulate."
+        )
+    lam = np.sort(found.eigenvalues)[::-1]
+    tied = np.flatnonzero((lam[1:] > 0) & (lam[:-1] - lam[1:] <= 1e-9 * lam[:-1]))
+    if tied.size:
+        raise ValueError(
+            f"Two eigenvalues are {lam[tied[0]]:.6g}: which of their directions is learned first is "
+            "not determined by them (the losses are: theory.linear_icl.plateaus). Give eigenvalues "
+            "that differ."
+        )
+
+
+def _check_components(heads: Heads, rows: np.ndarray, direction: int) -> None:
+    lacking = [
+        int(i) for i in rows
+        if not np.any(heads.k[i, direction]) and not np.any(heads.q[i, direction])
+        and (np.any(heads.k[i]) or np.any(heads.q[i]))
+    ]  # fmt: skip
+    if lacking:
+        raise ValueError(
+            f"Head {lacking[0]} has no component along direction {direction}, the next to be "
+            "learned, and would learn another one: the rule is for starts with all components."
+        )
+
+
+def _check_margin(m: int, first: int, late: np.ndarray, unit: float, now: float) -> None:
+    others = np.delete(late, first)
+    margin = float(np.min(others, initial=np.inf)) - late[first]
+    if margin < unit:
+        second = int(np.argsort(late)[1])
+        raise ValueError(
+            f"Heads {first} and {second} would make drop {m + 1} at T = {late[first]:.8g} and "
+            f"{late[second]:.8g}, within 1/(λ²κ) = {unit:.4g} of each other: both become live in one "
+            "direction, and the next drop comes much earlier than by the rule. Follow this start "
+            "with gflow.simulate, or take a smaller or another one."
+        )
+    if late[first] - 2.0 * unit < now:
+        raise ValueError(
+            f"Drop {m + 1} would come {late[first] - now:.4g} after the last one, and takes "
+            f"1/(λ²κ) = {unit:.4g} itself: the start is not small, and nothing is told about it "
+            "here. Use weights much below κ, or gflow.simulate."
+        )
