@@ -19,7 +19,7 @@ from ._problem import Spectrum
 _RISEN = 38.0
 #: Shrinking by which the start is on the manifold that ends at zero, as far as rounding tells.
 _SUNK = -16.0
-_SETTINGS = {"rtol": 1e-13, "atol": 1e-16}
+RTOL, ATOL = 1e-13, 1e-16
 _STEPS = 50_000
 
 
@@ -96,11 +96,12 @@ def at_time(heads: Heads, force: Spectrum, t: float) -> Heads:
             return np.array([y[1], np.sum(x[:, None] * k[0] * q[0])])
 
         end = float(t) * scale * float(size[i])
-        y = solve_ivp(velocity, (0.0, end), [0.0, one.v[0]], "DOP853", **_SETTINGS).y[:, -1]
+        y = solve_ivp(velocity, (0.0, end), [0.0, one.v[0]], "DOP853", rtol=RTOL, atol=ATOL).y[
+            :, -1
+        ]
         k, q = _turned(one, x, y[:1])
-        out.v[i], out.k[i, directions], out.q[i, directions] = (
-            z * size[i] for z in (y[1], k[0], q[0])
-        )
+        out.v[i] = y[1] * size[i]
+        out.k[i, directions], out.q[i, directions] = k[0] * size[i], q[0] * size[i]
     return out
 
 
@@ -139,7 +140,7 @@ def _risen(heads: Heads, x: np.ndarray) -> np.ndarray:
 
     found, going = np.full(count, np.nan), np.ones(count)
     start = np.concatenate([np.zeros(count), heads.v, np.zeros(count)])
-    solver = DOP853(velocity, 0.0, start, np.inf, **_SETTINGS)
+    solver = DOP853(velocity, 0.0, start, np.inf, rtol=RTOL, atol=ATOL)
     began = np.log(parts(start)[1])
     for _ in range(_STEPS):
         solver.step()

@@ -37,9 +37,9 @@ def conserved(v: Numbers, k: Numbers, q: Numbers) -> Conserved:
 
 
 def conserved_merged(value: Numbers, key_query: Numbers) -> Float[np.ndarray, "H H"]:
-    r"""v_i v_j − ⟨U_i, U_j⟩ of merged heads ŷ = Σ v_i βᵀU_i x_q; with decay γ it shrinks as e^{−2γt}.
+    r"""v_i v_j − ⟨U_i, U_j⟩ of merged heads; with decay γ it shrinks as e^{−2γt}.
 
-    For every loss. One head: u² − ‖U‖² of 2306.09927.
+    For every loss of ŷ = Σ v_i βᵀU_i x_q. One head: u² − ‖U‖² of 2306.09927.
 
     **Arguments:** `value`: (H,); `key_query`: (H, D, D). **Raises:** ValueError for other shapes.
 

@@ -111,16 +111,13 @@ def course(v: Numbers, k: Numbers, q: Numbers, found: Problem) -> Course:
         if not np.any(np.isfinite(late)):
             break
         first = int(np.argmin(late))
-        unit = 1.0 / (found.force[direction] * np.cbrt(found.optimum[direction]))
+        unit = float(1.0 / (found.force[direction] * np.cbrt(found.optimum[direction])))
         arrival[m], rival[m] = late[first], np.min(np.delete(late, first), initial=np.inf)
         _check_margin(m, first, late, unit, now)
         times[m], made[m] = late[first] - HALF * unit, first
         alive[first] = False
         moved = at_time(_taken(heads, np.flatnonzero(alive)), force, late[first] - unit - now)
-        for mine, theirs in zip(
-            (heads.v, heads.k, heads.q), (moved.v, moved.k, moved.q), strict=True
-        ):
-            mine[alive] = theirs
+        heads.v[alive], heads.k[alive], heads.q[alive] = moved.v, moved.k, moved.q
         now, force[direction] = late[first] - unit, 0.0
     return Course(times, made, order, arrival, rival)
 
@@ -140,9 +137,9 @@ def _check(heads: Heads, found: Problem) -> None:
     tied = np.flatnonzero((lam[1:] > 0) & (lam[:-1] - lam[1:] <= 1e-9 * lam[:-1]))
     if tied.size:
         raise ValueError(
-            f"Two eigenvalues are {lam[tied[0]]:.6g}: which of their directions is learned first is "
-            "not determined by them (the losses are: theory.linear_icl.plateaus). Give eigenvalues "
-            "that differ."
+            f"Two eigenvalues are {lam[tied[0]]:.6g}: which of their directions is learned first "
+            "is not determined by them (the losses are: theory.linear_icl.plateaus). Give "
+            "eigenvalues that differ."
         )
 
 
@@ -166,9 +163,9 @@ def _check_margin(m: int, first: int, late: np.ndarray, unit: float, now: float)
         second = int(np.argsort(late)[1])
         raise ValueError(
             f"Heads {first} and {second} would make drop {m + 1} at T = {late[first]:.8g} and "
-            f"{late[second]:.8g}, within 1/(λ²κ) = {unit:.4g} of each other: both become live in one "
-            "direction, and the next drop comes much earlier than by the rule. Follow this start "
-            "with gflow.simulate, or take a smaller or another one."
+            f"{late[second]:.8g}, within 1/(λ²κ) = {unit:.4g} of each other: both become live in "
+            "one direction, and the next drop comes much earlier than by the rule. Follow this "
+            "start with gflow.simulate, or take a smaller or another one."
         )
     if late[first] - 2.0 * unit < now:
         raise ValueError(

@@ -140,15 +140,15 @@ def _growing(value: Numbers, key_query: Numbers, found: Problem) -> tuple[np.nda
     d = found.eigenvalues.size
     if v.ndim != 1 or u.shape != (v.size, d, d):
         raise ValueError(
-            f"value has shape {v.shape} and key_query {u.shape}, with {d} eigenvalues: they must be "
-            f"(H,) and (H, {d}, {d}), in the eigenbasis."
+            f"value has shape {v.shape} and key_query {u.shape}, with {d} eigenvalues: they must "
+            f"be (H,) and (H, {d}, {d}), in the eigenbasis."
         )
     b = found.force / np.linalg.norm(found.force)
     g = 0.5 * (v + np.einsum("hdd,d->h", u, b))
     if not np.any(g):
         raise ValueError(
-            "The start has nothing of the mode that grows, v_i = −⟨U_i, Λ²⟩/‖Λ²‖ for every head: it "
-            "goes to zero and stays there."
+            "The start has nothing of the mode that grows, v_i = −⟨U_i, Λ²⟩/‖Λ²‖ for every head: "
+            "it goes to zero and stays there."
         )
     return g, u, b
 
@@ -209,9 +209,10 @@ def _integrated(b: np.ndarray, s: np.ndarray, start: np.ndarray, t: np.ndarray) 
     passed = _STIFF / fast
     columns = []
     quick, slow = t[t <= passed], t[t > passed]
-    settings = {"rtol": 3e-14, "atol": 1e-16}
     ends = np.append(quick, passed) if slow.size else quick
-    found = solve_ivp(velocity, (0.0, ends[-1]), start, "DOP853", t_eval=ends, **settings)
+    found = solve_ivp(
+        velocity, (0.0, ends[-1]), start, "DOP853", t_eval=ends, rtol=3e-14, atol=1e-16
+    )
     columns.append(found.y[:, : quick.size])
     if slow.size:
         late = solve_ivp(

@@ -44,8 +44,8 @@ def one_head(
     v0, t = real_array(v0, "v0"), times(t)
     if np.any(lam <= 0) or np.any(v0 < 1e-300):
         raise ValueError(
-            f"eigenvalue = {eigenvalue}, v0 = {v0}: give λ > 0 and v0 of at least 1e-300. A head of "
-            "v = k = q < 0 returns to zero and never learns; at zero it stays."
+            f"eigenvalue = {eigenvalue}, v0 = {v0}: give λ > 0 and v0 of at least 1e-300. A head "
+            "of v = k = q < 0 returns to zero and never learns; at zero it stays."
         )
     lam, trace, v0, t = np.broadcast_arrays(lam, trace, v0, t)
     if np.any(trace < lam):

@@ -70,8 +70,8 @@ def problem(eigenvalues: Numbers, context: float, noise: float = 0.0) -> Problem
     lam = real_array(eigenvalues, "eigenvalues")
     if lam.ndim != 1 or not lam.size:
         raise ValueError(
-            f"eigenvalues has shape {lam.shape}: give the D eigenvalues of the covariance, (D,). Of "
-            "a matrix they are np.linalg.eigvalsh(covariance), and weights go to its eigenbasis."
+            f"eigenvalues has shape {lam.shape}: give the D eigenvalues of the covariance, (D,). "
+            "Of a matrix they are np.linalg.eigvalsh(covariance), and weights go to its eigenbasis."
         )
     if np.any(lam < 0) or not np.any(lam > 0):
         raise ValueError(
