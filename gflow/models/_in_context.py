@@ -19,7 +19,7 @@ class _Heads(eqx.Module):
     def matrix(self) -> Float[Array, "D D"]:
         """M."""
 
-    def __call__(self, prompt: Float[Array, "tokens D+1"]) -> Float[Array, ""]:
+    def __call__(self, prompt: Float[Array, "tokens columns"]) -> Float[Array, ""]:
         m = self.matrix()
         if prompt.ndim != 2 or prompt.shape[1] != len(m) + 1 or len(prompt) < 2:
             raise ValueError(

@@ -13,7 +13,7 @@ from ._task import Task, check_count, floats
 class InContextPrompts(Task):
     """Prompts of N tokens (x_n, y_n) and the query (x_q, 0), and the answers y_q."""
 
-    inputs: Float[Array, "prompts tokens D+1"]
+    inputs: Float[Array, "prompts tokens columns"]
     targets: Float[Array, " prompts"]
     population: InContextRegression
 

@@ -18,7 +18,7 @@ from ._problem import Spectrum
 #: Growth (logarithm) after which what is left of t is e^{−growth}, below rounding.
 _RISEN = 38.0
 #: Shrinking by which the start is on the manifold that ends at zero, as far as rounding tells.
-_SUNK = -16.0
+_SUNK = -11.5
 RTOL, ATOL = 1e-13, 1e-16
 _STEPS = 50_000
 
@@ -34,7 +34,7 @@ class Heads:
     def norms(self) -> Float[np.ndarray, " H"]:
         """‖(v, K, Q)‖ of every head; sizes whose squares underflow are kept."""
         flat = np.concatenate(
-            [self.v[:, None], *(x.reshape(len(x), -1) for x in (self.k, self.q))], axis=1
+            [self.v[:, None], *(x.reshape(len(x), x[:1].size) for x in (self.k, self.q))], axis=1
         )
         top = np.max(np.abs(flat), axis=1)
         safe = np.where(top > 0, top, 1.0)
@@ -136,9 +136,9 @@ def _risen(heads: Heads, x: np.ndarray) -> np.ndarray:
     def velocity(_, y):
         v, norm, push = parts(y)
         # a head that is done stops, so that it neither overflows nor sets the steps of others
-        return np.concatenate([v, push, np.ones(count)]) / np.tile(norm, 3) * np.tile(going, 3)
+        return (np.stack([v, push, one]) * (going / norm)).ravel()
 
-    found, going = np.full(count, np.nan), np.ones(count)
+    found, going, one = np.full(count, np.nan), np.ones(count), np.ones(count)
     start = np.concatenate([np.zeros(count), heads.v, np.zeros(count)])
     solver = DOP853(velocity, 0.0, start, np.inf, rtol=RTOL, atol=ATOL)
     began = np.log(parts(start)[1])

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from .._arguments import Numbers
 from ._clocks import Heads, at_time, blow_up, checked_heads
 from ._one_head import until
+from ._passing import turn, turned
 from ._problem import Problem, problem
 
 #: λ²κ(T − t) where the loss is half-way between two plateaus, (1 − x³)² = ½.
@@ -45,9 +46,8 @@ def head_times(v: Numbers, k: Numbers, q: Numbers, eigenvalues: Numbers) -> Floa
     θ' = −½ ∂E(y − ŷ)²/∂θ (τ = 1), the flow time of the "half_mean" of
     `gflow.objectives.InContextRegression`, twice that of "mean".
 
-    **Returns:** T, (H,), to 1e-12; ∞ for a head that never leaves: all of it zero, or on its way
-    into zero as far as rounding tells (it shrinks 10⁷ times; one that shrinks by a factor f first
-    knows T to f²·1e-16).
+    **Returns:** T, (H,), to 1e-12, and to f²·1e-13 of a head that first shrinks by a factor f; ∞
+    for one that never leaves: all of it zero, or on its way into zero (it shrinks 10⁵ times).
 
     **Raises:** ValueError for other shapes, R > D, negative eigenvalues, float32.
     **Regime:** weights much smaller than at the end. **Source:** 2501.16265, section 4 and 5.
@@ -116,9 +116,13 @@ def course(v: Numbers, k: Numbers, q: Numbers, found: Problem) -> Course:
         _check_margin(m, first, late, unit, now)
         times[m], made[m] = late[first] - HALF * unit, first
         alive[first] = False
-        moved = at_time(_taken(heads, np.flatnonzero(alive)), force, late[first] - unit - now)
+        if m + 1 == np.count_nonzero(found.force) or not np.any(alive):
+            break
+        one, rest = _taken(heads, np.array([first])), _taken(heads, np.flatnonzero(alive))
+        passed = turn(one, force, found, int(direction), float(late[first]) - now, unit)
+        moved = turned(at_time(rest, force, passed.acted), passed, int(direction))
         heads.v[alive], heads.k[alive], heads.q[alive] = moved.v, moved.k, moved.q
-        now, force[direction] = late[first] - unit, 0.0
+        now, force[direction] = now + passed.acted, 0.0
     return Course(times, made, order, arrival, rival)
 
 

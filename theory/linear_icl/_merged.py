@@ -57,7 +57,7 @@ def merged_white(
 
 
 def merged(
-    eigenvalues: Numbers, context: float, size: float, t: Numbers, *, noise: float = 0.0
+    eigenvalues: Numbers, context: float, size: Numbers, t: Numbers, *, noise: float = 0.0
 ) -> Merged:
     r"""(loss, eigen-diagonal of M) of merged heads, any covariance, aligned start of norm `size`.
 

@@ -47,7 +47,8 @@ def one_head(
             f"eigenvalue = {eigenvalue}, v0 = {v0}: give λ > 0 and v0 of at least 1e-300. A head "
             "of v = k = q < 0 returns to zero and never learns; at zero it stays."
         )
-    lam, trace, v0, t = np.broadcast_arrays(lam, trace, v0, t)
+    shape = np.broadcast_shapes(lam.shape, trace.shape, v0.shape, t.shape)
+    lam, trace, v0, t = (np.broadcast_to(x, shape).ravel() for x in (lam, trace, v0, t))
     if np.any(trace < lam):
         raise ValueError(f"trace = {trace} is below eigenvalue = {lam}: it is the sum of all.")
     kappa = np.cbrt(1.0 / (lam + (lam + trace) / pairs(context)))
@@ -55,7 +56,7 @@ def one_head(
     ahead = (kappa - v0) / kappa
     x = np.where(v0 < kappa, _rising(v0 / kappa, ahead, passed), _falling(np.abs(ahead), passed))
     still = (t == 0) | (v0 == kappa)
-    return np.where(still, v0, kappa * np.where(np.isinf(t), 1.0, x))
+    return np.where(still, v0, kappa * np.where(np.isinf(t), 1.0, x)).reshape(shape)
 
 
 def until(x: float, ahead: float | None = None) -> float:

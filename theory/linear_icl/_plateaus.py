@@ -39,7 +39,7 @@ def population_loss(
 
 def plateaus(
     eigenvalues: Numbers, context: float, *, noise: float = 0.0
-) -> Float[np.ndarray, " D+1"]:
+) -> Float[np.ndarray, " levels"]:
     r"""Losses of the saddles M₀ = 0, M₁, …, M_D, in the order in which they are visited.
 
         L(M_m) = tr Λ + σ² − Σ_{d ≤ m} λ_d / (1 + (1 + (tr Λ + σ²)/λ_d)/N),     λ₁ ≥ λ₂ ≥ …
