@@ -1,6 +1,7 @@
 """Linear attention on prompts of regression, with value and key-query weights a number a head."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -74,11 +75,14 @@ class MergedHeads(_Heads):
 
     @classmethod
     def aligned(
-        cls, covariance: Float[ArrayLike, "D D"], heads: int, *, log_epsilon: ArrayLike,
+        cls, covariance: ArrayLike | Sequence[float], heads: int, *, log_epsilon: ArrayLike,
         key: PRNGKeyArray,
     ) -> "MergedHeads":  # fmt: skip
-        """v = ε r, U_i = ε r_i Λ²/‖Λ²‖ with a random ‖r‖ = 1: the growing mode and nothing else."""
-        covariance = jnp.asarray(covariance)
+        """v = ε r, U_i = ε r_i Λ²/‖Λ²‖ with a random ‖r‖ = 1: the growing mode and nothing else.
+
+        `covariance` Λ: (D, D), or its eigenvalues (D,).
+        """
+        covariance = jnp.asarray(covariance, jnp.result_type(float))
         force = jnp.diag(covariance**2) if covariance.ndim == 1 else covariance @ covariance
         r = jax.random.normal(key, (heads,))
         r = r / jnp.linalg.norm(r)

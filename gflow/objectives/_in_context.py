@@ -1,6 +1,7 @@
 """In-context linear regression: the exact loss over all prompts, by moments."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -9,6 +10,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arguments import count, number
+
+#: Λ, or its eigenvalues.
+Covariance = ArrayLike | Sequence[float] | Sequence[Sequence[float]]
 
 
 class InContextRegression(eqx.Module):
@@ -49,7 +53,7 @@ class InContextRegression(eqx.Module):
 
     def __init__(
         self,
-        covariance: ArrayLike,
+        covariance: Covariance,
         context: int,
         noise: float = 0.0,
         reduction: Literal["half_mean", "mean"] = "half_mean",
@@ -87,7 +91,7 @@ class InContextRegression(eqx.Module):
         return 0.5 * whole if self.reduction == "half_mean" else whole
 
 
-def _covariance(given: ArrayLike) -> np.ndarray:
+def _covariance(given: Covariance) -> np.ndarray:
     """Λ as a matrix in double precision. **Raises:** ValueError for what is none."""
     lam = np.asarray(given)
     if lam.dtype.kind not in "fiu" or lam.ndim not in (1, 2) or not lam.size:

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..objectives._in_context import InContextRegression
+from ..objectives._in_context import Covariance, InContextRegression
 from ..objectives._squared import SquaredLoss
 from ._task import Task, check_count, floats
 
@@ -24,7 +24,7 @@ class InContextPrompts(Task):
 
 
 def in_context_regression(
-    covariance: ArrayLike, context: int, *, prompts: int, key: PRNGKeyArray, noise: float = 0.0
+    covariance: Covariance, context: int, *, prompts: int, key: PRNGKeyArray, noise: float = 0.0
 ) -> InContextPrompts:
     r"""Sample prompts x_1, y_1, …, x_N, y_N, x_q with a linear task w ~ N(0, I) of their own.
 
