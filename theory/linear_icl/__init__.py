@@ -40,6 +40,7 @@ from ._plateaus import (
     plateaus as plateaus,
     population_loss as population_loss,
 )
+from ._predict import predict as predict
 from ._softmax import (
     SoftmaxOptimum as SoftmaxOptimum,
     softmax_creep as softmax_creep,

@@ -23,13 +23,13 @@ class Drops(NamedTuple):
 
 
 class Course(NamedTuple):
-    """`Drops` with, per drop, the direction, T of its head and the next T of another head."""
+    """`Drops` with the direction of each, its 1/(λ²κ), and the share ρ of others in its head."""
 
     times: Float[np.ndarray, " D"]
     heads: Int[np.ndarray, " D"]
     directions: Int[np.ndarray, " D"]
-    blow_up: Float[np.ndarray, " D"]
-    rival: Float[np.ndarray, " D"]
+    units: Float[np.ndarray, " D"]
+    shares: Float[np.ndarray, " D"]
 
 
 def head_times(v: Numbers, k: Numbers, q: Numbers, eigenvalues: Numbers) -> Float[np.ndarray, " H"]:
@@ -69,7 +69,9 @@ def drops(
     to what is not learned; the first to arrive, at T_d, learns the largest eigenvalue left, and
     the loss is half-way at T_d − 1.25339/(λ_d²κ_d), κ_d³ = 1/(λ_d(1 + (1 + tr Λ/λ_d)/N)). The
     learned direction acts on the others until T_d − 1/(λ_d²κ_d), which is ∫(1 − x³)dt over the
-    orbit of the head that learns it: without this offset times do not converge.
+    orbit of the head that learns it: without this offset times do not converge. That head also
+    has a share ρ = O(ε^{1−λ_j²/λ_d²}) of the directions j to come, by which it turns the others
+    before it loses it: included to first order.
 
     **Arguments:** as `head_times`, of rank one; `context` N; `noise` σ² of the labels. Clock:
     θ' = −½ ∂E(y − ŷ)²/∂θ (τ = 1), the flow time of the "half_mean" objective.
@@ -83,9 +85,9 @@ def drops(
     long before the rule says; a start that is not small; no head with a component along the next
     direction. For heads of rank R > 1, which go on learning, and as `head_times`.
 
-    **Regime:** ε → 0 at fixed directions; the offsets leave an error of order ε^{1−λ₂²/λ₁²}/λ²κ
-    of neighbouring eigenvalues. **Source:** 2501.16265, eqs. 19–21; the clocks and offsets are of
-    this package.
+    **Regime:** ε → 0 at fixed directions. What is left is O(ρ²) and vanishes, about as fast as ε
+    (without the turns it is O(ρ)); eigenvalues near each other need a smaller ε, ρ well below 1.
+    **Source:** 2501.16265, eqs. 19–21; clocks, offsets and turns are of this package.
 
     ```python
     times, heads = drops(v, k, q, [0.4, 0.3, 0.2, 0.1], 31)
@@ -94,36 +96,38 @@ def drops(
     return Drops(*course(v, k, q, problem(eigenvalues, context, noise))[:2])
 
 
-def course(v: Numbers, k: Numbers, q: Numbers, found: Problem) -> Course:
-    """`drops` with what decides them. **Raises:** as `drops`."""
+def course(v: Numbers, k: Numbers, q: Numbers, found: Problem, turns: bool = True) -> Course:
+    """`drops` with what decides them; without `turns` to leading order. **Raises:** as `drops`."""
     d = found.eigenvalues.size
     heads = checked_heads(v, k, q, d)
     _check(heads, found)
     order = np.argsort(-found.eigenvalues, kind="stable")
-    times, made = np.full(d, np.inf), np.full(d, -1)
-    arrival, rival = np.full(d, np.inf), np.full(d, np.inf)
+    kappa = np.cbrt(found.optimum[order])
+    with np.errstate(divide="ignore"):
+        units = 1.0 / (found.force[order] * kappa)
+    times, made, shares = np.full(d, np.inf), np.full(d, -1), np.zeros(d)
     alive, force, now = np.ones(heads.v.size, bool), found.force.copy(), 0.0
-    for m, direction in enumerate(order[: min(alive.size, np.count_nonzero(force))]):
-        rows = np.flatnonzero(alive)
+    learnable = int(np.count_nonzero(force))
+    for m in range(min(heads.v.size, learnable)):
+        direction, unit = int(order[m]), float(units[m])
         late = np.full(alive.size, np.inf)
-        _check_components(heads, rows, int(direction))
-        late[rows] = now + blow_up(_taken(heads, rows), force)
-        if not np.any(np.isfinite(late)):
-            break
+        _check_components(heads, np.flatnonzero(alive), direction)
+        late[alive] = now + blow_up(_taken(heads, np.flatnonzero(alive)), force)
         first = int(np.argmin(late))
-        unit = float(1.0 / (found.force[direction] * np.cbrt(found.optimum[direction])))
-        arrival[m], rival[m] = late[first], np.min(np.delete(late, first), initial=np.inf)
+        if not np.isfinite(late[first]):
+            break
         _check_margin(m, first, late, unit, now)
-        times[m], made[m] = late[first] - HALF * unit, first
-        alive[first] = False
-        if m + 1 == np.count_nonzero(found.force) or not np.any(alive):
+        times[m], made[m], alive[first] = late[first] - HALF * unit, first, False
+        if m + 1 == learnable or not np.any(alive):
             break
         one, rest = _taken(heads, np.array([first])), _taken(heads, np.flatnonzero(alive))
-        passed = turn(one, force, found, int(direction), float(late[first]) - now, unit)
-        moved = turned(at_time(rest, force, passed.acted), passed, int(direction))
-        heads.v[alive], heads.k[alive], heads.q[alive] = moved.v, moved.k, moved.q
-        now, force[direction] = now + passed.acted, 0.0
-    return Course(times, made, order, arrival, rival)
+        passed = turn(one, force, found, direction, float(late[first]) - now, unit)
+        acted = passed.acted if turns else float(late[first]) - now - unit
+        rest = at_time(rest, force, acted)
+        rest = turned(rest, passed, direction) if turns else rest
+        heads.v[alive], heads.k[alive], heads.q[alive] = rest.v, rest.k, rest.q
+        now, force[direction], shares[m] = now + acted, 0.0, passed.share
+    return Course(times, made, order, units, shares)
 
 
 def _taken(heads: Heads, rows: np.ndarray) -> Heads:

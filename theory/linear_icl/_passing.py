@@ -18,11 +18,15 @@ _BEFORE, _AFTER = 200.0, 30.0
 
 
 class Turn(NamedTuple):
-    """∫X_1j dt and ∫X_j1 dt of the directions still to come, and `acted` = ∫X_11 dt/λ₁²."""
+    """∫X_1j dt and ∫X_j1 dt of the directions still to come, and `acted` = ∫X_11 dt/λ₁².
+
+    `share`: ρ, how much the head has of other directions when it becomes live.
+    """
 
     row: Spectrum
     column: Spectrum
     acted: float
+    share: float
 
 
 def turn(
@@ -43,10 +47,13 @@ def turn(
 
     zero = np.zeros(d)
     begun = np.concatenate([start.v, start.k[0, live, 0], start.q[0, live, 0], zero, zero])
-    y = solve_ivp(
-        velocity, (0.0, ahead + _AFTER * unit), begun, "DOP853", rtol=1e-10, atol=1e-14
-    ).y[:, -1]
+    last = ahead + _AFTER * unit
+    live_at, y = solve_ivp(
+        velocity, (0.0, last), begun, "DOP853", t_eval=[ahead, last], rtol=1e-10, atol=1e-14
+    ).y.T
     v, k, q, row, column = y[0], *np.split(y[1:], 4)
+    each = live_at[1 : 2 * d + 1].reshape(2, d)
+    share = np.linalg.norm(np.delete(each, one, axis=1)) / np.linalg.norm(each[:, one])
     # what is left of the other directions then dies out linearly
     for j in np.delete(np.arange(d), one):
         at_row, at_column = second[one] * lam[j] * v * k[one], second[j] * lam[one] * v * q[one]
@@ -57,7 +64,7 @@ def turn(
         column[j] -= at_column * rest[0]
     acted = left - ahead + float(row[one]) / force[direction]
     row[one] = column[one] = 0.0
-    out = Turn(np.zeros_like(force), np.zeros_like(force), acted)
+    out = Turn(np.zeros_like(force), np.zeros_like(force), acted, float(share))
     out.row[live], out.column[live] = row, column
     return out
 

@@ -168,13 +168,13 @@ LAM, TRACE = 0.4, 1.0
 KAPPA = (LAM * (1 + (1 + TRACE / LAM) / CONTEXT)) ** (-1 / 3)
 
 
-@pytest.mark.parametrize("start", [0.01, 0.5, 2.0, 9.0])
+@pytest.mark.parametrize("start", [0.01, 0.5, 2.0])
 def test_one_head_by_scipy(start):
     t = np.array([0.0, 0.3, 4.0, 6.0 / start, 7.0 / start + 9.0])
     t.sort()
     exact = solve_ivp(
         lambda _, v: LAM**2 * v**2 - LAM**3 * (1 + (1 + TRACE / LAM) / CONTEXT) * v**5,
-        (0, t[-1]), [start], "Radau" if start > 5 else "DOP853", t_eval=t, rtol=3e-14, atol=1e-20,
+        (0, t[-1]), [start], "DOP853", t_eval=t, rtol=3e-14, atol=1e-20,
     ).y[0]  # fmt: skip
     found = linear_icl.one_head(LAM, TRACE, CONTEXT, start, t.reshape(5, 1))
     np.testing.assert_allclose(found[:, 0], exact, rtol=1e-11)

@@ -108,14 +108,14 @@ def crossings(v, k, q, eigenvalues, context, t1):
 def test_all_drops_by_the_flow_of_all_weights():
     v, k, q = start(5, seed=3)
     off = {}
-    for size in (1e-2, 5e-3):
+    for size in (2e-2, 1e-2):
         found = linear_icl.drops(size * v, size * k, size * q, EIGENVALUES, CONTEXT)
         exact = crossings(size * v, size * k, size * q, EIGENVALUES, CONTEXT, 1.1 * found.times[-1])
         off[size] = np.abs(exact - found.times)
         assert len(set(found.heads.tolist())) == 4
-    # a drop takes 5 to 40, and the times are 400 to 25000
-    assert np.all(off[1e-2] < [1e-2, 0.5, 0.5, 1.5])
-    assert np.all(off[5e-3] < 0.7 * off[1e-2])
+    # a drop takes 5 to 40, and the times are 200 to 10000
+    assert np.all(off[1e-2] < [1e-2, 0.5, 0.5, 1.5]), off
+    assert np.all(off[1e-2] < 0.7 * off[2e-2]), off
 
 
 def test_drops_scale_as_one_over_the_size():
