@@ -48,6 +48,10 @@ CASES = [
     (lambda _: gflow.Factored.small(3, 1, log_alpha=-5.0, key=KEY), "that of a matrix"),
     (lambda _: gflow.Factored.small((3, 3), 1.5, log_alpha=-5.0, key=KEY), "rank = 1.5"),
     (lambda _: gflow.rescale(model(), "x"), "log_alpha = 'x' is no array of numbers"),
+    (
+        lambda _: gflow.objectives.InContextRegression([0.4], 3, reduction="sum"),
+        'choose "half_mean" or "mean"',
+    ),
     (lambda run: run.model("a"), "at = 'a' is no number: a time τ"),
     (lambda run: run.model(t=[1.0, 2.0]), r"t = .* has shape \(2,\)"),
     (lambda run: run.record_at("a"), "time = 'a' is no array of numbers"),

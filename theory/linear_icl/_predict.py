@@ -20,6 +20,7 @@ from gflow.internal import (
 from gflow.models import MergedHeads, SeparateHeads
 from gflow.objectives import InContextRegression
 
+from .._arguments import real_array
 from .._closed_form import Curve, Number, Reading
 from .._prediction import Prediction
 from ._conserved import conserved, conserved_merged
@@ -84,7 +85,7 @@ def predict(model: PyTree, objective: Objective) -> Prediction:
         )
     values, basis = np.linalg.eigh(np.asarray(objective.covariance))
     found = problem(np.maximum(values, 0.0), objective.context, float(objective.noise))
-    weights = {name: np.asarray(leaf.value, float) for name, leaf in leaves.items()}
+    weights = {name: real_array(leaf.value, name) for name, leaf in leaves.items()}
     speed = 1.0 if objective.reduction == "half_mean" else 2.0
     clock = _Clock(elapsed_time(model), speed)
     parts = _merged if isinstance(model, MergedHeads) else _separate
