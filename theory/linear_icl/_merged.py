@@ -187,22 +187,26 @@ def _diagonal(found: Problem, y0: float, beside: np.ndarray, t: np.ndarray) -> n
     return m
 
 
+def _velocity(_, z: np.ndarray, b: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Of z = (y, p)."""
+    p = z[1:]
+    rho = b - np.exp(2.0 * z[0]) * s * p
+    along = p @ rho
+    return np.concatenate([[along], rho - p * along])
+
+
+def _jacobian(_, z: np.ndarray, b: np.ndarray, s: np.ndarray) -> np.ndarray:
+    p, felt = z[1:], np.exp(2.0 * z[0]) * s
+    rho, pulled = b - felt * p, -2.0 * felt * p  # and its derivative by y
+    tilt = rho - felt * p  # derivative of ⟨p, ρ⟩ by p
+    top = np.concatenate([[p @ pulled], tilt])
+    rest = np.diag(-felt - p @ rho) - np.outer(p, tilt)
+    side = (pulled - p * (p @ pulled))[:, None]
+    return np.concatenate([top[None], np.concatenate([side, rest], axis=1)])
+
+
 def _integrated(b: np.ndarray, s: np.ndarray, start: np.ndarray, t: np.ndarray) -> np.ndarray:
-    def velocity(_, z):
-        p = z[1:]
-        rho = b - np.exp(2.0 * z[0]) * s * p
-        along = p @ rho
-        return np.concatenate([[along], rho - p * along])
-
-    def jacobian(_, z):
-        p, felt = z[1:], np.exp(2.0 * z[0]) * s
-        rho, pulled = b - felt * p, -2.0 * felt * p  # and its derivative by y
-        tilt = rho - felt * p  # derivative of ⟨p, ρ⟩ by p
-        top = np.concatenate([[p @ pulled], tilt])
-        rest = np.diag(-felt - p @ rho) - np.outer(p, tilt)
-        side = (pulled - p * (p @ pulled))[:, None]
-        return np.concatenate([top[None], np.concatenate([side, rest], axis=1)])
-
+    """z at the times t, ascending."""
     # the fastest rate at rest is at most ‖m*‖ max S of a direction, twice that along m*
     optimum = b[s > 0] / s[s > 0]
     fast = 2.0 * float(np.linalg.norm(optimum) * np.max(s))
@@ -211,13 +215,20 @@ def _integrated(b: np.ndarray, s: np.ndarray, start: np.ndarray, t: np.ndarray) 
     quick, slow = t[t <= passed], t[t > passed]
     ends = np.append(quick, passed) if slow.size else quick
     found = solve_ivp(
-        velocity, (0.0, ends[-1]), start, "DOP853", t_eval=ends, rtol=3e-14, atol=1e-16
+        _velocity,
+        (0.0, ends[-1]),
+        start,
+        "DOP853",
+        t_eval=ends,
+        args=(b, s),
+        rtol=3e-14,
+        atol=1e-16,
     )
     columns.append(found.y[:, : quick.size])
     if slow.size:
         late = solve_ivp(
-            velocity, (passed, slow[-1]), found.y[:, -1], "Radau", t_eval=slow,
-            jac=jacobian, rtol=1e-12, atol=1e-14,
+            _velocity, (passed, slow[-1]), found.y[:, -1], "Radau", t_eval=slow,
+            jac=_jacobian, args=(b, s), rtol=1e-12, atol=1e-14,
         )  # fmt: skip
         columns.append(late.y)
     return np.concatenate(columns, axis=1)

@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
 from theory import exact_linear, linear_icl
+from theory.linear_icl import _merged
 
 DIAGONAL = np.diag(EIGENVALUES)
 
@@ -138,6 +139,14 @@ def test_a_stiff_spectrum_late():
     ).y.T  # fmt: skip
     found = linear_icl.merged(lam, 9, 1e-3, t).diagonal
     np.testing.assert_allclose(found, expected, rtol=3e-9)
+
+
+def test_the_jacobian_of_the_stiff_part():
+    z, b, s = np.array([-0.3, 0.5, 0.7, 0.1]), np.array([1.0, 0.4, 0.1]), np.array([1.2, 0.5, 0.2])
+    jacobian = _merged._jacobian(0.0, z, b, s)
+    for column, step in zip(jacobian.T, 1e-6 * np.eye(4), strict=True):
+        up, down = (_merged._velocity(0.0, z + sign * step, b, s) for sign in (1, -1))
+        np.testing.assert_allclose(column, (up - down) / 2e-6, rtol=0, atol=1e-9)
 
 
 def test_a_start_that_is_not_aligned():

@@ -5,9 +5,21 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from in_context_flows import CONTEXT, EIGENVALUES, integrated, loss
+from in_context_flows import (
+    CONTEXT,
+    EIGENVALUES,
+    force,
+    integrated,
+    loss,
+    separate_matrix,
+    separate_velocity,
+)
+from scipy.integrate import solve_ivp
 
 from theory import linear_icl
+from theory.linear_icl import _passing
+from theory.linear_icl._clocks import Heads
+from theory.linear_icl._problem import problem
 
 DIAGONAL = np.diag(EIGENVALUES)
 
@@ -86,6 +98,9 @@ def test_symmetries_of_the_clocks():
         linear_icl.head_times(v[::-1], k[::-1], q[::-1], EIGENVALUES)[::-1],
     ):
         np.testing.assert_allclose(other, found, rtol=2e-12)
+    for sign in (1, -1):  # of v, which starts at zero
+        one = linear_icl.head_times([0.0], k[:1], sign * q[:1], EIGENVALUES)
+        assert one[0] == pytest.approx(blow_up(1e-9, k[0], q[0], EIGENVALUES), rel=1e-7)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 2)))[0]
     v, k, q = start(3, rank=2)
     np.testing.assert_allclose(
@@ -135,6 +150,48 @@ def test_drops_scale_as_one_over_the_size():
     kappa = np.cbrt(1 / (0.4 + 1.4 / 31))
     assert times[1e-8][0] == pytest.approx(min(first) - 1.25339 / (0.16 * kappa), rel=1e-12)
     assert heads[1e-8][0] == np.argmin(first)
+
+
+def test_what_a_drop_does_to_dormant_heads():
+    """Entries X_1j, X_j1 on for a moment, by the flow of a head under an X of its own."""
+    v, k, q = start(2, seed=4)
+    row, column = np.array([[0.0, 0.3, -0.2, 0.5], [0.0, -0.4, 0.6, 0.1]]) * 1e-7
+    x = np.zeros((4, 4))
+    x[0], x[:, 0] = row, column
+    by = _passing.Turn(row, column, 0.0, 0.0)
+    found = _passing.turned(Heads(v, k[:, :, None], q[:, :, None]), by, 0)
+    unlearned = slice(1, 4)  # along direction 0 nothing matters any more
+    for i in range(2):
+        assert found.v[i] - v[i] == pytest.approx(k[i] @ x @ q[i], rel=1e-6)
+        for mine, theirs in (
+            (found.k, k + v[:, None] * q @ x.T),
+            (found.q, q + v[:, None] * k @ x),
+        ):
+            np.testing.assert_allclose(mine[i, unlearned, 0], theirs[i, unlearned], rtol=1e-13)
+
+
+def test_the_turn_of_a_drop_by_the_flow_of_its_head():
+    """∫X of one head from its start to where the slowest direction has died out."""
+    lam = np.array([0.5, 0.42])
+    v, k, q = (1e-2 * x for x in (np.array([1.0]), np.array([[1.0, 0.8]]), np.array([[0.9, 1.1]])))
+    covariance = np.diag(lam)
+
+    def velocity(_, y):
+        weights = y[:1], y[1:3].reshape(1, 1, 2), y[3:5].reshape(1, 1, 2)
+        g = force(separate_matrix(*weights), covariance, CONTEXT)
+        return np.concatenate([x.ravel() for x in (*separate_velocity(*weights, g), g)])
+
+    begun = np.concatenate([v, k[0], q[0], np.zeros(4)])
+    total = solve_ivp(velocity, (0, 3e3), begun, "DOP853", rtol=1e-10, atol=1e-13).y[5:, -1]
+    found = problem(lam, CONTEXT)
+    heads = Heads(v, k[:, :, None], q[:, :, None])
+    late = linear_icl.head_times(v, k, q, lam)[0]
+    unit = 1 / (lam[0] ** 2 * np.cbrt(found.optimum[0]))
+    by = _passing.turn(heads, found.force, found, 0, late, unit)
+    assert by.share > 0.1
+    np.testing.assert_allclose(
+        [by.acted * lam[0] ** 2, by.row[1], by.column[1]], total[:3], rtol=3e-3
+    )
 
 
 def test_heads_run_out_and_directions_without_variance():
