@@ -180,10 +180,13 @@ def _separate(
     levels = clock.share * plateaus(found.eigenvalues, found.context, noise=found.noise)
     kappa = np.cbrt(found.optimum[np.argsort(-found.eigenvalues, kind="stable")])
     if k.shape[2] > 1:
-        first = int(np.argmax(found.eigenvalues))
-        unit = 1.0 / (found.force[first] * kappa[0])
-        late = float(np.min(head_times(v, k, q, found.eigenvalues))) - HALF * unit
-        return [*parts, _half_drop(0, late, unit * size / kappa[0], levels, clock)]
+        force = np.sort(found.force)[::-1]
+        unit, small = 1.0 / (force[0] * kappa[0]), size / kappa[0]
+        share = small ** (1.0 - force[1] / force[0])
+        late = np.sort(np.append(head_times(v, k, q, found.eigenvalues), math.inf))
+        # two heads at once make another drop
+        t = float(late[0]) - HALF * unit if late[1] - late[0] > unit else math.nan
+        return [*parts, _half_drop(0, t, unit * (share**2 + small), levels, clock)]
     best, plain = (course(v, k, q, found, turns) for turns in (True, False))
     made = int(np.count_nonzero(np.isfinite(best.times)))
     # what comes after a drop that turns the others by more than a correction is not known

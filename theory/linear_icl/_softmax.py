@@ -59,7 +59,7 @@ def softmax_creep(
     Clock: θ' = −½ ∂L̃/∂θ (τ = 1).
 
     **Raises:** ValueError for an odd number of heads, whose pairs do not come out, t ≤ 0.
-    **Regime:** late: relative corrections of order t^{−1/3}, 1.7 % at t = 3e3 for
+    **Regime:** late: relative corrections of order t^{−2/3}, 1.7 % at t = 3e3 for
     d = 5, L = 40, σ² = 0.1. **Source:** 2503.12734 has the infimum; the law is of this package.
 
     ```python

@@ -6,10 +6,11 @@ import math
 import jax
 import numpy as np
 import pytest
-from in_context_flows import CONTEXT, EIGENVALUES
+from in_context_flows import CONTEXT, EIGENVALUES, integrated, loss
 
 import gflow
 import theory
+from gflow.internal import trained_leaves
 from gflow.models import MergedHeads, SeparateHeads
 from gflow.objectives import InContextRegression
 from theory import linear_icl
@@ -94,7 +95,16 @@ def test_an_aligned_start_is_predicted_to_rounding():
 
 def test_heads_of_higher_rank_have_a_first_drop():
     prediction = linear_icl.predict(separate(2), InContextRegression(TURNED, CONTEXT))
-    assert [n.label for n in prediction.numbers] == ["half-drop 1"]
+    (number,) = prediction.numbers
+    assert number.label == "half-drop 1"
+    v, k, q = (np.asarray(leaf.value) for leaf in trained_leaves(separate(2)).values())
+    levels = linear_icl.plateaus(EIGENVALUES, CONTEXT)
+    _, times = integrated(
+        [v, k, q], TURNED, CONTEXT, [1.2 * number.predicted], rtol=1e-8,
+        events=[lambda m: loss(m, TURNED, CONTEXT) - 0.5 * (levels[0] + levels[1])],
+    )  # fmt: skip
+    assert isinstance(number.tolerance, float)
+    assert abs(times[0][0] - number.predicted) < number.tolerance < 0.01 * number.predicted
 
 
 def test_what_is_no_correction_any_more_is_left_open():
