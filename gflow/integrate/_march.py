@@ -348,7 +348,8 @@ def halved(
         new, error, _, inner, _ = method.step(
             TERM, begin, end, state, (here, offset), inner, jumped
         )
-        error = jnp.max(jnp.abs(jnp.asarray(error)) / (atol + rtol * jnp.abs(state)))
+        allowed = atol + rtol * jnp.maximum(jnp.abs(state), jnp.abs(new))
+        error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         error = jnp.where(jnp.all(jnp.isfinite(new)), error, jnp.nan)
         frame, new, jumped = here.recentred(new)
         return (new, frame, jax.tree.map(jnp.asarray, inner), jumped), error

@@ -136,7 +136,8 @@ def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int
     """The error bar over the speed, at the two ends of the bracket.
 
     And the rounding of the logarithm of a weight that has come from far below: an ulp a step,
-    which add up like a random walk.
+    which add up like a random walk. Of what is no weight, such as the loss, the time of whose
+    falls is that of weights, it is taken for as many ulp of the time.
     """
     if trajectory.refined is None:
         return float("nan")
@@ -147,4 +148,5 @@ def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int
     speed = abs(main[i + 1] - main[i]) / (trajectory.times[i + 1] - trajectory.times[i])
     farthest = np.max(np.abs(main[: i + 1]), where=np.isfinite(main[: i + 1]), initial=0.0)
     rounding = math.sqrt(i + 1) * np.spacing(farthest)
-    return float((bar + rounding) / speed)
+    late = math.sqrt(i + 1) * np.spacing(trajectory.times[i + 1]) if quantity.leaf is None else 0.0
+    return float((bar + rounding) / speed + late)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gflow.internal import TERM, Field, Flow, Pace, eager, march, on_device
-from gflow.solvers import ROCK4, Rodas5P, Switching
+from gflow.solvers import ROCK4, Dopri8, Rodas5P, Switching, Tsit5
 
 #: Attempted steps in one compiled call.
 STEPS = 128
@@ -218,8 +218,8 @@ class _Started(Field):
 
 def _solver(size: int, stiff: bool) -> diffrax.AbstractAdaptiveSolver:
     if not stiff:
-        return diffrax.Dopri8()
-    return Rodas5P() if size <= _DENSE else Switching(diffrax.Tsit5(), ROCK4())
+        return Dopri8()
+    return Rodas5P() if size <= _DENSE else Switching(Tsit5(), ROCK4())
 
 
 @eqx.filter_jit

@@ -6,7 +6,6 @@ of one size compile once.
 
 import dataclasses
 
-import diffrax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,7 +71,7 @@ def simulate(w1, w2, target, t1, *, solution=None, pad=None, rtol=RTOL, save=Non
         t1=t1,
         rtol=rtol,
         save=save,
-        solver=diffrax.Tsit5(),
+        solver=gflow.solvers.Tsit5(),
         observables={"product": product},
     )
     solution = solution or (lambda t: exact.two_layer(w1, w2, target, t))

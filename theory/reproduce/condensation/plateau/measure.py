@@ -7,7 +7,6 @@ of differences.
 import math
 from typing import NamedTuple
 
-import diffrax
 import numpy as np
 from scipy import optimize
 
@@ -103,7 +102,7 @@ def through(one: Problem, exponent: int, rtol: float) -> Second:
     # what u needs to settle comes on top of the plateau
     settling = 12 / float(np.linalg.norm(one.F, 2))
     end = co.plateau(one.F, *key_query(exponent), LEVEL).length + settling
-    run = gflow.simulate(out.final, objective, t1=end, rtol=rtol, solver=diffrax.Tsit5())
+    run = gflow.simulate(out.final, objective, t1=end, rtol=rtol, solver=gflow.solvers.Tsit5())
     size = np.log(np.linalg.norm(factors(run.leaves["kq"])[0], axis=(1, 2)) / LEVEL)
     i = int(np.flatnonzero(size >= 0)[0])
 

@@ -3,7 +3,6 @@
 import math
 from typing import Any, NamedTuple
 
-import diffrax
 import numpy as np
 
 import gflow
@@ -78,7 +77,7 @@ def both_stages(report: Report, settings: Settings) -> BothStages:
     _, m = co.condensation_direction(x, y)
     out, escape = _escape(report, d, one.model, objective)
     # on to u*: a few times 1/(wm), whatever ε is
-    options = {"rtol": 1e-7, "error_bars": False, "solver": diffrax.Tsit5()}
+    options = {"rtol": 1e-7, "error_bars": False, "solver": gflow.solvers.Tsit5()}
     first = gflow.simulate(out.final, objective, t1=2 / (OUTER * m), **options)
     here = first.final
     outer = (np.asarray(w.value) for w in (here.value, here.inner, here.readout))
