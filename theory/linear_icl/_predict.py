@@ -9,6 +9,7 @@ from jaxtyping import Float, PyTree
 
 from gflow import Trajectory
 from gflow.internal import (
+    Crossing,
     Objective,
     Quantity,
     elapsed_time,
@@ -196,7 +197,8 @@ def _separate(
     off = off + best.units[:made] * (best.shares[:made] ** 2 + size / kappa[:made])
     for m in range(made):
         parts.append(_half_drop(m, times[m], off[m], levels, clock))
-        parts.append(_head(m, times[m], best.units[m], int(best.heads[m]), clock))
+        known = math.nan if math.isnan(times[m]) else int(best.heads[m])
+        parts.append(_head(m, known, best.units[m], levels, clock))
     for m in range(1, made):
         before, after = times[m - 1], times[m]
         if math.isnan(after):
@@ -210,10 +212,8 @@ def _separate(
 
 
 def _half_drop(m: int, t: float, off: float, levels: np.ndarray, clock: _Clock) -> Number:
-    middle = float(0.5 * (levels[m] + levels[m + 1]))
-
     def read(run: Trajectory) -> tuple[float, float]:
-        found = first_crossing(run, Quantity(sign=-1.0), -middle)
+        found = _passing(run, m, levels)
         return (math.nan, math.nan) if found is None else (found.t, found.error)
 
     words = "what turns the dormant heads, whose square is left out, and ρ² and ε of a drop"
@@ -221,19 +221,27 @@ def _half_drop(m: int, t: float, off: float, levels: np.ndarray, clock: _Clock) 
                   source=SOURCE, validity=_DROPS, unit="t")  # fmt: skip
 
 
-def _head(m: int, t: float, unit: float, head: int, clock: _Clock) -> Number:
+def _head(m: int, known: float, unit: float, levels: np.ndarray, clock: _Clock) -> Number:
     """The head whose value changes most between ten times a drop before and after it."""
-    first, last = clock.run(t - 10.0 * unit), clock.run(t + 10.0 * unit)
+    around = 10.0 * unit / clock.speed
 
     def read(run: Trajectory) -> tuple[float, float]:
-        before, after = np.flatnonzero(run.t <= first), np.flatnonzero(run.t >= last)
+        found = _passing(run, m, levels)
+        if found is None:
+            return math.nan, math.nan
+        before = np.flatnonzero(run.t <= found.t - around)
+        after = np.flatnonzero(run.t >= found.t + around)
         if not before.size or not after.size:
             return math.nan, math.nan
         v = np.abs(np.asarray(run.leaves["value"]["value"]))
         return float(np.argmax(v[after[0]] - v[before[-1]])), 0.0
 
-    known = math.nan if math.isnan(t) else head
     return Number(f"head of drop {m + 1}", known, read, size=1.0, source=SOURCE, validity=_DROPS)
+
+
+def _passing(run: Trajectory, m: int, levels: np.ndarray) -> Crossing | None:
+    """Where the loss of a run is half-way between plateaus m and m + 1."""
+    return first_crossing(run, Quantity(sign=-1.0), -float(0.5 * (levels[m] + levels[m + 1])))
 
 
 def _plateau(m: int, before: float, after: float, level: float, slack: float) -> Number:

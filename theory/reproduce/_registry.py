@@ -31,6 +31,7 @@ SHIPPED = (
     "exact-linear",
     "weight-decay",
     "condensation",
+    "linear-icl",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

@@ -1,0 +1,35 @@
+"""What is run in full, and with `--fast`."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes ε of starts, seeds and ranks of heads, and the protocol of descent."""
+
+    merged_sizes: tuple[float, ...] = (1e-2, 1e-6, 1e-100)
+    #: Followed through all drops, by `gflow.simulate`.
+    separate_sizes: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    separate_seeds: int = 4
+    ranks: tuple[int, ...] = (1, 2, 4, 8)
+    rank_seeds: int = 3
+    #: Followed to the first drop alone.
+    escape_sizes: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-6, 1e-10, 1e-20, 1e-40, 1e-60, 1e-100)
+    mode_sizes: tuple[float, ...] = (1e-2, 1e-50)
+    softmax_heads: tuple[int, ...] = (2, 4)
+    #: Prompts and steps of descent; published are (5000, 6001) and (80000, 10001), whitened.
+    merged_protocol: tuple[int, int] = (5000, 6001)
+    separate_protocol: tuple[int, int] = (4000, 10001)
+
+
+FULL = Settings()
+FAST = Settings(
+    separate_sizes=(1e-2, 1e-3),
+    separate_seeds=2,
+    ranks=(1, 4),
+    rank_seeds=1,
+    escape_sizes=(1e-2, 1e-4, 1e-20, 1e-100),
+    softmax_heads=(2,),
+    merged_protocol=(1000, 2001),
+    separate_protocol=(1000, 4001),
+)
