@@ -161,7 +161,7 @@ def _norm(x: np.ndarray) -> float:
 def _course(found: Problem, log_size: float, beside: np.ndarray, t: np.ndarray) -> Merged:
     """From v = e^log_size r, u = e^log_size (b/‖b‖ + `beside`), ⟨b, beside⟩ = 0."""
     m = _diagonal(found, log_size, beside, t.ravel()).reshape(*t.shape, -1)
-    return Merged(np.asarray(found.loss(m)), m)
+    return Merged(found.loss(m), m)
 
 
 def _diagonal(found: Problem, y0: float, beside: np.ndarray, t: np.ndarray) -> np.ndarray:

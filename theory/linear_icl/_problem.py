@@ -62,7 +62,7 @@ class Problem:
 
     def loss(self, m: Float[np.ndarray, "*t D"]) -> Float[np.ndarray, "*t"]:
         """Of the diagonal M, without cancellation near the optimum."""
-        return self.floor + np.sum(self.curvature * (m - self.optimum) ** 2, axis=-1)
+        return np.asarray(self.floor + np.sum(self.curvature * (m - self.optimum) ** 2, axis=-1))
 
 
 def problem(eigenvalues: Numbers, context: float, noise: float = 0.0) -> Problem:

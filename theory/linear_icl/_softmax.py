@@ -74,7 +74,8 @@ def softmax_creep(
     t = times(t)
     if np.any(t <= 0):
         raise ValueError("The law of the approach is for late times, t > 0.")
-    return c * d**3 / (6.0 * (1.0 + c * d) ** 2) * (2.0 * c * d**3 * h * t) ** (-2.0 / 3.0)
+    scale = c * d**3 / (6.0 * (1.0 + c * d) ** 2)
+    return np.asarray(scale * (2.0 * c * d**3 * h * t) ** (-2.0 / 3.0))
 
 
 def _read(heads, dimension, length, noise) -> tuple[int, float, float, float]:

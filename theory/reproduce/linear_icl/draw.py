@@ -18,6 +18,8 @@ from .sizes import LEVEL, Escapes
 from .softmax import Softmax
 from .training import Descent, Trained
 
+#: Of markers that fall on one another.
+NESTED = (8.0, 5.5, 3.0, 2.0)
 LOSS = r"loss $\frac{1}{2}\mathrm{E}(y-\hat y)^2$"
 
 
@@ -31,26 +33,30 @@ def power(size: float) -> str:
 def drops(merged: Merged, separate: Separate) -> Figure:
     """Merged heads against t/ln(1/ε), separate ones against εt."""
     figure, (left, right) = style.figure(1, 2)
-    for colour, marker, (size, run) in zip(COLOURS, MARKERS, merged.runs.items(), strict=False):
+    loss = levels(FOUR)
+    styles = list(zip(COLOURS, MARKERS, NESTED, strict=False))
+    for (colour, marker, big), (size, run) in zip(styles, merged.runs.items(), strict=False):
         x = run.t / math.log(1.0 / size)
         left.plot(x, run.loss, color=colour, **SIMULATED)
         left.plot(x, merged.losses[size], **EXACT)
-        _mark(left, x, run.loss, 0.5 * (run.loss[0] + run.loss[-1]), marker, colour, power(size))
+        middle = float(0.5 * (loss[0] + loss[-1]))
+        at = float(np.interp(-middle, -run.loss, x))
+        points = {**MEASURED, "mec": colour, "ms": big, "zorder": 3}
+        left.plot(at, middle, marker, **points, label=power(size))
     rate = float(np.linalg.norm(np.square(FOUR)))
     left.axvline(1.0 / rate, color="0.35", **DOTTED, label=r"limit, $1/\|\Lambda^2\|$")
     style.entry(left, "simulated", ANY_COLOUR)
     style.entry(left, "exact", EXACT)
-    left.set(xlim=(0, 11), ylim=(0, 0.54), ylabel=LOSS)
+    left.set(xlim=(0, 8.5), ylim=(0, 0.54), ylabel=LOSS)
     left.set_xlabel(r"$t\,/\ln(1/\varepsilon)$")
     left.set_title("merged key and query: one drop")
     left.legend(fontsize="x-small", title=r"$\varepsilon$", title_fontsize="x-small")
 
-    loss = levels(FOUR)
     for level in loss:
         right.axhline(level, color="0.55", zorder=0, **DOTTED)
-    for colour, marker, (size, run) in zip(COLOURS, MARKERS, separate.runs.items(), strict=False):
+    for (colour, marker, big), (size, run) in zip(styles, separate.runs.items(), strict=False):
         right.plot(size * run.t, run.loss, color=colour, **SIMULATED)
-        points = {"mec": colour, **MEASURED, "zorder": 3}
+        points = {**MEASURED, "mec": colour, "ms": big, "zorder": 3}
         halves = [heads.passing(run, x)[0] for x in 0.5 * (loss[1:] + loss[:-1])]
         middles = 0.5 * (loss[1:] + loss[:-1])
         right.plot(size * np.array(halves), middles, marker, **points, label=power(size))
@@ -69,12 +75,6 @@ def drops(merged: Merged, separate: Separate) -> Figure:
     return figure
 
 
-def _mark(ax: Axes, x, y, level: float, marker: str, colour: str, label: str) -> None:
-    """An open marker where a falling curve passes `level`."""
-    at = float(np.interp(-level, -np.asarray(y), x))
-    ax.plot(at, level, marker, mec=colour, **MEASURED, label=label, zorder=3)
-
-
 def clocks(numbers: Escapes) -> Figure:
     """Escape time against the initial size: the power law and the logarithm."""
     figure, (left, right) = style.figure(1, 2)
@@ -90,6 +90,7 @@ def clocks(numbers: Escapes) -> Figure:
     left.plot(decades[line], numbers.separate_predicted[line], **EXACT)
     style.entry(left, "predicted", EXACT)
     left.set_yscale("log")
+    left.set_yticks([10.0**k for k in (0, 25, 50, 75, 100)])
     left.set_title(r"three factors: $1/\varepsilon$")
     handles, labels = left.get_legend_handles_labels()
     order = [1, 0, 2]
@@ -106,22 +107,26 @@ def ranks(numbers: Ranks) -> Figure:
     count = len(numbers.runs)
     figure, axes = style.figure((count + 1) // 2, min(count, 2))
     loss = levels(EIGHT)
+    last = max(run.t[-1] for run in numbers.runs.values())
     for ax, colour, (rank, run) in zip(np.ravel(axes), COLOURS, numbers.runs.items(), strict=False):
-        for m, level in enumerate(loss[:-1]):
-            if m % rank == 0:
-                ax.axhline(level, color="black", lw=0.9, ls=(0, (4, 2)), zorder=0)
-                ax.text(0.99, level, f"$m={m}$", transform=ax.get_yaxis_transform(), ha="right",
-                        va="bottom", fontsize="x-small")  # fmt: skip
-            else:
-                ax.axhline(level, color="0.65", zorder=0, **DOTTED)
+        for m, level in enumerate(loss):
+            multiple = m % rank == 0
+            line = {**EXACT, "zorder": 0} if multiple else {"color": "0.65", **DOTTED, "zorder": 0}
+            ax.axhline(level, **line)
+            if multiple and m < 6:
+                ax.text(
+                    0.99, level, f"$m = {m}$", transform=ax.get_yaxis_transform(), ha="right",
+                    va="bottom", fontsize="x-small",
+                )  # fmt: skip
         ax.semilogx(run.t[1:], run.loss[1:], color=colour, **SIMULATED)
-        ax.set(xlabel=TIME, ylabel=LOSS, xlim=(500, None), ylim=(0.15, 0.535))
+        ax.set(xlabel=TIME, ylabel=LOSS, xlim=(1e3, last), ylim=(0.03, 0.545))
         ax.set_title(f"heads of rank {rank}")
-    first = np.ravel(axes)[0]
-    style.entry(first, "simulated", ANY_COLOUR)
-    style.entry(first, "plateau, multiple of the rank", EXACT)
-    style.entry(first, "other plateau", {"color": "0.65", **DOTTED})
-    first.legend(fontsize="x-small", loc="lower left")
+    key = np.ravel(axes)[len(numbers.runs) - 1]
+    style.entry(key, "simulated", ANY_COLOUR)
+    style.entry(key, "plateau, multiple of the rank", EXACT)
+    style.entry(key, "other plateau", {"color": "0.65", **DOTTED})
+    box = {"framealpha": 1.0, "edgecolor": "none", "frameon": True}
+    key.legend(fontsize="x-small", loc="upper right", bbox_to_anchor=(1.0, 0.86), **box)
     return figure
 
 
@@ -162,19 +167,20 @@ def others(scales: Scales, pairs: Softmax, trained: Trained) -> Figure:
     right.set_title(r"softmax heads in $\pm$ pairs: $t^{-2/3}$")
     right.legend(fontsize="x-small")
 
-    descent(merged, trained.merged, "merged heads", 2500)
-    descent(separate, trained.separate, "separate heads", None)
+    loss = levels(FOUR)
+    descent(merged, trained.merged, "merged heads", loss[[0, -1]], 2500)
+    descent(separate, trained.separate, "separate heads", loss, 10_000)
     return figure
 
 
-def descent(ax: Axes, numbers: Descent, title: str, last: int | None) -> None:
+def descent(ax: Axes, numbers: Descent, title: str, loss: np.ndarray, last: int) -> None:
     run, rate = numbers.run, float(numbers.run.t[-1]) / numbers.run.statistics["steps"]
-    for level in levels(FOUR):
+    for level in loss:
         ax.axhline(level, color="0.55", zorder=0, **DOTTED)
     ax.plot(run.t / rate, run.loss, color=COLOURS[0], **SIMULATED, label="gradient descent, sample")
     ax.plot(numbers.flow.t / rate, numbers.flow.loss, **EXACT, label="flow, population")
     style.entry(ax, "predicted plateau", {"color": "0.55", **DOTTED})
     ax.set(xlabel="step", ylabel=LOSS, ylim=(0, 0.54))
-    ax.set_xlim(0, last or run.statistics["steps"])
+    ax.set_xlim(0, min(last, run.statistics["steps"]))
     ax.set_title(f"{title}, {numbers.prompts} prompts")
-    ax.legend(fontsize="x-small")
+    ax.legend(fontsize="x-small", loc="upper right", bbox_to_anchor=(1.0, 0.92))

@@ -55,7 +55,7 @@ def passing(run: gflow.Trajectory, level: float) -> tuple[float, float]:
 def merged_time(size: float) -> float:
     """By when merged heads have dropped and come to rest."""
     rate = float(np.linalg.norm(np.square(FOUR)))
-    return (math.log(1.0 / size) + 15.0) / rate
+    return (1.6 * math.log(1.0 / size) + 15.0) / rate
 
 
 def merged(report: Report, settings: Settings) -> Merged:

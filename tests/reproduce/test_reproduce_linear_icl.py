@@ -1,0 +1,128 @@
+"""Parts of the experiment on learning in context: what holds is confirmed, wrong clocks refuted."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+import theory
+from theory import linear_icl as icl
+from theory.reproduce import Report
+from theory.reproduce.linear_icl import draw, heads, problem, sizes, softmax, training
+from theory.reproduce.linear_icl.problem import CONTEXT, FOUR
+from theory.reproduce.linear_icl.settings import FAST, FULL
+
+ONE = dataclasses.replace(FAST, separate_sizes=(1e-3,), separate_seeds=1)
+
+
+def report(folder):
+    return Report("linear-icl", "2501.16265", folder)
+
+
+def test_plateaus_are_those_printed():
+    printed = [1.0, 0.64057971, 0.37737216, 0.2098046, 0.13599507]
+    assert np.allclose(2.0 * heads.levels(FOUR), printed, atol=5e-9)
+    assert FULL.separate_sizes[:2] == FAST.separate_sizes
+
+
+def test_half_drops_are_met_and_wrong_theories_refuted():
+    """Twice the clock, a wrong plateau, T without its matched offset, another head."""
+    model, objective = problem.separate(1e-3, 1), problem.objective()
+    prediction = icl.predict(model, objective)
+    run = gflow.simulate(model, objective, t1=9e4, rtol=1e-8)
+    assert theory.compare(run, prediction).passed
+    numbers = {number.label: number for number in prediction.numbers}
+    blow_up = float(np.min(icl.head_times(*problem.heads(model), FOUR)))
+    assert blow_up > numbers["half-drop 1"].predicted
+    wrong = {
+        "half-drop 1": blow_up,
+        "half-drop 2": 2.0 * numbers["half-drop 2"].predicted,
+        "half-drop 4": 0.5 * numbers["half-drop 4"].predicted,
+        "plateau 2": numbers["plateau 3"].predicted,
+        "head of drop 3": 0,
+    }
+    for label, value in wrong.items():
+        part = dataclasses.replace(numbers[label], predicted=value)
+        rows = theory.compare(run, theory.Prediction.of(part)).rows
+        assert [row.verdict for row in rows] == ["refuted"], label
+    assert heads.learned_in_order(run)
+    middle = float(np.mean(heads.levels(FOUR)[:2]))
+    assert heads.passing(run, middle)[0] == pytest.approx(numbers["half-drop 1"].predicted, abs=0.1)
+
+
+def test_escapes_follow_both_laws_and_a_wrong_offset_is_refuted(tmp_path):
+    judged = report(tmp_path)
+    found = sizes.escapes(judged, dataclasses.replace(ONE, escape_sizes=(1e-4, 1e-20, 1e-40)))
+    rows = {row.quantity: row for row in judged.rows}
+    assert len(judged.rows) == 9
+    assert all(row.passed for row in judged.rows)
+    assert rows["law.merged.slope"].predicted == pytest.approx(1.0 / math.sqrt(0.0354))
+    # without 1/(λ²v), or with that of another direction, the time is not that of the run
+    gap = rows["size0.0001.separate.time"]
+    for offset in (0.0, 1.0 / (FOUR[1] ** 2 * sizes.LEVEL)):
+        left = sizes.ahead(sizes.LEVEL, 1e-4)[0]
+        judged.add(f"wrong.{offset:g}", gap.predicted + 1e-4 * (left - offset), gap.measured,
+                   gap.tolerance, gap.error_bar)  # fmt: skip
+        assert judged.rows[-1].verdict == "refuted"
+    draw.clocks(found)
+
+
+def test_the_rise_is_that_of_the_growing_head():
+    """`ahead` against the inverse of the implicit solution, κ ≫ v."""
+    left, slack = sizes.ahead(0.05, 1e-9)
+    more, _ = sizes.ahead(0.1, 1e-9)
+    reached = float(icl.one_head(FOUR[0], 1.0, CONTEXT, 0.05, left - more))
+    assert reached == pytest.approx(0.1, abs=1e-7)
+    assert slack < 1e-4
+
+
+def test_order_of_ranks_is_refuted_where_another_plateau_is_longer(tmp_path):
+    lasts = np.ones((2, 2, 8))
+    lasts[:, :, ::4] = 10.0
+    lasts[1, :, ::4] = 100.0
+    good, bad = report(tmp_path), report(tmp_path)
+    heads.multiples(good, 4, lasts)
+    assert [row.verdict for row in good.rows] == ["confirmed"] * 3
+    lasts[1, 0, 5] = 1000.0
+    heads.multiples(bad, 4, lasts)
+    assert [row.verdict for row in bad.rows] == ["confirmed", "refuted", "refuted"]
+
+
+def test_the_creep_has_its_next_order_and_no_other_power():
+    run = gflow.simulate(problem.softmax(2), problem.SoftmaxLoss(), t1=1e4, rtol=1e-8)
+    end = icl.softmax_optimum(2, *problem.SOFTMAX).loss
+    curve = softmax.creep(2, run, end)
+    assert theory.compare(run, theory.Prediction.of(curve)).passed
+    halved = float(icl.softmax_creep(4, *problem.SOFTMAX, 1e3)) * 1e3 ** (2 / 3)
+    for value in (lambda t: np.full(t.shape, halved), lambda t: curve.value(t) * t ** (-1 / 6)):
+        other = dataclasses.replace(curve, value=value)
+        rows = theory.compare(run, theory.Prediction.of(other)).rows
+        assert [row.verdict for row in rows] == ["refuted"]
+    excess, t = 2.0 * run.loss[-1] - end, run.t[-1:]
+    lag = abs(excess / softmax.law(2, t)[0] - 1.0)
+    first = abs(excess / icl.softmax_creep(2, *problem.SOFTMAX, t)[0] - 1.0)
+    assert lag < 0.3 * first < 0.01
+
+
+def test_the_surrogate_of_a_pair_is_its_closed_form():
+    omega = 0.2
+    model = problem.SoftmaxHeads(*(jnp.array([x, -x]) for x in (1.0, omega)))
+    c = 1.1 / 40
+    assert 2.0 * float(problem.SoftmaxLoss()(model)) == pytest.approx(
+        1.1 - 4.0 * omega + 4.0 * (omega**2 + c * math.sinh(5 * omega**2))
+    )
+
+
+def test_a_wrong_unit_of_training_is_refuted(tmp_path):
+    """Without the N of the conversion the drop would come at another step."""
+    judged = report(tmp_path)
+    training.merged(judged, 400, 1501)
+    assert judged.rows[0].quantity == "descent.merged.step"
+    assert all(row.passed for row in judged.rows)
+    row = judged.rows[0]
+    for factor in (2.0, 0.5):
+        judged.add(f"wrong{factor}", factor * row.predicted, row.measured, row.tolerance, 1.0)
+        assert judged.rows[-1].verdict == "refuted"
