@@ -71,7 +71,9 @@ def drops(merged: Merged, separate: Separate) -> Figure:
     right.set(xlim=(0, 1.2 * size * times[-1]), ylim=(0, 0.54), ylabel=LOSS)
     right.set_xlabel(r"$\varepsilon\,t$")
     right.set_title("separate, rank one: one drop a direction")
-    right.legend(fontsize="x-small", title=r"$\varepsilon$", title_fontsize="x-small")
+    box = {"framealpha": 1.0, "edgecolor": "none", "frameon": True, "title_fontsize": "x-small"}
+    at = {"loc": "upper right", "bbox_to_anchor": (1.0, 0.92)}
+    right.legend(fontsize="x-small", title=r"$\varepsilon$", **box, **at)
     return figure
 
 
@@ -177,8 +179,10 @@ def descent(ax: Axes, numbers: Descent, title: str, loss: np.ndarray, last: int)
     run, rate = numbers.run, float(numbers.run.t[-1]) / numbers.run.statistics["steps"]
     for level in loss:
         ax.axhline(level, color="0.55", zorder=0, **DOTTED)
-    ax.plot(run.t / rate, run.loss, color=COLOURS[0], **SIMULATED, label="gradient descent, sample")
-    ax.plot(numbers.flow.t / rate, numbers.flow.loss, **EXACT, label="flow, population")
+    ax.plot(run.t / rate, run.loss, color=COLOURS[0], **SIMULATED, label="gradient descent")
+    ax.plot(numbers.sampled.t / rate, numbers.sampled.loss, **EXACT, label="flow, same prompts")
+    population = {"color": "0.35", "lw": 0.9, "ls": (0, (5, 1.5, 1, 1.5))}
+    ax.plot(numbers.flow.t / rate, numbers.flow.loss, **population, label="flow, all prompts")
     style.entry(ax, "predicted plateau", {"color": "0.55", **DOTTED})
     ax.set(xlabel="step", ylabel=LOSS, ylim=(0, 0.54))
     ax.set_xlim(0, min(last, run.statistics["steps"]))
