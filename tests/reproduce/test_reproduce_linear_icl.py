@@ -126,3 +126,14 @@ def test_a_wrong_unit_of_training_is_refuted(tmp_path):
     for factor in (2.0, 0.5):
         judged.add(f"wrong{factor}", factor * row.predicted, row.measured, row.tolerance, 1.0)
         assert judged.rows[-1].verdict == "refuted"
+
+
+def test_a_head_is_read_at_the_drop_of_the_run():
+    """From a start that is hardly small the last drop is far from where it is predicted."""
+    model, objective = problem.separate(1e-2, 0), problem.objective()
+    run = gflow.simulate(model, objective, t1=3.8e4, rtol=1e-8)
+    prediction = icl.predict(model, objective)
+    rows = {row.part: row for row in theory.compare(run, prediction).rows}
+    late = rows["half-drop 4"]
+    assert abs(late.measured - late.predicted) > 500.0
+    assert (rows["head of drop 4"].measured, rows["head of drop 4"].verdict) == (2, "confirmed")

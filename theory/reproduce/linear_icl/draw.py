@@ -19,7 +19,7 @@ from .softmax import Softmax
 from .training import Descent, Trained
 
 #: Of markers that fall on one another.
-NESTED = (8.0, 5.5, 3.0, 2.0)
+NESTED = (8.0, 5.5, 3.0)
 LOSS = r"loss $\frac{1}{2}\mathrm{E}(y-\hat y)^2$"
 
 
@@ -54,7 +54,9 @@ def drops(merged: Merged, separate: Separate) -> Figure:
 
     for level in loss:
         right.axhline(level, color="0.55", zorder=0, **DOTTED)
-    for (colour, marker, big), (size, run) in zip(styles, separate.runs.items(), strict=False):
+    shown = list(separate.runs.items())
+    shown = shown[:: max(1, len(shown) // 2)]
+    for (colour, marker, big), (size, run) in zip(styles, shown, strict=False):
         right.plot(size * run.t, run.loss, color=colour, **SIMULATED)
         points = {**MEASURED, "mec": colour, "ms": big, "zorder": 3}
         halves = [heads.passing(run, x)[0] for x in 0.5 * (loss[1:] + loss[:-1])]

@@ -9,7 +9,7 @@ class Settings:
 
     merged_sizes: tuple[float, ...] = (1e-2, 1e-6, 1e-100)
     #: Followed through all drops, by `gflow.simulate`.
-    separate_sizes: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    separate_sizes: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
     separate_seeds: int = 4
     ranks: tuple[int, ...] = (1, 2, 4, 8)
     rank_seeds: int = 3

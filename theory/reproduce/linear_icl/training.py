@@ -90,7 +90,7 @@ def merged(report: Report, prompts: int, steps: int) -> Descent:
     )  # fmt: skip
     same = passing(found.sampled, middle)[0]
     report.add(
-        "descent.merged.sample-step", same / rate, measured / rate, rate * escape * same / rate, 1.0,
+        "descent.merged.sample-step", same / rate, measured / rate, escape * same, 1.0,
         unit="steps", paper=ZHANG,
         text="the same by the flow of the loss on the same prompts, up to a growth by 1 + ηr in "
         "place of e^{ηr} a step",
