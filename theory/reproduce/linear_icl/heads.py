@@ -182,9 +182,11 @@ def learn_all(model: gflow.models.SeparateHeads, objective) -> gflow.Trajectory:
 
 def known(model: gflow.models.SeparateHeads, objective) -> theory.Prediction:
     """What is conserved and, of R > 1, the first half-drop; ρ of later ones is not small here."""
-    parts = icl.predict(model, objective).parts
+    prediction = icl.predict(model, objective)
     labels = ("v² − ‖K‖²", "K Kᵀ − Q Qᵀ", "half-drop 1")
-    return theory.Prediction.of(*(part for part in parts if part.label in labels))
+    return theory.Prediction.of(
+        *(x for x in (*prediction.curves, *prediction.numbers) if x.label in labels)
+    )
 
 
 def durations(run: gflow.Trajectory) -> np.ndarray:

@@ -97,7 +97,8 @@ def merged(report: Report, size: float) -> tuple[float, float, float]:
     def above(t: float) -> float:
         return 0.5 * float(icl.merged_from(v, u, FOUR, CONTEXT, t).loss) - middle
 
-    expected = float(optimize.brentq(above, 0.0, merged_time(size), xtol=1e-12, rtol=1e-14))
+    found = optimize.root_scalar(above, bracket=(0.0, merged_time(size)), xtol=1e-12, rtol=1e-14)
+    expected = float(found.root)
     # the square of the start beside the growing mode, over the slope of the drop
     step = 1e-3 * expected
     slope = abs(above(expected + step) - above(expected - step)) / (2.0 * step)

@@ -1,7 +1,7 @@
 """Softmax heads: one comes to its optimum, pairs creep towards an infimum."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def one(report: Report) -> float:
 
         return last
 
-    about = {"source": HE, "validity": "surrogate of the paper, at rest"}
+    about: Any = {"source": HE, "validity": "surrogate of the paper, at rest"}
     allowed = "rtol at rest"
     numbers = [
         theory.Number("μ", best.mu, read("mu"), 1e-6, allowed, **about),

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import gflow
+from gflow.models import MergedHeads, SeparateHeads
 from theory import linear_icl as icl
 
 from .. import Report
@@ -51,7 +52,7 @@ class SampleLoss(eqx.Module):
     square: Float[Array, "entries entries"]
     top: Float[Array, ""]
 
-    def __call__(self, model: gflow.models.SeparateHeads) -> Float[Array, ""]:
+    def __call__(self, model: MergedHeads | SeparateHeads) -> Float[Array, ""]:
         m = jnp.ravel(model.matrix())
         return 0.5 * (self.top - 2.0 * self.linear @ m + m @ (self.square @ m))
 
