@@ -53,6 +53,7 @@ def test_half_drops_are_met_and_wrong_theories_refuted():
     assert heads.passing(run, middle)[0] == pytest.approx(numbers["half-drop 1"].predicted, abs=0.1)
 
 
+@pytest.mark.slow
 def test_escapes_follow_both_laws_and_a_wrong_offset_is_refuted(tmp_path):
     judged = report(tmp_path)
     found = sizes.escapes(judged, dataclasses.replace(ONE, escape_sizes=(1e-4, 1e-20)))
