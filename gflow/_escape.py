@@ -51,7 +51,9 @@ def escape(
     plain array) is followed as its direction and the logarithm of its Frobenius norm, in the
     clock dr = κ dt of the relative speed, so that an ε of 1e-100 costs little more than one of
     1e-2; `Factored` and `Hadamard` leaves keep their own coordinates in the same clock. From
-    `level` ≪ 1 on, `gflow.simulate(out.final, objective, …)` takes over.
+    `level` ≪ 1 on, `gflow.simulate(out.final, objective, …)` takes over. Weights that are
+    `Scaled` with `units` need no escape: `gflow.simulate` follows them through this saddle and all
+    that come after it.
 
     **Arguments:** `model`, `objective`, `observables`, `error_bars`, `progress` as for
     `gflow.simulate`; `level` above the norms of the start and below where the weights come to

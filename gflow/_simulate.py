@@ -21,13 +21,17 @@ from .flow._flow import (
     Flow,
     Objective,
 )
+from .flow._order import high_order
 from .flow._prepare import prepare_times
 from .flow._underflow import check_felt
 from .integrate._choose import better_method, check_memory, check_rtol, choose, describe
-from .integrate._conditions import check_unmet, conditions, with_readings
+from .integrate._climbing import Climbing
+from .integrate._conditions import Condition, check_unmet, conditions, with_readings
 from .integrate._outcome import trajectory_of
-from .integrate._run import Rounds
-from .integrate._status import message
+from .integrate._round import BLOCK
+from .integrate._run import ATTEMPTS, Rounds
+from .integrate._status import Status, message
+from .integrate._units import bindings, bound
 from .kinks._choose import with_kinks
 from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
@@ -35,6 +39,9 @@ from .parameters._base import trained_leaves
 from .results._trajectory import Trajectory
 from .save import Save, wanted
 from .stop import Stop
+
+#: How a run ends that does not get on.
+_STALLED = (Status.max_steps, Status.step_underflow)
 
 
 def simulate(
@@ -63,8 +70,9 @@ def simulate(
     **Arguments:**
 
     - `model`: any Equinox module. Hadamard leaves run in log coordinates, other inexact
-      arrays as they are; `Frozen` leaves and integers stay. Leading batch axes are not
-      meant: one model a call.
+      arrays as they are; `Frozen` leaves and integers stay. `Scaled` leaves with `units` are
+      followed unit by unit, through all saddles of order three and more; every trained leaf then
+      has units. Leading batch axes are not meant: one model a call.
     - `objective`: model ↦ scalar loss, an `eqx.Module` or any function. Arrays that it reads
       (its own, globals, NumPy's) are those of the moment of the call, and others of equal
       shape compile nothing; other numbers or settings compile anew.
@@ -84,7 +92,8 @@ def simulate(
       few steps alone, for large models and many times.
     - `stop`: a condition of `gflow.stop`, or several: the run ends where the first is met.
     - `solver`: None (`traj.method` says which was taken) or an adaptive Diffrax solver. One
-      that stability holds to small steps is run as asked, with advice in a warning.
+      that stability holds to small steps is run as asked, with advice in a warning; units are then
+      plain weights.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
     - `kinks`: None stops at every kink of the loss (ReLU, |w|, max) that the run meets and
       decides whether it crosses or slides along it; "smooth" rounds the kinks off, and a bar may
@@ -108,13 +117,19 @@ def simulate(
         allow_frozen_sign=allow_frozen_sign,
     )
     wished = conditions(stop)
-    programs = traced_observables(with_readings(observables, wished), model, flow)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
-    flow, smooth, rounding = with_kinks(flow, trained_leaves(model), kinks, rtol)
-    given, solver = solver, choose(flow, solver, rtol)
     asked = wanted(save)
     times = prepare_times(model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha)
+    labels = bindings(trained_leaves(model))
+    if in_units := bool(labels) and solver is None:
+        wished = wished if times.end is None else [*wished, Condition.at_times(times.end)]
+    programs = traced_observables(with_readings(observables, wished), model, flow)
+    kinks = "smooth" if in_units else kinks
+    flow, smooth, rounding = with_kinks(flow, trained_leaves(model), kinks, rtol)
+    if in_units:
+        flow = bound(flow, labels, times.start)
+    given, solver = solver, choose(flow, solver, rtol)
     flow = with_schedule(flow, times.start, times.end, rtol)
 
     began = time.perf_counter()
@@ -125,12 +140,14 @@ def simulate(
             solver=solver,
             rtol=rtol,
             observables=programs,
-            start=times.start,
-            end=times.end,
+            start=0.0 if in_units else times.start,
+            end=None if in_units else times.end,
             error_bars=error_bars,
             watched=given is not None and isinstance(solver, diffrax.AbstractERK),
             conditions=wished,
-            weights=asked.weights,
+            weights=asked.weights or in_units,
+            lookout=Climbing(times.end) if in_units else None,
+            attempts=2 * BLOCK if in_units else ATTEMPTS,
         )
         check_unmet(wished, run.first)
         check_memory(run, flow, solver)
@@ -141,6 +158,8 @@ def simulate(
                 "once. Give t1 or tau1, or start away from the saddle."
             )
         run.go(max_steps, progress)
+        if run.status[0] in _STALLED and (why := high_order(run.flow(0))):
+            run.cause[0] = why
         return run
 
     try:

@@ -24,12 +24,14 @@ from .flow._flow import Objective
 from .flow._prepare import log_alpha_of, prepare_times
 from .flow._underflow import check_felt
 from .integrate._choose import check_memory, check_rtol, choose, describe
-from .integrate._conditions import check_unmet, conditions, with_readings
+from .integrate._climbing import Climbing
+from .integrate._conditions import Condition, check_unmet, conditions, with_readings
 from .integrate._outcome import trajectory_of
 from .integrate._run import Rounds
 from .integrate._status import Status, message
+from .integrate._units import bindings, bound
 from .kinks._choose import rounded_batch
-from .parameters._base import leaf_name
+from .parameters._base import leaf_name, trained_leaves
 from .programs._closure import check_untraced
 from .results._trajectory import Trajectory
 from .save import Save, wanted
@@ -152,17 +154,22 @@ def simulate_batch(
     max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
     check_rtol(rtol, flow)
     flow = rounded_batch(flow, shared, rtol)
+    labels = bindings(trained_leaves(model))
+    in_units = bool(labels) and solver is None
+    asked = wanted(save)
+    times = prepare_times(
+        model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha, members=members,
+        single=single,
+    )  # fmt: skip
+    if in_units:
+        flow = bound(flow, labels, times.start, members, shared)
+        wished = wished if times.end is None else [*wished, Condition.at_times(times.end)]
     solver = choose(flow, solver, rtol, members)
     if width is None:
         width = WIDTH_CPU if jax.default_backend() == "cpu" else WIDTH_ACCELERATOR
     if width < 1:
         raise ValueError(f"width = {width}: at least one member has to advance.")
     width = min(width, members)
-    asked = wanted(save)
-    times = prepare_times(
-        model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha, members=members,
-        single=single,
-    )  # fmt: skip
     flow = with_schedule(flow, times.start, times.end, rtol)
 
     began = time.perf_counter()
@@ -171,14 +178,15 @@ def simulate_batch(
         solver=solver,
         rtol=rtol,
         observables=programs,
-        start=times.start,
-        end=times.end,
+        start=0.0 if in_units else times.start,
+        end=None if in_units else times.end,
         error_bars=error_bars,
         members=members,
         shared=shared,
         width=width,
         conditions=wished,
-        weights=asked.weights,
+        weights=asked.weights or in_units,
+        lookout=Climbing(times.end) if in_units else None,
     )
     check_unmet(wished, run.first)
     check_memory(run, flow, solver)

@@ -42,6 +42,8 @@ class Coordinates(eqx.Module):
     turning: ClassVar[bool] = False
     #: Whether what can be active are the singular values of the weight, and not its entries.
     spectral: ClassVar[bool] = False
+    #: Whether what can be active are the entries of the weight.
+    entrywise: ClassVar[bool] = True
     #: Whether the weight is a product of factors, which all vanish together at small α.
     product: ClassVar[bool] = False
 
@@ -154,6 +156,19 @@ class Coordinates(eqx.Module):
             return cls.log_entries(record)
         with np.errstate(divide="ignore"):
             return np.log(np.linalg.svd(np.asarray(record["value"]), compute_uv=False))
+
+    @classmethod
+    def modes(
+        cls, record: LeafRecord
+    ) -> tuple[Float[np.ndarray, "... modes"], Float[np.ndarray, "... modes"]]:
+        """Size of every mode and the force along it: the entries, or singular values and uᵀGv."""
+        value, force = np.asarray(record["value"]), np.asarray(record["force"])
+        if not cls.spectral:
+            return value, force
+        u, sizes, vt = np.linalg.svd(value, full_matrices=False)
+        along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
+        count = min(sizes.shape[-1], cls.count_modes(record, sizes.shape[-1]))
+        return sizes[..., :count], along[..., :count]
 
     @classmethod
     def count_modes(cls, record: LeafRecord, most: int) -> int:

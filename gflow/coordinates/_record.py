@@ -40,6 +40,11 @@ class LeafRecord(eqx.Module, Mapping[str, Any]):
         return self.chart.spectral
 
     @property
+    def entrywise(self) -> bool:
+        """Whether the modes are the entries of the weight."""
+        return self.chart.entrywise and not self.chart.spectral
+
+    @property
     def product(self) -> bool:
         """Whether the weight is a product of factors, which vanish together at small α."""
         return self.chart.product
@@ -62,11 +67,5 @@ class LeafRecord(eqx.Module, Mapping[str, Any]):
         return self.chart.log_modes(self)
 
     def modes(self) -> tuple[Float[np.ndarray, "... modes"], Float[np.ndarray, "... modes"]]:
-        """Size of every mode and the force along it: singular values and uᵀGv, or the entries."""
-        value, force = np.asarray(self["value"]), np.asarray(self["force"])
-        if not self.spectral:
-            return value, force
-        u, sizes, vt = np.linalg.svd(value, full_matrices=False)
-        along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
-        count = min(sizes.shape[-1], self.chart.count_modes(self, sizes.shape[-1]))
-        return sizes[..., :count], along[..., :count]
+        """Size of every mode and the force along it."""
+        return self.chart.modes(self)

@@ -14,6 +14,7 @@ from .._arguments import number
 from ..flow._flow import Flow
 from ..kinks._treatments import Sides
 from ..solvers import RKC2, ROCK4, Dopri8, Rodas5P, Switching, Tsit5
+from ._units import UnitFlow
 
 #: Up to this many state components a Rosenbrock step, with its dense Jacobian, is the cheapest for
 #: a stiff stretch.
@@ -40,8 +41,10 @@ def choose(
     transitions, which take most of the steps: these are followed by Dopri8 (raw weights at loose
     tolerances by Tsit5) and what is stiff by Rodas5P, beyond `DENSE` by ROCK4. A batch of up to
     `DENSE` logarithms takes Rodas5P throughout, whose matrices need no pivots there; one of columns
-    is more patient with the explicit method than a single run.
+    is more patient with the explicit method than a single run. Units take Rodas5P with scaled rows.
     """
+    if isinstance(flow, UnitFlow):
+        return Rodas5P(scaled=True)
     logarithms = [c for c in flow.coordinates if c.chart.logarithmic]
     logarithmic, columns = bool(logarithms), not all(c.chart.symmetric for c in logarithms)
     if solver is None:

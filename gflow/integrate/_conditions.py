@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..results._crossings import Quantity, first_crossing
+from ..results._crossings import Quantity, bar_of_time, first_crossing
 from ..results._resolver import joined
 from ..results._trajectory import Trajectory
 from ..stop import Stop
@@ -19,13 +19,48 @@ PREFIX = "stop"
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """A stop, and the observable that holds its reading (None: the loss)."""
+    """A stop, and the observable that holds its reading (None: the loss).
+
+    Or the end of runs in another clock than t, `times` of all members.
+    """
 
     stop: Stop
     observable: str | None
+    times: np.ndarray | None = None
+
+    @classmethod
+    def at_times(cls, times: np.ndarray) -> "Condition":
+        """The ends of runs that are integrated in another clock than t."""
+        return cls(Stop(None, float(times[0]), True, "the end came"), None, times)
+
+    def of(self, i: int) -> "Condition":
+        """That of one member."""
+        if self.times is None:
+            return self
+        return self.at_times(self.times[i : i + 1])
+
+    def met(self, values: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """Whether it holds at these readings of some members."""
+        return self.stop.met(values) if self.times is None else values >= self.times[members]
+
+    @property
+    def time(self) -> bool:
+        """Whether it is the end of a run."""
+        return self.times is not None
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.stop.rising else -1.0
+
+    @property
+    def quantity(self) -> Quantity:
+        """What it reads, rising towards its level."""
+        return Quantity(sign=self.sign, observable=self.observable, time=self.time)
 
     def values(self, record: dict[str, Any]) -> np.ndarray:
         """Its readings in a record."""
+        if self.time:
+            return np.asarray(record["elapsed"])
         if self.observable is None:
             return np.asarray(record["loss"])
         return np.asarray(record["observables"][self.observable])
@@ -67,6 +102,8 @@ def with_readings(observables: Any, found: list[Condition]) -> Any:
 def check_unmet(found: list[Condition], first: dict[str, Any]) -> None:
     """**Raises:** ValueError for a condition that is no number, or is met at the start."""
     for condition in found:
+        if condition.time:  # later than the start, as all ends
+            continue
         value = condition.values(first)
         if value.ndim != 1:
             raise ValueError(
@@ -92,15 +129,14 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
     last, met = len(trajectory.t) - 2, []
     before = trajectory.checkpoints
     held = np.zeros(0, int) if before is None else before[before <= last]
-    for condition in found:
-        sign = 1.0 if condition.stop.rising else -1.0
-        name = condition.observable
-        crossing = first_crossing(
-            trajectory, Quantity(sign=sign, observable=name), sign * condition.stop.level, last
-        )
+    for i, condition in enumerate(found):
+        level = condition.sign * condition.stop.level
+        crossing = first_crossing(trajectory, condition.quantity, level, last)
         if crossing is not None:
-            met.append((crossing.t, crossing.error, condition.stop.name))
-    t, error, name = min(met)
+            bar = crossing.error if trajectory.lapses is None else bar_of_time(trajectory, crossing)
+            met.append((crossing.t, i, bar))
+    t, first, error = min(met)
+    reached, name = found[first].time, found[first].stop.name
 
     def cut(kept: dict[str, Any], companion: bool) -> dict[str, Any]:
         end = trajectory.record_at_clock(np.array([t]), companion)
@@ -110,18 +146,21 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
         return joined([rows, {n: end[n] for n in kept}])
 
     own = trajectory.own_records()
+    records = cut(own, False)
+    if reached:  # the clock tells it to a rounding of its own
+        records["elapsed"] = np.append(records["elapsed"][:-1], found[first].stop.level)
     refined = None if trajectory.refined is None else cut(trajectory.refined, True)
     return Trajectory.from_records(
         model=trajectory.like,
         t=np.append(trajectory.times[: last + 1], t),
-        records=cut(own, False),
+        records=records,
         refined=refined,
         checkpoints=None if before is None else np.append(held, last + 1),
         log_alpha=trajectory.log_alpha,
         log_alpha_conflict=trajectory.log_alpha_conflict,
-        status=Status.stopped,
-        cause=name,
+        status=Status.reached if reached else Status.stopped,
+        cause="" if reached else name,
         method=trajectory.method,
-        statistics=trajectory.statistics | {"stop_error": float(error)},
+        statistics=trajectory.statistics | ({} if reached else {"stop_error": float(error)}),
         resolver=trajectory.resolver,
     )

@@ -27,6 +27,9 @@ class Departing:
     #: An escape ends before its first one.
     plateaus = False
 
+    #: Whether it looks at runs that a condition has stopped as well.
+    afterwards = False
+
     def __init__(self, log_level: float):
         self.log_level = log_level
 

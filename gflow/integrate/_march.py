@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -31,12 +31,30 @@ NARROW = 8
 MOST_PARTS = 1000
 
 
+class Landing(eqx.Module):
+    """Where a step has ended: the frame to go on in, the state there, whether the frame is another.
+
+    `again`: the step may not stand, and is to be tried once more, at its length, in `frame`
+    (None: every step may).
+    """
+
+    frame: PyTree[Array]
+    state: Float[Array, " size"]
+    changed: Bool[Array, ""]
+    again: Bool[Array, ""] | None = None
+
+
 class Field(eqx.Module):
     """A vector field on a flat state, and what its coordinates know about good steps.
 
     The `frame` is the part of the coordinates that may change from one step to the next
-    (which of two charts a weight is in); between two steps `recentred` chooses it anew.
+    (which of two charts a weight is in); between two steps `recentred` chooses it anew. A field
+    whose frame holds its clock as well chooses it in `landed`, once a step, and where a step is
+    taken in parts they all have the frame of the step.
     """
+
+    #: Factor by which a step may be longer than the one before.
+    grow: ClassVar[float] = GROW
 
     @abc.abstractmethod
     def start(self) -> Float[Array, " size"]:
@@ -63,6 +81,35 @@ class Field(eqx.Module):
     @abc.abstractmethod
     def recentred(self, state: Float[Array, " size"]) -> tuple[PyTree[Array], Array, Array]:
         """The best frame for a point, its state there, and whether the frame is another."""
+
+    def begun(self, state: Float[Array, " size"]) -> Array:
+        """The state that a step starts from, where one has ended at `state`."""
+        return state
+
+    def landed(
+        self, before: Float[Array, " size"], state: Float[Array, " size"], h: Float[Array, ""]
+    ) -> Landing:
+        """The frame to go on in after a step of length `h` from `before` to `state`."""
+        return Landing(*self.recentred(state))
+
+    def followed(self, state: Float[Array, " size"], frame: Any, own: PyTree[Array]) -> Any:
+        """State and frame of a companion that has made a step, in the frame `own`, in its parts.
+
+        The run goes on in `frame` (None: there is no other run). By default it keeps its own.
+        """
+        return state, own
+
+    def paced(self, frame: PyTree[Array], pace: "Pace") -> tuple[PyTree[Array], "Pace"]:
+        """The frame for the next step, and the pace there."""
+        return frame, pace
+
+    def allowed(
+        self, tolerance: tuple[Array, Array], before: Float[Array, " size"],
+        state: Float[Array, " size"],
+    ) -> Float[Array, " size"]:  # fmt: skip
+        """The error that a step from `before` to `state` may have."""
+        atol, rtol = tolerance
+        return atol + rtol * jnp.maximum(jnp.abs(before), jnp.abs(state))
 
     def way(self, t0: Any, y0: Any, after: Any, t1: Any, y1: Any) -> Array:
         """Of the step from (t0, y0) to (t1, y1) of the field `after` it: 1 where it may stand.
@@ -210,9 +257,9 @@ def march(
 
 
 def _stepper(
-    build: Callable[[PyTree], Any], solver: diffrax.AbstractAdaptiveSolver
+    build: Callable[[PyTree], Any], solver: diffrax.AbstractAdaptiveSolver, whole: bool = True
 ) -> tuple[Callable[..., _Now], Callable[..., tuple[_Now, Array]]]:
-    """The start of `march` and one attempt of it."""
+    """The start of `march` and one attempt of it, at a `whole` step or a part of one."""
 
     def begin(parts, offset, span, pace, most):
         field = build(parts)
@@ -224,7 +271,7 @@ def _stepper(
         return _Now(zero, most, state, field.frame(), pace, no, inner, no, no)
 
     def attempt(parts, tolerance, offset, span, now):
-        atol, rtol = tolerance
+        atol, _ = tolerance
         method = with_tolerance(solver, tolerance)
         field = build(parts).framed(now.frame)
         running, left = _running(now, span), now.left - 1
@@ -232,14 +279,23 @@ def _stepper(
         last = limit >= span - now.t
         # a member that has arrived idles with a step that is harmless
         end = jnp.where(running & last, span, now.t + limit)
+        begun = field.begun(now.state) if whole else now.state
         state, error, _, inner, _ = method.step(
-            TERM, now.t, end, now.state, (field, offset), now.solver_state, now.jumped
+            TERM, now.t, end, begun, (field, offset), now.solver_state, now.jumped
         )
-        allowed = atol + rtol * jnp.maximum(jnp.abs(now.state), jnp.abs(state))
+        allowed = field.allowed(tolerance, begun, state)
         error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
-        frame, state, jumped = field.recentred(state)
+        if whole:
+            landing = field.landed(begun, state, end - now.t)
+        else:
+            landing = Landing(*field.recentred(state))
+        frame, state, jumped = landing.frame, landing.state, landing.changed
         kept = running & sound & (error <= 1.0)
+        again, here = jnp.array(False), now.frame
+        if landing.again is not None:
+            again, kept = kept & landing.again, kept & ~landing.again
+            here = jax.tree.map(lambda a, b: jnp.where(again, a, b), frame, now.frame)
         way = field.way(offset + now.t, now.state, field.framed(frame), offset + end, state)
         way = jnp.asarray(way, error.dtype)
         turned = running & getattr(inner, "turn", jnp.array(False))
@@ -250,19 +306,25 @@ def _stepper(
         factor = SAFETY * error ** (-1.0 / order)
         trend = h / now.pace.kept_step * (now.pace.kept_error / error) ** (1.0 / order)
         factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
-        factor = jnp.where(sound, jnp.clip(factor, SHRINK, GROW), SHRINK)
-        factor = jnp.where(sound & (error <= 1.0) & ~kept, jnp.where(blocked, 1.0, way), factor)
+        factor = jnp.where(sound, jnp.clip(factor, SHRINK, field.grow), SHRINK)
+        factor = jnp.where(
+            sound & (error <= 1.0) & ~kept, jnp.where(blocked | again, 1.0, way), factor
+        )
         factor = jnp.where(turned, 1.0, factor)
         left = jnp.where(blocked | turned, 0, left)
         step = jnp.minimum(h * factor, _longest(h.dtype))
         pace = Pace(step, h, jnp.maximum(error, LEAST))
+        if whole:
+            frame, pace = field.paced(frame, pace)
         after = _Now(end, left, state, frame, pace, jumped, inner, blocked, turned)
-        step = jnp.where(running, pace.step, now.pace.step)
         stay = eqx.tree_at(
-            lambda n: (n.pace.step, n.left, n.blocked, n.turned),
+            lambda n: (n.frame, n.pace.step, n.left, n.blocked, n.turned),
             now,
-            (step, left, now.blocked | blocked, now.turned | turned),
-        )
+            (
+                here, jnp.where(running, step, now.pace.step), left, now.blocked | blocked,
+                now.turned | turned,
+            ),
+        )  # fmt: skip
         chosen = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, stay)
         return chosen, running & ~turned
 
@@ -300,9 +362,10 @@ def arrive(
 
     NaN where `most` attempts do not get there.
     """
-    begin, attempt = _stepper(build, solver)
+    begin, attempt = _stepper(build, solver, whole=False)
     pace = Pace.at(jnp.where(span > 0.0, span, 1.0))
     now = begin(parts, offset, span, pace, jnp.full((), most))
+    now = eqx.tree_at(lambda n: n.state, now, build(parts).begun(now.state))
 
     def advance(carry):
         left, now = carry
@@ -316,7 +379,8 @@ def arrive(
         return (carry[0] > 0.0) & (carry[1].left > 0)
 
     left, now = jax.lax.while_loop(unfinished, advance, (span, now))
-    return jnp.where(left > 0.0, jnp.nan, now.state), now.frame
+    state, frame = build(parts).framed(now.frame).followed(now.state, None, now.frame)
+    return jnp.where(left > 0.0, jnp.nan, state), frame
 
 
 def halved(
@@ -329,9 +393,11 @@ def halved(
     kept: Bool[Array, " attempts"],
     choice: PyTree[Array] = (),
     patient: bool = False,
+    frames: PyTree[Array] = (),
 ) -> tuple[Array, PyTree[Array], Bool[Array, ""]]:
     """States and frames at times `t`, each step that was kept taken as two of half its length.
 
+    `frames` are those in which the run went on after every attempt (see `Field.followed`).
     By the method that took the step: another one has errors of its own, that may cancel those
     which the difference is to show. A companion that is ahead of the run may be in a transition
     that the run has before it, where half a step is too long: the last of the results tells
@@ -340,7 +406,6 @@ def halved(
     none of them was kept it is lost (NaN).
     """
     field, solver = build(parts), with_tolerance(solver, tolerance)
-    atol, rtol = tolerance
 
     def step(method, now, begin, end, offset):
         state, frame, inner, jumped = now
@@ -348,11 +413,14 @@ def halved(
         new, error, _, inner, _ = method.step(
             TERM, begin, end, state, (here, offset), inner, jumped
         )
-        allowed = atol + rtol * jnp.maximum(jnp.abs(state), jnp.abs(new))
+        allowed = here.allowed(tolerance, state, new)
         error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         error = jnp.where(jnp.all(jnp.isfinite(new)), error, jnp.nan)
         frame, new, jumped = here.recentred(new)
         return (new, frame, jax.tree.map(jnp.asarray, inner), jumped), error
+
+    def begun(now):
+        return (field.framed(now[1]).begun(now[0]), *now[1:])
 
     def two(start, end, kept, choice, now):
         middle, bound = start + 0.5 * (end - start), jnp.array(False)
@@ -402,15 +470,18 @@ def halved(
 
     def body(carry, entry):
         start, now, failed = carry
-        end, kept, choice = entry
-        now, missed = (many if patient else two)(start, end, kept, choice, now)
+        end, kept, choice, frame = entry
+        after, missed = (many if patient else two)(start, end, kept, choice, begun(now))
+        state, frame = field.framed(now[1]).followed(after[0], frame, after[1])
+        after, before = (state, frame, *after[2:]), (now[0], frame, *now[2:])
+        now = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, before)
         return (jnp.where(kept, end, start), now, failed | missed), now[:2]
 
     zero, start = jnp.zeros_like(offset), field.start()
     inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
     now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
-    begun = (zero, now, jnp.array(False))
-    (_, _, failed), (states, frames) = jax.lax.scan(body, begun, (t, kept, choice))
+    first = (zero, now, jnp.array(False))
+    (_, _, failed), (states, frames) = jax.lax.scan(body, first, (t, kept, choice, frames))
     return states, frames, failed
 
 

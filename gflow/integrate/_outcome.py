@@ -49,7 +49,10 @@ def trajectory_of(
         )
 
     trajectory = up_to(kept, status if kept == len(times) else Ended(Status.unresolved))
-    if trajectory.status is Status.stopped:
-        trajectory = ended_at(trajectory, run.conditions)
+    beyond = any(
+        x.time and x.values(found.records)[-1] > x.of(i).stop.level for x in run.conditions
+    )
+    if trajectory.status is Status.stopped or (trajectory.status is Status.reached and beyond):
+        trajectory = ended_at(trajectory, [x.of(i) for x in run.conditions])
     risen = first_risen(trajectory.whole, run.rtol) if run.lookout.plateaus else None
     return trajectory if risen is None else up_to(risen + 1, Ended(Status.risen))

@@ -126,10 +126,10 @@ class Recorder:
         """Forget half of the steps of a single run that holds too many.
 
         None at `events`, nor any at which something happens; of a run that keeps observables their
-        weights alone.
+        weights alone; none of a run whose steps have clocks of their own.
         """
         count = sum(int(np.sum(entry.held)) for entry in self._rounds)
-        if self.batched or count <= self.most_rows:
+        if self.batched or count <= self.most_rows or "lapse" in self.first:
             return
         kept, t, held = (
             np.concatenate([getattr(entry, name)[:, 0] for entry in self._rounds])

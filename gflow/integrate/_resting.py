@@ -28,6 +28,9 @@ class Found(NamedTuple):
 class Resting:
     """Looks whether members of a run are at rest: where they would not arrive, or have no end."""
 
+    #: Whether it looks at runs that a condition has stopped as well.
+    afterwards = False
+
     def begin(self, run: Any) -> None:
         """Before the first step."""
         members, decay = len(run.time), run.flow(0).decay

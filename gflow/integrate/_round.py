@@ -172,15 +172,15 @@ def run_round(
     if companion is not None:
         method = solver.method if isinstance(solver, Turn) else solver
 
-        def halves(parts, tolerance, offset, t, kept, choice):
+        def halves(parts, tolerance, offset, t, kept, frames, choice):
             *points, missed = halved(
-                build, parts, method, tolerance, offset, t, kept, choice, patient
+                build, parts, method, tolerance, offset, t, kept, choice, patient, frames
             )
             # members along the second axis, as everything recorded
             return *points, jnp.broadcast_to(missed, kept.shape)
 
-        states, frames, missed = each(halves, 0, 0, 0, 1, 1, 1)(
-            companion, tolerance, offset, steps.t, steps.kept, steps.choice
+        states, frames, missed = each(halves, 0, 0, 0, 1, 1, 1, 1)(
+            companion, tolerance, offset, steps.t, steps.kept, steps.frame, steps.choice
         )
         missed = missed[-1]
         second = each(recorded, 0, 0, 1, 1, 1, 1)(

@@ -12,6 +12,7 @@ from ..flow._flow import Flow
 from ..kinks._located import Course
 from ..kinks._treatments import Sides
 from ..solvers._switching import Switching
+from ._climbing import Climbing
 from ._departing import Departing
 from ._march import Pace
 from ._recorder import Recorded, Recorder
@@ -45,7 +46,7 @@ class Rounds:
     def __init__(
         self, flow: Flow, *, solver, rtol, observables, start, end, error_bars, watched=False,
         members: int | None = None, shared: bool = True, width: int = 1, conditions=(),
-        lookout: Resting | Departing | None = None, attempts: int = ATTEMPTS,
+        lookout: Resting | Departing | Climbing | None = None, attempts: int = ATTEMPTS,
         weights: bool = True,
     ):  # fmt: skip
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
@@ -191,7 +192,7 @@ class Rounds:
         moved = np.atleast_1d(done.moved)[: len(members)]
         attempt = np.arange(len(kept))[:, None]
         offset, never = self.time[members], len(kept)
-        status = np.full(len(members), None, object)
+        status, halted = np.full(len(members), None, object), np.zeros(len(members), bool)
 
         def first(where: Any) -> np.ndarray:
             return np.where(where.any(axis=0), np.argmax(where, axis=0), never)
@@ -206,18 +207,23 @@ class Rounds:
         cut(np.maximum(lost, first(kept) + 1), False, Status.unresolved)
         for condition in self.conditions:
             values = self.recorder.column(condition.values(done.record), len(members))
-            met = first(kept & condition.stop.met(values))
-            status[met < never] = Status.stopped  # sooner than what the rows beyond would end in
+            met = first(kept & condition.met(values, members))
+            # sooner than what the rows beyond would end in
+            status[met < never] = Status.reached if condition.time else Status.stopped
+            halted |= met < never
             kept = kept & (attempt <= met)
         t = offset + local
         going = _going(status) & kept.any(axis=0)
+        if self.lookout.afterwards:
+            going |= halted & kept.any(axis=0)
         found = self.lookout.look(self, members, going, kept, t, done)
+        found = {j: x for j, x in found.items() if not (halted[j] and x.status.successful)}
         for j, one in found.items():
             status[j] = one.status
             kept[one.row + 1 :, j] = False
 
         last = np.max(np.where(kept, attempt, 0), axis=0)
-        tries = tries & ((attempt <= last) | (status != Status.stopped))  # none that lies beyond
+        tries = tries & ((attempt <= last) | ~halted)  # none that lies beyond
         count, tried = kept.sum(axis=0), tries.sum(axis=0)
         reached = np.where(count > 0, local[last, np.arange(len(members))], 0.0)
         time = offset + reached

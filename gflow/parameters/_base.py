@@ -182,15 +182,33 @@ class Scaled(Trainable):
     """A plain weight as direction and log-size: W = e^{log_scale}·array.
 
     The flow moves `array` at rate e^{−log_scale}·g. `elapsed` is the flow time it stands at,
-    NaN before it has been in a run. **Raises** ValueError when e^{±log_scale} leaves the float
-    range.
+    NaN before it has been in a run.
+
+    `units` is a label where three and more small factors meet: the leading `unit_axes` axes then
+    count *units*, the modes of the model, and slices of leaves with one label are bound, number by
+    number, to one unit (a head: v[h], K[h], Q[h], all with `units="heads"`). `gflow.simulate`
+    follows units from any size through all saddles that their products make. A unit is one mode: of
+    a weight that has several, each is one.
+
+    **Raises** ValueError when e^{±log_scale} leaves the float range, and for units that an array
+    does not have.
+
+    ```python
+    v = gflow.Scaled(jax.random.normal(a, (5,)), -230.26, units="heads")
+    k = gflow.Scaled(jax.random.normal(b, (5, 4)), -230.26, units="heads")
+    ```
     """
 
     array: Float[Array, "..."]
     _log_scale: Constant
     _elapsed: Constant
+    units: str | None = eqx.field(static=True, default=None)
+    unit_axes: int = eqx.field(static=True, default=1)
 
-    def __init__(self, array: ArrayLike, log_scale: ArrayLike):
+    def __init__(
+        self, array: ArrayLike, log_scale: ArrayLike, *, units: str | None = None,
+        unit_axes: int = 1,
+    ):  # fmt: skip
         self.array = float_array(array, "array")
         if not np.all(np.isfinite(np.asarray(self.array))):
             raise ValueError("Scaled(array, log_scale): array has NaN or infinite entries.")
@@ -201,8 +219,14 @@ class Scaled(Trainable):
                 f"Scaled(array, log_scale={scale:g}): e^±log_scale must be a float, that is "
                 f"|log_scale| < {limit:.0f}. Below that use gflow.Hadamard for products."
             )
+        if units is not None and not 1 <= unit_axes <= self.array.ndim:
+            raise ValueError(
+                f"Scaled(array, units={units!r}, unit_axes={unit_axes}): units are counted by the "
+                f"first one or more axes of the array, whose shape is {self.array.shape}."
+            )
         self._log_scale = Constant(np.asarray(scale, self.array.dtype))
         self._elapsed = Constant(np.asarray(np.nan, self.array.dtype))
+        self.units, self.unit_axes = units, unit_axes
 
     @property
     def log_scale(self) -> Float[Array, ""]:
@@ -224,7 +248,10 @@ class Scaled(Trainable):
 
     def at_record(self, record: Mapping[str, Any], time: float) -> "Scaled":
         if "log_norm" in record:  # of an escape, which sets the scale anew
-            return Scaled(record["direction"], record["log_norm"])
+            units = {"units": self.units, "unit_axes": self.unit_axes}
+            return Scaled(record["direction"], record["log_norm"], **units)
+        if "log_size" in record:  # of units, of which the largest sets it
+            return self._of_units(np.asarray(record["direction"]), record["log_size"], time)
         array = jnp.asarray(record["array"])
         return self._at(array, Constant(np.asarray(time, array.dtype)))
 
@@ -236,7 +263,8 @@ class Scaled(Trainable):
 
     def plain(self) -> "Scaled":
         """The same weight as an array of log-size 0, at the same time."""
-        return eqx.tree_at(lambda p: p._elapsed, Scaled(self.value, 0.0), self._elapsed)
+        plain = Scaled(self.value, 0.0, units=self.units, unit_axes=self.unit_axes)
+        return eqx.tree_at(lambda p: p._elapsed, plain, self._elapsed)
 
     def times(self) -> set[float]:
         return _known(self.elapsed)
@@ -246,6 +274,14 @@ class Scaled(Trainable):
 
     def _at(self, array: Array, elapsed: Constant) -> "Scaled":
         return eqx.tree_at(lambda p: (p.array, p._elapsed), self, (array, elapsed))
+
+    def _of_units(self, direction: np.ndarray, log_size: ArrayLike, time: float) -> "Scaled":
+        sizes = np.asarray(log_size)
+        share = np.exp(sizes - np.max(sizes))[:, None]
+        array = (share * direction.reshape(len(sizes), -1)).reshape(direction.shape)
+        there = Scaled(array, np.max(sizes), units=self.units, unit_axes=self.unit_axes)
+        elapsed = Constant(np.asarray(time, array.dtype))
+        return eqx.tree_at(lambda p: p._elapsed, there, elapsed)
 
 
 class Frozen(Parameter):
@@ -273,6 +309,13 @@ def is_parameter(node: Any) -> bool:
 
 def leaf_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def units_of(leaf: Any) -> tuple[str, int] | None:
+    """The label of the units of a leaf, and how many leading axes count them."""
+    if isinstance(leaf, Scaled) and leaf.units is not None:
+        return leaf.units, leaf.unit_axes
+    return None
 
 
 def is_trained(leaf: Any) -> bool:

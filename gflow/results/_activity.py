@@ -54,9 +54,10 @@ class Course:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Courses:
-    """The courses of all leaves, and the recorded times."""
+    """The courses of all leaves, the recorded times, and the time of every step."""
 
     t: np.ndarray
+    widths: np.ndarray
     leaves: dict[str, Course]
 
 
@@ -81,18 +82,20 @@ def courses(trajectory: Record) -> Courses:
             reach = float(np.nanmax(log - scale, initial=0.0))
             threshold = np.asarray(scale + max(GREW, 0.5 * reach))
         found[name] = Course(log, scale, threshold, np.full(start.shape, reach < GREW), False)
-    return Courses(trajectory.t, found)
+    return Courses(trajectory.t, trajectory.widths, found)
 
 
 def _logs(trajectory: Record, name: str) -> np.ndarray:
     record = trajectory.leaves[name]
+    if not (record.spectral or record.entrywise):
+        return record.log_modes()
     key = f"{name}.log_singular" if record.spectral else f"{name}.log_abs"
     return trajectory.observables[key] if key in trajectory.observables else record.log_modes()
 
 
-def _slopes(t: np.ndarray, logs: np.ndarray) -> np.ndarray:
+def _slopes(widths: np.ndarray, logs: np.ndarray) -> np.ndarray:
     """d log|θ|/dt over every step; NaN where a weight is exactly zero."""
-    width = np.diff(t).reshape(-1, *[1] * (logs.ndim - 1))
+    width = widths.reshape(-1, *[1] * (logs.ndim - 1))
     with np.errstate(invalid="ignore"):
         slopes = np.diff(logs, axis=0) / width
     return np.where(np.isfinite(slopes), slopes, np.nan)
@@ -111,7 +114,7 @@ def growth_events(found: Courses, dip: float) -> list[tuple[int, np.ndarray]]:
         return events
     for course in found.leaves.values():
         logs = course.logs.reshape(len(t), -1)
-        slopes = _slopes(t, logs)
+        slopes = _slopes(found.widths, logs)
         with np.errstate(divide="ignore", invalid="ignore"):
             heights = 0.5 * (logs[1:] + logs[:-1]) + 2.0 * np.log(np.abs(slopes))
         heights = np.where(np.isfinite(heights), heights, -math.inf)
@@ -147,17 +150,19 @@ def states(
             rows = np.arange(step + 1).reshape(-1, *[1] * (course.logs.ndim - 1))
             past = np.where(rows >= since[name], course.logs[: step + 1], math.inf)
             grown = course.logs[step] >= np.min(past, axis=0) + GREW
-            now[name] = _judged(found.t, course, was[name], grown, step, ends, own, name)
+            now[name] = _judged(found, course, was[name], grown, step, ends, own, name)
             since[name] = np.where(was[name] & ~now[name], step, since[name])
         out.append(now)
     return out
 
 
-def _judged(t, course: Course, was, grown, step, ends, own: "_Own", name: str) -> np.ndarray:
-    logs, here = course.logs, course.logs[step]
+def _judged(
+    found: Courses, course: Course, was, grown, step, ends, own: "_Own", name: str
+) -> np.ndarray:
+    t, logs, here = found.t, course.logs, course.logs[step]
     before, after = ends
     beside = slice(max(step - 1, 0), step + 2)
-    slopes = _slopes(t[beside], logs[beside])
+    slopes = _slopes(found.widths[beside.start : step + 1], logs[beside])
     slopes = np.where(np.isnan(slopes), np.inf, slopes)  # exactly zero is no rest of its own
     slope = np.take_along_axis(slopes, np.argmin(np.abs(slopes), axis=0)[None], axis=0)[0]
     change = slope * (t[-1 if after is None else after] - t[before])

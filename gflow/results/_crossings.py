@@ -22,9 +22,13 @@ class Quantity:
     index: Index = ()
     sign: float = 1.0
     observable: str | None = None
+    #: Whether it is the flow time, of a run in another clock.
+    time: bool = False
 
     def of(self, record: dict[str, Any]) -> Any:
         """Value, from one record or from stacked ones."""
+        if self.time:
+            return self.sign * record["elapsed"]
         if self.observable is not None:
             return self.sign * record["observables"][self.observable]
         if self.leaf is None:
@@ -43,6 +47,18 @@ class Crossing:
     t: float
     error: float
     step: int
+
+
+def bar_of_time(trajectory: Record, found: Crossing) -> float:
+    """The error bar of the flow time of a crossing, whose own is of the clock."""
+    if trajectory.clock is None:
+        return found.error
+    i = found.step
+    times, widths = trajectory.times, trajectory.remaining[i] - trajectory.remaining[i + 1]
+    if trajectory.lapses is not None:  # with all its digits
+        widths = trajectory.widths[i]
+    bar = np.max(trajectory.error["t"][i : i + 2]) if "t" in trajectory.error else math.nan
+    return float(found.error * widths / (times[i + 1] - times[i]) + bar)
 
 
 def first_crossing(
@@ -88,6 +104,7 @@ def _stacked(trajectory: Record) -> dict[str, Any]:
         "loss": trajectory.loss,
         "leaves": trajectory.leaves,
         "observables": trajectory.observables,
+        "elapsed": trajectory.t,
     }
 
 
@@ -143,6 +160,8 @@ def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int
         return float("nan")
     at = slice(i, i + 2)
     read = quantity.of if quantity.leaf is None else quantity.log_abs
+    if quantity.time:  # to which it is asked for
+        return 0.0
     main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))
     bar = np.max(spread(trajectory.times, main, companion)[at])
     speed = abs(main[i + 1] - main[i]) / (trajectory.times[i + 1] - trajectory.times[i])

@@ -168,7 +168,7 @@ def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[
         return plateaus
     own = np.repeat(lanes, 2)
     base = np.array([step for k in lanes for step in (steps[k] - 1, steps[k])])
-    width = trajectory.t[base + 1] - trajectory.t[base]
+    width = trajectory.times[base + 1] - trajectory.times[base]
 
     def height(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
         found = trajectory.after_each(base[rows], share * width[rows, None])
@@ -185,7 +185,8 @@ def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[
                 "descent": found["descent"][i],
                 "leaves": {n: x.at(i) for n, x in found["leaves"].items()},
             }
-            t = float(trajectory.t[base[i]] + share[i] * width[i])
+            at = float(trajectory.times[base[i]] + share[i] * width[i])
+            t = trajectory.flow_time(int(base[i]), at)
             plateaus[k] = Plateau(here.step, t, record, LOCATED)
     return plateaus
 

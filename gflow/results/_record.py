@@ -47,6 +47,8 @@ class Record:
     log_alpha_conflict: str = ""
     counts_steps: bool = False
     clock: np.ndarray | None = None
+    #: Flow time from every step to the one before, of a run that t has not the digits of.
+    lapses: np.ndarray | None = None
     checkpoints: np.ndarray | None = None
     refined: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     like: PyTree = dataclasses.field(default=None, repr=False)
@@ -71,7 +73,8 @@ class Record:
     ) -> Self:
         """Assemble from stacked records at times `t`, and those of the companion of the error bars.
 
-        Records that hold a time "t" themselves are of a run in another clock, which `t` is then.
+        Records that hold a time "t" themselves, or the "lapse" of every step, are of a run in
+        another clock, which `t` is then.
         """
         return cls(
             log_alpha=log_alpha,
@@ -140,6 +143,8 @@ class Record:
         """Flow time from every step to the end, precise where the digits of t are used up."""
         if self.clock is None:
             return self.t[-1] - self.t
+        if self.lapses is not None:
+            return np.append(np.cumsum(self.lapses[:0:-1])[::-1], 0.0)
         before = {name: leaf.at(slice(None, -1)) for name, leaf in self.leaves.items()}
         lapses = self._solved(before, self.clock[:-1], np.diff(self.clock))["t"]
         return np.append(np.cumsum(lapses[::-1])[::-1], 0.0)
@@ -151,7 +156,8 @@ class Record:
                 "Trajectory.load(path, like=model) with the model it was started from."
             )
         # of the digits of t none are left after an escape
-        time = math.nan if self.counts_steps else time if self.clock is None else 0.0
+        escaped = self.clock is not None and self.lapses is None
+        time = math.nan if self.counts_steps else 0.0 if escaped else time
 
         def change(path, node):
             name = leaf_name(path)
@@ -269,6 +275,8 @@ class Record:
             here, elapsed = first["leaves"], first.get("t", 0.0)
             start, span = start + half, span - half
         found = self._solved(here, start, span)
+        if self.lapses is not None:
+            found["lapse"] = elapsed + found["t"]
         if self.clock is not None:
             found["t"] = t[i] + elapsed + found["t"]
         return found
@@ -280,12 +288,26 @@ class Record:
                 "Between recorded times a trajectory needs its flow, which a file does not "
                 "hold. Simulate again, or use the recorded .t and .observables."
             )
-        return self.resolver(leaves, start, span)
+        found = self.resolver(leaves, start, span)
+        return found if self.lapses is None else found | {"t": found["lapse"]}
+
+    @functools.cached_property
+    def widths(self) -> np.ndarray:
+        """Flow time from every recorded step to the next, also where t has not the digits."""
+        return np.diff(self.t) if self.lapses is None else self.lapses[1:]
+
+    def flow_time(self, step: int, clock: float) -> float:
+        """The flow time at a `clock` after a recorded step."""
+        if self.clock is None:
+            return clock
+        return float(self.t[step] + self.lapse(self.leaves_at(step), self.times[step], clock))
 
     def own_records(self) -> dict[str, Any]:
         """What the run itself recorded, without what is read off it."""
         own = {n: self.observables[n] for n in self.observables if n not in self._read}
         time = {} if self.clock is None else {"t": self.t}
+        if self.lapses is not None:
+            time = {"lapse": self.lapses, "elapsed": self.t}
         return time | {
             "loss": self.loss, "descent": self.descent, "leaves": self.leaves, "observables": own
         }  # fmt: skip
@@ -303,6 +325,7 @@ class Record:
         if not wanted.size:
             return self
         clock = self._read_clock(wanted)
+        own = {} if self.lapses is None else {"elapsed": np.append(self.t, wanted)}
         whole = np.concatenate([self.times, clock])
         order, at = np.argsort(whole, kind="stable"), self.checkpoints
 
@@ -314,7 +337,10 @@ class Record:
             ]
             merged = jax.tree.map(
                 lambda *x: np.concatenate(x)[order], {name: old[name] for name in names}, *parts
-            )
+            ) | {name: x[order] for name, x in own.items()}
+            if "lapse" in merged:  # of what was put within a step it is from the step before
+                inner = np.where(order >= len(self.times), merged["lapse"], 0.0)
+                merged["lapse"] = merged["lapse"] - np.append(0.0, inner[:-1])
             return old | merged
 
         companion = None if self.refined is None else merged(self.refined, True)
@@ -340,6 +366,8 @@ def _fields(
     checkpoints: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Times, observables, error bars and states from stacked records at times of the clock."""
+    companion = None if companion is None else _timed(companion, main)
+    main = _timed(main, main)
     kinds = trained_leaves(model)
     # compiled code returns dictionaries sorted by key; the model's order is kept
     leaves = {name: main["leaves"][name] for name in kinds}
@@ -351,6 +379,7 @@ def _fields(
     fields: dict[str, Any] = {
         "t": main["t"] if own_clock else clock,
         "clock": clock if own_clock else None,
+        "lapses": main.get("lapse"),
         "checkpoints": checkpoints,
         "loss": main["loss"],
         "descent": main["descent"],
@@ -360,7 +389,7 @@ def _fields(
         "refined": None,
     }
     if companion is not None:
-        names = ("t", "loss", "leaves", "observables")
+        names = ("t", "lapse", "elapsed", "loss", "leaves", "observables")
         fields["refined"] = {k: companion[k] for k in names if k in companion}
         others = {name: companion["leaves"][name] for name in known}
         second = _leaf_observables(others, kinds, log_alpha)
@@ -380,6 +409,13 @@ def _fields(
     return fields
 
 
+def _timed(record: dict[str, Any], main: dict[str, Any]) -> dict[str, Any]:
+    """A record of lapses with its flow times, of a companion by what its lapses differ by."""
+    if "lapse" not in main:
+        return record
+    return record | {"t": main["elapsed"] + np.cumsum(record["lapse"] - main["lapse"])}
+
+
 def _leaf_observables(
     leaves: dict[str, Any], model_leaves: dict[str, Any], log_alpha: float
 ) -> dict[str, Callable[[], np.ndarray]]:
@@ -389,7 +425,8 @@ def _leaf_observables(
         if (log_norm := record.log_norm()) is not None:
             out[f"{name}.log_norm"] = lambda log_norm=log_norm: log_norm
         if is_parameter(model_leaves[name]):
-            sizes = functools.cache(record.log_modes)
+            entries = not (record.entrywise or record.spectral)  # where modes are neither
+            sizes = functools.cache(record.log_entries if entries else record.log_modes)
             out[f"{name}.log_singular" if record.spectral else f"{name}.log_abs"] = sizes
             if log_alpha < 0 and record["value"].ndim > 1:
                 out[f"{name}.above_sqrt_alpha"] = lambda sizes=sizes: above_sqrt_alpha(

@@ -17,6 +17,7 @@ from ._activity import Active, Courses, courses, states
 from ._crossings import (
     Crossing,
     Quantity,
+    bar_of_time,
     crossings,
     first_rise,
 )
@@ -102,12 +103,13 @@ def find_stages(trajectory: Record) -> list[MeasuredStage]:
         between, switches, times, strict=True
     ):
         scale = -trajectory.log_alpha
+        t = trajectory.flow_time(crossing.step, crossing.t)
         leaves = plateau.record["leaves"]
         stages.append(
             MeasuredStage(
-                t=crossing.t,
-                tau=crossing.t / scale if scale > 0 else math.nan,
-                error=crossing.error,
+                t=t,
+                tau=t / scale if scale > 0 else math.nan,
+                error=bar_of_time(trajectory, crossing),
                 activated=on,
                 deactivated=off,
                 value={n: np.asarray(leaves[n]["value"]) for n in trajectory.leaves},
@@ -217,7 +219,7 @@ def _rise(
         size = float(leaves[name].modes()[0][index])
         if abs(size) > abs(value) * (1.0 + 1e-6):  # of equal ones the first
             winner, value = (name, index), size
-    if winner is not None and not leaves[winner[0]].spectral:
+    if winner is not None and leaves[winner[0]].entrywise:
         quantity, half = Quantity(*winner, float(np.sign(value))), 0.5 * abs(value)
         step = first_rise(trajectory, quantity, half, before, after + 1)
         if step is not None:
@@ -234,8 +236,9 @@ def _steepest(trajectory: Record, start: Plateau, plateau: Plateau) -> Crossing:
     """A transition whose fall is lost in the rounding of the loss: its steepest step."""
     before, after = start.step, plateau.step
     step = before + int(np.argmax(trajectory.descent[before : after + 1]))
-    width = trajectory.t[min(step + 1, after)] - trajectory.t[max(step - 1, before)]
-    return Crossing(float(trajectory.t[step]), float(width), step)
+    times = trajectory.times
+    width = times[min(step + 1, after)] - times[max(step - 1, before)]
+    return Crossing(float(times[step]), float(width), step)
 
 
 def _widened(
@@ -259,7 +262,7 @@ def _widened(
         if 0 < p.step < len(values) - 1
     )
     i = crossing.step
-    speed = (values[i + 1] - values[i]) / (trajectory.t[i + 1] - trajectory.t[i])
+    speed = (values[i + 1] - values[i]) / (trajectory.times[i + 1] - trajectory.times[i])
     return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * doubt / speed))
 
 

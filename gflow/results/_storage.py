@@ -100,6 +100,8 @@ def to_dataset(trajectory: Record, settings: dict[str, Any]):
     data = {"loss": variable("loss", trajectory.loss)}
     if trajectory.clock is not None:
         data["clock"] = variable("clock", trajectory.clock)
+    if trajectory.lapses is not None:
+        data["lapse"] = variable("lapse", trajectory.lapses, _TIME)
     data["descent"] = variable("descent", trajectory.descent, f"1/({_TIME})")
     data.update({n: variable(n, a) for n, a in trajectory.observables.items()})
     data.update({f"error.{n}": variable(n, a) for n, a in trajectory.error.items()})
@@ -145,7 +147,7 @@ def save(trajectory: Record, path: str | Path, kept: dict[str, Any]) -> None:
     records = {"state": trajectory.leaves}
     if trajectory.refined is not None:
         records["refined"] = trajectory.refined["leaves"]
-        for key in ("t", "loss"):
+        for key in ("t", "lapse", "loss"):
             if key in trajectory.refined:
                 dataset[f"refined.{key}"] = xr.Variable(["t"], trajectory.refined[key])
     lead = "t"
@@ -241,8 +243,9 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
     refined = None
     if "refined.loss" in data:
         refined = {"loss": data["refined.loss"].values, "leaves": records("refined")}
-        if "refined.t" in data:
-            refined["t"] = data["refined.t"].values
+        for key in ("t", "lapse"):
+            if f"refined.{key}" in data:
+                refined[key] = data[f"refined.{key}"].values
     fields: dict[str, Any] = {name: data.attrs[name] for name in _SCALARS}
     fields["status"] = Status[fields["status"]]
     fields["counts_steps"] = bool(fields["counts_steps"])
@@ -250,6 +253,7 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
         "log_alpha": log_alpha,
         "t": data["t"].values,
         "clock": data["clock"].values if int(data.attrs["clocked"]) else None,
+        "lapses": data["lapse"].values if "lapse" in data else None,
         "checkpoints": data["checkpoints"].values if "checkpoints" in data else None,
         "loss": data["loss"].values,
         "descent": data["descent"].values,

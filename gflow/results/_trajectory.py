@@ -1,7 +1,6 @@
 """The result of a run: labelled observables, states, error bars, provenance."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from .._arguments import number
 from ..integrate._status import message
 from ..stop import Stop, norm_above
 from . import _storage as storage
-from ._crossings import Crossing, Quantity, first_crossing
+from ._crossings import Quantity, bar_of_time, first_crossing
 from ._record import Record
 from ._stages import MeasuredStage, find_stages
 
@@ -50,7 +49,8 @@ class Trajectory(Record):
     - `checkpoints`: of a run that keeps observables (`gflow.save.observables()`), the rows at
       which `leaves` were kept; `whole` is the run at these, with everything in it.
     - `clock`: of an escape, its own clock r at these times; error bars are at equal r, and
-      `error["t"]` is that of t.
+      `error["t"]` is that of t. Of a run of units it counts steps, of which each has a clock of its
+      own, and `lapses` are the flow times that they took, with digits where t has none.
     - A run keeps all its steps up to a quarter of a gigabyte, and then a part of them; `record_at`,
       `model` and `stages` integrate between two of them to the run's tolerance.
     - `status` (a `gflow.Status`), with its `cause` where one was looked for; `successful`,
@@ -150,7 +150,7 @@ class Trajectory(Record):
         # forwards from there: backwards from the step before it would cancel
         left = self.lapse(leaves, found.t, self.times[i + 1]) + float(self.remaining[i + 1])
         model = self.model_at(leaves, None, t)
-        return Passage(t, self._bar_of_time(found), left, model, found.t, found.error)
+        return Passage(t, bar_of_time(self, found), left, model, found.t, found.error)
 
     def at_norm(self, level: float) -> "Passage":
         """When the largest plain weight rises to norm `level`: a `crossing` on an escape.
@@ -165,15 +165,6 @@ class Trajectory(Record):
             )
         return self.crossing(norm_above(level, *plain))
 
-    def _bar_of_time(self, found: Crossing) -> float:
-        """The error bar of the flow time of a crossing, whose own is of the clock."""
-        if self.clock is None:
-            return found.error
-        i = found.step
-        pace = (self.remaining[i] - self.remaining[i + 1]) / (self.clock[i + 1] - self.clock[i])
-        bar = np.max(self.error["t"][i : i + 2]) if "t" in self.error else math.nan
-        return float(found.error * pace + bar)
-
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.
 
@@ -181,7 +172,7 @@ class Trajectory(Record):
 
         **Raises:** ValueError for an escape.
         """
-        if self.clock is not None:
+        if self._escaped:
             raise ValueError(
                 "An escape ends within its first transition, at the level asked for. Stages are "
                 "those of the run that goes on from there: gflow.simulate(traj.final, ...)."
@@ -194,7 +185,12 @@ class Trajectory(Record):
     @property
     def found_stages(self) -> list[MeasuredStage]:
         """`stages()`, and none of an escape."""
-        return [] if self.clock is not None else self.stages()
+        return [] if self._escaped else self.stages()
+
+    @property
+    def _escaped(self) -> bool:
+        """Whether it is an escape, which is a part of a transition."""
+        return self.clock is not None and self.lapses is None
 
     def plot(self, ax=None, **style):
         """Loss against τ (flow time where α is unknown); see `gflow.plot` for more."""

@@ -126,6 +126,8 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
     #: matrices I/(hγ) − J then need no pivoting while γh times the largest growth rate is
     #: below 1, which accuracy asks for anyway, and a batch of them is inverted faster.
     pivot: bool = True
+    #: True for components whose rates differ by more than floats square: rows are scaled.
+    scaled: bool = False
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = _Rodas5PInterpolation
@@ -150,7 +152,7 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         jacobian = jax.jacfwd(lambda y: f(t0, y))(y)
         _, slope = jax.jvp(lambda t: f(t, y), (t0,), (jnp.ones_like(t0),))
         matrix = jnp.eye(y.size, dtype=y.dtype) / (h * _GAMMA) - jacobian
-        solve = factorised(matrix, self.pivot)
+        solve = factorised(matrix, self.pivot, self.scaled)
 
         # a loop in place of eight copies of the vector field: half as long to compile; the
         # two rows of coefficients in one kernel
