@@ -55,10 +55,14 @@ def bar_of_time(trajectory: Record, found: Crossing) -> float:
         return found.error
     i = found.step
     times, widths = trajectory.times, trajectory.remaining[i] - trajectory.remaining[i + 1]
-    if trajectory.lapses is not None:  # with all its digits
+    late = 0.0
+    if trajectory.lapses is not None:
+        # a dormant unit of which an ulp of ℓ is lost a step, which adds up like a random walk
+        sizes = [np.max(np.abs(leaf["log_size"][: i + 1])) for leaf in trajectory.leaves.values()]
+        late = math.sqrt(i + 1) * float(np.spacing(max(sizes))) * abs(float(trajectory.t[i + 1]))
         widths = trajectory.widths[i]
     bar = np.max(trajectory.error["t"][i : i + 2]) if "t" in trajectory.error else math.nan
-    return float(found.error * widths / (times[i + 1] - times[i]) + bar)
+    return float(found.error * widths / (times[i + 1] - times[i]) + bar + late)
 
 
 def first_crossing(
