@@ -11,9 +11,13 @@ import gflow
 import theory
 from theory import linear_icl as icl
 from theory.reproduce import Report
-from theory.reproduce.linear_icl import draw, heads, problem, sizes, softmax, training
+from theory.reproduce.linear_icl import draw, problem
+from theory.reproduce.linear_icl.heads import measure as heads
 from theory.reproduce.linear_icl.problem import CONTEXT, FOUR
 from theory.reproduce.linear_icl.settings import FAST, FULL
+from theory.reproduce.linear_icl.sizes import measure as sizes
+from theory.reproduce.linear_icl.softmax import measure as softmax
+from theory.reproduce.linear_icl.training import measure as training
 
 ONE = dataclasses.replace(FAST, separate_sizes=(1e-3,), separate_seeds=1)
 

@@ -10,13 +10,14 @@ from theory import linear_icl as icl
 
 from .. import style
 from ..style import ANY_COLOUR, COLOURS, DOTTED, EXACT, MARKERS, MEASURED, SIMULATED, TIME
-from . import heads, modes
-from .heads import Merged, Ranks, Separate, levels
-from .modes import Scales
+from .heads import measure as heads
+from .heads.measure import Merged, Ranks, Separate, levels
+from .modes import measure as modes
+from .modes.measure import Scales
 from .problem import CONTEXT, EIGHT, FOUR, VARIANCES
-from .sizes import LEVEL, Escapes
-from .softmax import Softmax
-from .training import Descent, Trained
+from .sizes.measure import LEVEL, Escapes
+from .softmax.measure import Softmax
+from .training.measure import Descent, Trained
 
 #: Of markers that fall on one another.
 NESTED = (8.0, 5.5, 3.0)

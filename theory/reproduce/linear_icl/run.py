@@ -1,8 +1,13 @@
 """Each part is measured, then drawn."""
 
 from .. import Report
-from . import draw, heads, modes, sizes, softmax, training
+from . import draw
+from .heads import measure as heads
+from .modes import measure as modes
 from .settings import Settings
+from .sizes import measure as sizes
+from .softmax import measure as softmax
+from .training import measure as training
 
 
 def run(report: Report, settings: Settings) -> None:

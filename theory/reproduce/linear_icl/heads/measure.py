@@ -10,10 +10,10 @@ import theory
 from gflow.internal import Quantity, first_crossing
 from theory import linear_icl as icl
 
-from .. import Report
-from . import problem
-from .problem import CONTEXT, EIGHT, FOUR, ZHANG
-from .settings import Settings
+from ... import Report
+from .. import problem
+from ..problem import CONTEXT, EIGHT, FOUR, ZHANG
+from ..settings import Settings
 
 RTOL = 1e-9
 #: Size of the published starts of heads of rank R.

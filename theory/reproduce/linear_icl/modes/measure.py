@@ -10,11 +10,11 @@ import gflow
 import theory
 from theory import linear_icl as icl
 
-from .. import Report
-from . import problem
-from .heads import RTOL
-from .problem import CONTEXT, MAINALI, VARIANCES
-from .settings import Settings
+from ... import Report
+from .. import problem
+from ..heads.measure import RTOL
+from ..problem import CONTEXT, MAINALI, VARIANCES
+from ..settings import Settings
 
 
 class Scales(NamedTuple):

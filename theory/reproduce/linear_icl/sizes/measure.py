@@ -9,11 +9,11 @@ from scipy import optimize
 import gflow
 from theory import linear_icl as icl
 
-from .. import Report
-from . import problem
-from .heads import RTOL, levels, merged_time, passing
-from .problem import CONTEXT, FOUR, ZHANG
-from .settings import Settings
+from ... import Report
+from .. import problem
+from ..heads.measure import RTOL, levels, merged_time, passing
+from ..problem import CONTEXT, FOUR, ZHANG
+from ..settings import Settings
 
 #: The norm of the value weights up to which separate heads are followed, and one on the way.
 LEVEL, LOWER = 0.1, 0.05

@@ -13,11 +13,11 @@ import gflow
 from gflow.models import MergedHeads, SeparateHeads
 from theory import linear_icl as icl
 
-from .. import Report
-from . import problem
-from .heads import levels, passing
-from .problem import CONTEXT, FOUR, ZHANG
-from .settings import Settings
+from ... import Report
+from .. import problem
+from ..heads.measure import levels, passing
+from ..problem import CONTEXT, FOUR, ZHANG
+from ..settings import Settings
 
 #: Standard errors of a sample of prompts that are allowed.
 DEVIATIONS = 3.0

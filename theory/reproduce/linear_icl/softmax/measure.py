@@ -9,11 +9,11 @@ import gflow
 import theory
 from theory import linear_icl as icl
 
-from .. import Report
-from . import problem
-from .heads import RTOL
-from .problem import HE, PUBLISHED, SOFTMAX
-from .settings import Settings
+from ... import Report
+from .. import problem
+from ..heads.measure import RTOL
+from ..problem import HE, PUBLISHED, SOFTMAX
+from ..settings import Settings
 
 #: Until when pairs are followed.
 LATE = 1e6

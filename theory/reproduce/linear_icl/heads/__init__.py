@@ -1,0 +1,1 @@
+"""Merged and separate heads through their drops, and heads of higher rank."""

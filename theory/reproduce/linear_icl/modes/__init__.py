@@ -1,0 +1,1 @@
+"""Modes of several scales that share an eigenbasis."""
