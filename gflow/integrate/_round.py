@@ -173,8 +173,9 @@ def run_round(
         method = solver.method if isinstance(solver, Turn) else solver
 
         def halves(parts, tolerance, offset, t, kept, frames, choice):
+            closer = jax.tree.map(lambda x: parts["kinks"].closeness * x, tolerance)
             *points, missed = halved(
-                build, parts, method, tolerance, offset, t, kept, choice, patient, frames
+                build, parts, method, closer, offset, t, kept, choice, patient, frames
             )
             # members along the second axis, as everything recorded
             return *points, jnp.broadcast_to(missed, kept.shape)

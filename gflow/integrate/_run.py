@@ -73,7 +73,8 @@ class Rounds:
         self.turns = Turns(solver, members) if members and isinstance(solver, Switching) else None
         self.watched, self.reach = watched and not self.batched, []
         # members of a batch take their steps in one loop, which need not be of two halves
-        self.rounds, self.tried, self.room, self.patient = 0, 0, 0, self.batched
+        self.patient = self.batched or flow.kinks.companion().closeness < 1.0
+        self.rounds, self.tried, self.room = 0, 0, 0
         self.most = 0
         numbers = sum(x[0].size for x in jax.tree.leaves(self.recorder.first)) * (1 + error_bars)
         numbers += sum(x.size for x in jax.tree.leaves(self.fixed) if eqx.is_array(x))
