@@ -98,10 +98,10 @@ class Rounded(AsWritten):
     What that changes is proportional to δ, so that a companion with 4δ is three times as far
     from the run as the run is from the flow with the kinks (near a corner at least as far). Where
     a step meets one, halves of it are hardly more exact, and the two errors could be alike: the
-    companion takes more parts there, to a tenth of the tolerance.
+    companion takes more parts there, to a hundredth of the tolerance.
     """
 
-    closeness: ClassVar[float] = 0.1
+    closeness: ClassVar[float] = 0.01
 
     width: Float[Array, "..."]
 
