@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -25,6 +27,12 @@ def decay_rate(rate, t, dtype) -> Float[Array, ""]:
     if isinstance(rate, Constant):
         return jnp.asarray(rate.value, dtype)
     return rate(jnp.asarray(t, dtype))
+
+
+@eqx.filter_jit
+def sampled(rate: Traced, times: Float[Array, " times"]) -> Float[Array, " times"]:
+    """λ(t) at many times."""
+    return jax.lax.map(rate, times)
 
 
 def traced_rates(

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .._eager import on_device
+from ..flow._decay import sampled
 from ..integrate._bars import spread
+from ..programs._closure import Traced
 from ._between import roots
 from ._bracket import bracketed_root
 from ._labels import Index
@@ -153,12 +156,30 @@ def _interpolated_root(t, values, level, i) -> tuple[float, float]:
     return float(t[i]) + spline, 2.0 * max(abs(spline - other) for other in others)
 
 
+def _shifted(trajectory: Record, i: int) -> float:
+    """What a decay λ(t) of times held to half an ulp can move ∫λ by, up to step i.
+
+    That is half an ulp of what λ goes up and down by, the same for a run and its companion.
+    """
+    if trajectory.resolver is None:
+        return 0.0
+    flow, times, moved = trajectory.resolver.flow, trajectory.t[: i + 1], [0.0]
+    room = (1 << i.bit_length()) - i  # compiled once for numbers up to a power of two
+    for rate in flow.decay:
+        if isinstance(rate, Traced):
+            padded = np.pad(times, (0, room - 1), mode="edge").astype(flow.dtype)
+            values = np.asarray(sampled(rate, on_device(padded)))[: i + 1]
+            moved.append(float(np.sum(np.abs(np.diff(values)) * 0.5 * np.spacing(times[1:]))))
+    return max(moved)
+
+
 def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int) -> float:
     """The error bar over the speed, at the two ends of the bracket.
 
     And the rounding of the logarithm of a weight that has come from far below: an ulp a step,
     which add up like a random walk. Of what is no weight, such as the loss, the time of whose
-    falls is that of weights, it is taken for as many ulp of the time.
+    falls is that of weights, it is taken for as many ulp of the time. And what `_shifted` says of
+    a decay that moves.
     """
     if trajectory.refined is None:
         return float("nan")
@@ -171,5 +192,10 @@ def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int
     speed = abs(main[i + 1] - main[i]) / (trajectory.times[i + 1] - trajectory.times[i])
     farthest = np.max(np.abs(main[: i + 1]), where=np.isfinite(main[: i + 1]), initial=0.0)
     rounding = math.sqrt(i + 1) * np.spacing(farthest)
-    late = math.sqrt(i + 1) * np.spacing(trajectory.times[i + 1]) if quantity.leaf is None else 0.0
+    shift = _shifted(trajectory, i)
+    if quantity.leaf is not None:
+        return float((bar + rounding + 2.0 * shift) / speed)
+    late = math.sqrt(i + 1) * np.spacing(trajectory.times[i + 1])
+    if trajectory.log_alpha < 0.0:  # which the weights that make it fall have come in that time
+        late += shift * trajectory.times[i + 1] / trajectory.scale
     return float((bar + rounding) / speed + late)

@@ -12,15 +12,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .._arguments import file_path
 from ..coordinates._base import chart_name, chart_named
 from ..coordinates._record import LeafRecord
+from ..flow._decay import sampled
 from ..integrate._status import Status
 from ..parameters._base import Constant, is_parameter, known_times, leaf_name, trained_leaves
 from ..parameters._elapsed import remember
@@ -61,7 +61,7 @@ def settings_of(trajectory: Record) -> dict[str, Any]:
             return 0.0
         if isinstance(rate, Constant):
             return float(rate.value)
-        values = _sampled(rate, jnp.asarray(times, flow.dtype))
+        values = sampled(rate, jnp.asarray(times, flow.dtype))
         return {"t": times.tolist(), "decay": np.asarray(values).tolist()}
 
     rates = zip(flow.names, flow.decay, strict=True)
@@ -73,11 +73,6 @@ def settings_of(trajectory: Record) -> dict[str, Any]:
         "prng": str(jax.config.jax_default_prng_impl),  # type: ignore[attr-defined]
         "decay": {name: described(rate) for name, rate in rates},
     }
-
-
-@eqx.filter_jit
-def _sampled(rate: Any, times: Array) -> Array:
-    return jax.lax.map(rate, times)
 
 
 def described_model(model: PyTree) -> dict[str, Any]:
