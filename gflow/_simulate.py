@@ -24,6 +24,7 @@ from .flow._flow import (
 from .flow._order import high_order
 from .flow._prepare import prepare_times
 from .flow._underflow import check_felt
+from .integrate._binding import bindings, bound
 from .integrate._choose import better_method, check_memory, check_rtol, choose, describe
 from .integrate._climbing import Climbing
 from .integrate._conditions import Condition, check_unmet, conditions, with_readings
@@ -31,7 +32,6 @@ from .integrate._outcome import trajectory_of
 from .integrate._round import BLOCK
 from .integrate._run import ATTEMPTS, Rounds
 from .integrate._status import Status, message
-from .integrate._units import bindings, bound
 from .kinks._choose import with_kinks
 from .kinks._located import NotLocated
 from .kinks._treatments import Rounded

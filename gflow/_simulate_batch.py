@@ -23,13 +23,13 @@ from .flow._decay import BatchDecay
 from .flow._flow import Objective
 from .flow._prepare import log_alpha_of, prepare_times
 from .flow._underflow import check_felt
+from .integrate._binding import bindings, bound
 from .integrate._choose import check_memory, check_rtol, choose, describe
 from .integrate._climbing import Climbing
 from .integrate._conditions import Condition, check_unmet, conditions, with_readings
 from .integrate._outcome import trajectory_of
 from .integrate._run import Rounds
 from .integrate._status import Status, message
-from .integrate._units import bindings, bound
 from .kinks._choose import rounded_batch
 from .parameters._base import leaf_name, trained_leaves
 from .programs._closure import check_untraced

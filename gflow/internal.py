@@ -38,10 +38,12 @@ from .flow._prepare import (
 from .integrate._bars import (
     error_bar as error_bar,
 )
-from .integrate._march import (
-    TERM as TERM,
+from .integrate._field import (
     Field as Field,
     Pace as Pace,
+)
+from .integrate._march import (
+    TERM as TERM,
     march as march,
 )
 from .integrate._recorder import (

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..coordinates._record import LeafRecord
-from ..integrate._march import Field
+from ..integrate._field import Field
 from ..kinks._treatments import AsWritten, Kinks
 from ..parameters._base import Constant
 from ..programs._closure import Traced

@@ -1,8 +1,7 @@
 """Adaptive steps of any Diffrax solver in one bounded loop, for one run or a batch of them."""
 
-import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -12,7 +11,9 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-SAFETY, SHRINK, GROW = 0.9, 0.1, 10.0
+from ._field import Landing, Pace
+
+SAFETY, SHRINK = 0.9, 0.1
 
 #: An error below this share of the tolerance says that something else held the step.
 LEAST = 1e-2
@@ -21,120 +22,8 @@ LEAST = 1e-2
 #: in which time is counted from zero again: what is left to a singular time keeps its digits.
 FINE = 1e-10
 
-#: Error, in tolerances, that half a step does not have unless its start is elsewhere.
-ASTRAY = 1e6
-
 #: Members of a batch below which a round goes on for the last of them.
 NARROW = 8
-
-#: Attempts that the companion of a run makes at one step of it.
-MOST_PARTS = 1000
-
-
-class Landing(eqx.Module):
-    """Where a step has ended: the frame to go on in, the state there, whether the frame is another.
-
-    `again`: the step may not stand, and is to be tried once more, at its length, in `frame`
-    (None: every step may).
-    """
-
-    frame: PyTree[Array]
-    state: Float[Array, " size"]
-    changed: Bool[Array, ""]
-    again: Bool[Array, ""] | None = None
-
-
-class Field(eqx.Module):
-    """A vector field on a flat state, and what its coordinates know about good steps.
-
-    The `frame` is the part of the coordinates that may change from one step to the next
-    (which of two charts a weight is in); between two steps `recentred` chooses it anew. A field
-    whose frame holds its clock as well chooses it in `landed`, once a step, and where a step is
-    taken in parts they all have the frame of the step.
-    """
-
-    #: Factor by which a step may be longer than the one before.
-    grow: ClassVar[float] = GROW
-
-    @abc.abstractmethod
-    def start(self) -> Float[Array, " size"]:
-        """The state the field was made at."""
-
-    @abc.abstractmethod
-    def velocity(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
-        """d(state)/dt."""
-
-    @abc.abstractmethod
-    def horizon(
-        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
-    ) -> Float[Array, ""]:
-        """The longest step worth trying from here; ∞ where nothing is known."""
-
-    @abc.abstractmethod
-    def frame(self) -> PyTree[Array]:
-        """The frame `start` is written in."""
-
-    @abc.abstractmethod
-    def framed(self, frame: PyTree[Array]) -> "Field":
-        """The same field with states written in `frame`."""
-
-    @abc.abstractmethod
-    def recentred(self, state: Float[Array, " size"]) -> tuple[PyTree[Array], Array, Array]:
-        """The best frame for a point, its state there, and whether the frame is another."""
-
-    def begun(self, state: Float[Array, " size"]) -> Array:
-        """The state that a step starts from, where one has ended at `state`."""
-        return state
-
-    def landed(
-        self, before: Float[Array, " size"], state: Float[Array, " size"], h: Float[Array, ""]
-    ) -> Landing:
-        """The frame to go on in after a step of length `h` from `before` to `state`."""
-        return Landing(*self.recentred(state))
-
-    def followed(self, state: Float[Array, " size"], frame: Any, own: PyTree[Array]) -> Any:
-        """State and frame of a companion that has made a step, in the frame `own`, in its parts.
-
-        The run goes on in `frame` (None: there is no other run). By default it keeps its own.
-        """
-        return state, own
-
-    def paced(self, frame: PyTree[Array], pace: "Pace") -> tuple[PyTree[Array], "Pace"]:
-        """The frame for the next step, and the pace there."""
-        return frame, pace
-
-    def allowed(
-        self, tolerance: tuple[Array, Array], before: Float[Array, " size"],
-        state: Float[Array, " size"],
-    ) -> Float[Array, " size"]:  # fmt: skip
-        """The error that a step from `before` to `state` may have."""
-        atol, rtol = tolerance
-        return atol + rtol * jnp.maximum(jnp.abs(before), jnp.abs(state))
-
-    def way(self, t0: Any, y0: Any, after: Any, t1: Any, y1: Any) -> Array:
-        """Of the step from (t0, y0) to (t1, y1) of the field `after` it: 1 where it may stand.
-
-        0 where it ends beyond a surface at which the field is another: the march stops before
-        it. Between the two: the share of it to be tried next.
-        """
-        return jnp.ones(())
-
-
-class Pace(eqx.Module):
-    """What the choice of the next step rests on; it carries one call of `march` into the next.
-
-    `step` is to be tried next; `kept_step` was the last one kept and `kept_error` its error
-    as a share of the tolerance.
-    """
-
-    step: Float[Array | np.ndarray, "..."]
-    kept_step: Float[Array | np.ndarray, "..."]
-    kept_error: Float[Array | np.ndarray, "..."]
-
-    @classmethod
-    def at(cls, step: Any) -> "Pace":
-        """For a first step, with nothing behind it."""
-        return cls(step, step, np.ones(np.shape(step), jnp.result_type(step)))
 
 
 class Steps(eqx.Module):
@@ -343,11 +232,6 @@ def _choice(solver: diffrax.AbstractAdaptiveSolver, state: PyTree) -> PyTree[Arr
     return () if choice is None else choice(state)
 
 
-def _taking(solver: Any, choice: PyTree[Array], free: Bool[Array, ""]) -> Any:
-    """The solver with that method, unless it is `free` to choose."""
-    return solver.taking(choice, free) if jax.tree.leaves(choice) else solver
-
-
 def arrive(
     build: Callable[[PyTree], Any],
     parts: PyTree[Array],
@@ -381,108 +265,6 @@ def arrive(
     left, now = jax.lax.while_loop(unfinished, advance, (span, now))
     state, frame = build(parts).framed(now.frame).followed(now.state, None, now.frame)
     return jnp.where(left > 0.0, jnp.nan, state), frame
-
-
-def halved(
-    build: Callable[[PyTree], Any],
-    parts: PyTree[Array],
-    solver: diffrax.AbstractAdaptiveSolver,
-    tolerance: tuple[Array, Array],
-    offset: Float[Array, ""],
-    t: Float[Array, " attempts"],
-    kept: Bool[Array, " attempts"],
-    choice: PyTree[Array] = (),
-    patient: bool = False,
-    frames: PyTree[Array] = (),
-) -> tuple[Array, PyTree[Array], Bool[Array, ""]]:
-    """States and frames at times `t`, each step that was kept taken as two of half its length.
-
-    `frames` are those in which the run went on after every attempt (see `Field.followed`).
-    By the method that took the step: another one has errors of its own, that may cancel those
-    which the difference is to show. A companion that is ahead of the run may be in a transition
-    that the run has before it, where half a step is too long: the last of the results tells
-    whether it was anywhere. A `patient` companion then takes as many as its own error asks for, by
-    any method. If it has not arrived after `MOST_PARTS` attempts it is late from there on, and if
-    none of them was kept it is lost (NaN).
-    """
-    field, solver = build(parts), with_tolerance(solver, tolerance)
-
-    def step(method, now, begin, end, offset):
-        state, frame, inner, jumped = now
-        here = field.framed(frame)
-        new, error, _, inner, _ = method.step(
-            TERM, begin, end, state, (here, offset), inner, jumped
-        )
-        allowed = here.allowed(tolerance, state, new)
-        error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
-        error = jnp.where(jnp.all(jnp.isfinite(new)), error, jnp.nan)
-        frame, new, jumped = here.recentred(new)
-        return (new, frame, jax.tree.map(jnp.asarray, inner), jumped), error
-
-    def begun(now):
-        return (field.framed(now[1]).begun(now[0]), *now[1:])
-
-    def two(start, end, kept, choice, now):
-        middle, bound = start + 0.5 * (end - start), jnp.array(False)
-        method = _taking(solver, choice, bound)
-
-        def half(now, edges):
-            return step(method, now, *edges, offset)
-
-        def both():
-            edges = jnp.stack([start, middle]), jnp.stack([middle, end])
-            after, error = jax.lax.scan(half, now, edges)
-            return after, ~jnp.all(error < ASTRAY)
-
-        return jax.lax.cond(kept, both, lambda: (now, jnp.array(False)))
-
-    def many(start, end, kept, choice, now):
-        middle, no = start + 0.5 * (end - start), jnp.array(False)
-
-        def attempt(carry):
-            count, begin, h, failed, moved, now = carry
-            whole = begin + h >= end
-            until = jnp.where(whole, end, begin + h)
-            h = jnp.where(whole, end - begin, h)
-            # a part near the rounding of the time counts from zero, as if nothing were known
-            fine = h < FINE * begin
-            edges = jnp.where(fine, 0.0, begin), jnp.where(fine, h, until)
-            before = (*now[:3], now[3] | fine)
-            method = _taking(solver, choice, failed)
-            after, error = step(method, before, *edges, offset + jnp.where(fine, begin, 0.0))
-            good = error <= 1.0
-            now = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, now)
-            # what a solver knows at the end of such a part, it knows at another time
-            now = (*now[:3], now[3] | (good & fine))
-            begin = jnp.where(good, until, begin)
-            h = jnp.where(good, jnp.minimum(2.0 * h, middle - start), 0.2 * h)
-            return count + 1, begin, h, failed | ~good, moved | good, now
-
-        def unfinished(carry):
-            return (carry[1] < upto) & (carry[0] < MOST_PARTS)
-
-        going = kept & jnp.all(jnp.isfinite(now[0]))
-        upto = jnp.where(going, end, start)
-        begun = (0, start, middle - start, no, no, now)
-        *_, moved, now = jax.lax.while_loop(unfinished, attempt, begun)
-        state = jnp.where(going & (end > start) & ~moved, jnp.nan, now[0])
-        return (state, *now[1:]), no
-
-    def body(carry, entry):
-        start, now, failed = carry
-        end, kept, choice, frame = entry
-        after, missed = (many if patient else two)(start, end, kept, choice, begun(now))
-        state, frame = field.framed(now[1]).followed(after[0], frame, after[1])
-        after, before = (state, frame, *after[2:]), (now[0], frame, *now[2:])
-        now = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, before)
-        return (jnp.where(kept, end, start), now, failed | missed), now[:2]
-
-    zero, start = jnp.zeros_like(offset), field.start()
-    inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
-    now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
-    first = (zero, now, jnp.array(False))
-    (_, _, failed), (states, frames) = jax.lax.scan(body, first, (t, kept, choice, frames))
-    return states, frames, failed
 
 
 def _running(now: _Now, span: Array) -> Array:

@@ -23,7 +23,9 @@ from ..parameters._base import Constant
 from ..solvers._spectral_radius import noise
 from ..solvers._switching import Switching, spectral_reach
 from ..solvers._turn import Turn
-from ._march import Pace, arrive, halved, march
+from ._field import Pace
+from ._halves import halved
+from ._march import arrive, march
 
 Parts = dict[str, PyTree[Array]]
 

@@ -14,7 +14,7 @@ from ..kinks._treatments import Sides
 from ..solvers._switching import Switching
 from ._climbing import Climbing
 from ._departing import Departing
-from ._march import Pace
+from ._field import Pace
 from ._recorder import Recorded, Recorder
 from ._resting import Resting
 from ._round import BLOCK, Round, divide, first_record, run_round, stability_reach, united

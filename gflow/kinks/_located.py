@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
-from ..integrate._march import Pace, arrive
+from ..integrate._field import Pace
+from ..integrate._march import arrive
 from ._box import NotUnique, Tangled, fractions
 from ._treatments import Sides
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from known_field import SOLVERS, both, exact, go, itself, known, numbers, signed
 
-from gflow.integrate._march import TERM, halved
+from gflow.integrate._halves import halved
+from gflow.integrate._march import TERM
 from gflow.solvers import ROCK4, Rodas5P, Switching
 
 

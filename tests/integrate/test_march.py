@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from known_field import SOLVERS, Known, both, exact, go, known, marched, numbers, signed
 
-from gflow.integrate._march import Field, Pace
+from gflow.integrate._field import Field, Pace
 
 LOG10 = math.log(10.0)
 EPS = np.finfo(float).eps

@@ -8,7 +8,7 @@ from small_heads import H, cubes, cubes_loss, heads, loss
 
 import gflow
 from gflow.flow._build import build_flow
-from gflow.integrate._units import bindings, bound
+from gflow.integrate._binding import bindings, bound
 from gflow.parameters._base import trained_leaves
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gflow.integrate._march import Field, Pace, march
+from gflow.integrate._field import Field, Pace
+from gflow.integrate._march import march
 from gflow.solvers import Rodas5P
 
 SOLVERS = {"Rodas5P": Rodas5P(), "unpivoted": Rodas5P(pivot=False), "Tsit5": diffrax.Tsit5()}
