@@ -16,6 +16,9 @@ from ._bracket import bracketed_root
 from ._labels import Index
 from ._record import Record
 
+#: Share of a step up to which an error bar, as a time, is taken for that of a straight line.
+SMALL = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
@@ -101,8 +104,8 @@ def crossings(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]])
     else:
         found = _roots(trajectory, wanted, values, steps)
     return [
-        Crossing(t, resolution + _bar(trajectory, quantity, stacked, step), step)
-        for (t, resolution), (quantity, _, step) in zip(found, wanted, strict=True)
+        Crossing(t, resolution + _bar(trajectory, quantity, level, stacked, step), step)
+        for (t, resolution), (quantity, level, step) in zip(found, wanted, strict=True)
     ]
 
 
@@ -173,13 +176,27 @@ def _shifted(trajectory: Record, i: int) -> float:
     return max(moved)
 
 
-def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int) -> float:
+def _apart(times: np.ndarray, companion: np.ndarray, level: float, i: int) -> float:
+    """How far from step i the companion crosses the level, at most; zero in the same step."""
+    there = np.flatnonzero((companion[:-1] < level) & (companion[1:] >= level))
+    if not there.size:  # by the end it has not
+        return float(times[-1] - times[i])
+    j = int(there[np.argmin(np.abs(there - i))])
+    first, last = min(i, j), max(i, j) + 1
+    return float(times[last] - times[first]) if i != j else 0.0
+
+
+def _bar(
+    trajectory: Record, quantity: Quantity, level: float, stacked: dict[str, Any], i: int
+) -> float:
     """The error bar over the speed, at the two ends of the bracket.
 
-    And the rounding of the logarithm of a weight that has come from far below: an ulp a step,
-    which add up like a random walk. Of what is no weight, such as the loss, the time of whose
-    falls is that of weights, it is taken for as many ulp of the time. And what `_shifted` says of
-    a decay that moves.
+    Where that is no small part of the step the companion may be before or behind all of a fast
+    change, of which the bar then is no more than the height: the time is known no better than to
+    twice the distance of the two crossings. To it comes the rounding of the logarithm of a weight
+    that has come from far below: an ulp a step, which add up like a random walk. Of what is no
+    weight, such as the loss, the time of whose falls is that of weights, it is taken for as many
+    ulp of the time. And what `_shifted` says of a decay that moves.
     """
     if trajectory.refined is None:
         return float("nan")
@@ -189,13 +206,19 @@ def _bar(trajectory: Record, quantity: Quantity, stacked: dict[str, Any], i: int
         return 0.0
     main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))
     bar = np.max(spread(trajectory.times, main, companion)[at])
-    speed = abs(main[i + 1] - main[i]) / (trajectory.times[i + 1] - trajectory.times[i])
+    width = trajectory.times[i + 1] - trajectory.times[i]
+    speed = abs(main[i + 1] - main[i]) / width
     farthest = np.max(np.abs(main[: i + 1]), where=np.isfinite(main[: i + 1]), initial=0.0)
     rounding = math.sqrt(i + 1) * np.spacing(farthest)
-    shift = _shifted(trajectory, i)
+    shift, late = _shifted(trajectory, i), 0.0
     if quantity.leaf is not None:
-        return float((bar + rounding + 2.0 * shift) / speed)
-    late = math.sqrt(i + 1) * np.spacing(trajectory.times[i + 1])
-    if trajectory.log_alpha < 0.0:  # which the weights that make it fall have come in that time
-        late += shift * trajectory.times[i + 1] / trajectory.scale
-    return float((bar + rounding) / speed + late)
+        rounding += 2.0 * shift
+    else:
+        late = math.sqrt(i + 1) * np.spacing(trajectory.times[i + 1])
+        if trajectory.log_alpha < 0.0:  # which the weights that make it fall have come in that time
+            late += shift * trajectory.times[i + 1] / trajectory.scale
+    error = (bar + rounding) / speed + late
+    if error > SMALL * width:
+        own = np.asarray(quantity.of(trajectory.refined))
+        error = max(error, 2.0 * _apart(trajectory.times, own, level, i))
+    return float(error)

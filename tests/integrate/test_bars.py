@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_heads
 
 import gflow
 from gflow.integrate._bars import error_bar
@@ -51,3 +52,18 @@ def test_a_settled_state_has_the_bar_of_a_settled_state():
     for bar in (run.error["loss"][-1], np.max(run.error[name][-1])):
         assert bar < 1e-8
     assert np.max(run.error["loss"]) > 0.5  # companion and run are apart for rtol/ε
+
+
+@pytest.mark.parametrize("rtol", [1e-6, 1e-8])
+def test_times_that_are_known_less_well_than_a_drop_lasts(rtol):
+    """Of plain weights from 1e-8, whose companion is through a drop of ten units of time, at 4e8,
+    long before the run or after it; against the same heads in units."""
+
+    def half_drops(run):
+        return [run.crossing(gflow.stop.loss_below(level)) for level in small_heads.MIDDLES]
+
+    start, loss = small_heads.heads, small_heads.loss
+    units = gflow.simulate(start(1e-8), loss, rtol=1e-9, error_bars=False)
+    plain = gflow.simulate(start(1e-8, units=None), loss, t1=1.1e10, rtol=rtol)
+    for one, other in zip(half_drops(plain), half_drops(units), strict=True):
+        assert abs(one.t - other.t) <= one.error < 1e-3 * one.t
