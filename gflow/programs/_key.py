@@ -25,7 +25,7 @@ _DERIVED = {"out_trees"}
 _ASIDE = {"Store", "EqualStore", "DynamicJaxprTrace", "object"}
 
 
-class _Same:
+class Same:
     """Equal to itself alone; it keeps the object, so that its address is not used again."""
 
     def __init__(self, of: Any = None):
@@ -35,7 +35,7 @@ class _Same:
         return id(self.of) if self.of is not None else id(self)
 
     def __eq__(self, other):
-        both = isinstance(other, _Same) and self.of is other.of
+        both = isinstance(other, Same) and self.of is other.of
         return both and (self.of is not None or self is other)
 
 
@@ -74,11 +74,11 @@ class _Describer:
                 for name, x in sorted(e.params.items())
                 if name not in _DERIVED
             )
-            equations.append((_Same(e.primitive), read, bound(e.outvars), parameters, e.ctx))
+            equations.append((Same(e.primitive), read, bound(e.outvars), parameters, e.ctx))
         return heads, tuple(equations), tuple(atom(x) for x in jaxpr.outvars)
 
     def unknown(self) -> Hashable:
-        return _Same() if self.strict else None
+        return Same() if self.strict else None
 
     def value(self, x: Any) -> Hashable:
         if x is None or isinstance(x, bool | int | str | bytes):
@@ -94,7 +94,7 @@ class _Describer:
         if isinstance(x, Jaxpr):
             return self.jaxpr(x)
         if isinstance(x, jax.Array | type | types.ModuleType):
-            return _Same(x)
+            return Same(x)
         if isinstance(x, jax.sharding.Mesh):
             return type(x), x
         if type(x).__name__ == "WrappedFun":
@@ -112,7 +112,7 @@ class _Describer:
             return "function", self.met[id(f)][0]
         self.met[id(f)] = len(self.met), f
         if isinstance(f, types.BuiltinFunctionType | np.ufunc):
-            return _Same(f)
+            return Same(f)
         if isinstance(f, functools.partial):
             return functools.partial, self.value((f.func, f.args, f.keywords))
         if isinstance(f, types.MethodType):
@@ -120,7 +120,7 @@ class _Describer:
         if isinstance(f, types.FunctionType):
             inner = tuple(self.value(cell.cell_contents) for cell in f.__closure__ or ())
             defaults = self.value((f.__defaults__, f.__kwdefaults__))
-            return _Same(f.__code__), inner, defaults, self._globals(f)
+            return Same(f.__code__), inner, defaults, self._globals(f)
         wrapped = getattr(f, "__wrapped__", None)
         if _of_library(type(f).__module__) and callable(wrapped):
             rules = [getattr(f, name, None) for name in ("jvp", "fwd", "bwd", "nondiff_argnums")]

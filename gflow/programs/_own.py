@@ -12,6 +12,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ._key import Same
+
 #: Settings of JAX that a program depends on.
 _SETTINGS = (
     "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion",
@@ -49,8 +51,16 @@ def _described(x: Any) -> Hashable:
     if isinstance(x, type) and _ours(x):
         return type, x
     if _ours(kind) and (isinstance(x, eqx.Module) or dataclasses.is_dataclass(kind)):
-        return kind, tuple((name, _described(y)) for name, y in vars(x).items())
+        return kind, _written(kind), tuple((name, _described(y)) for name, y in vars(x).items())
     raise _Foreign
+
+
+def _written(kind: type) -> Hashable:
+    """What stands in the bodies of a class and those above it: somebody may change a method."""
+    ours = [k for k in kind.__mro__ if _ours(k)]
+    return tuple(
+        Same(x) for k in ours for x in vars(k).values() if callable(x) or isinstance(x, property)
+    )
 
 
 def _ours(kind: type) -> bool:

@@ -74,6 +74,13 @@ class Switching(diffrax.AbstractAdaptiveSolver):
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
 
+    def __check_init__(self):
+        if self.patience < 1:
+            raise ValueError(
+                f"patience = {self.patience}: the stiff method takes over after at least one step "
+                "that stability held down."
+            )
+
     def order(self, terms):
         orders = (solver.order(terms) for solver in (self.explicit, self.stiff))
         return min(order for order in orders if order is not None)

@@ -101,3 +101,14 @@ def test_a_setting_of_jax_is_part_of_it(traces):
     with jax.default_matmul_precision("highest"):
         ran(model, objective)
     assert traces
+
+
+def test_a_method_of_ours_that_somebody_changed_is_another_program(monkeypatch, traces):
+    model = gflow.models.DiagonalLinear(gflow.Hadamard(Y[:2], X[1]))
+    objective = gflow.objectives.SquaredLoss(X, Y)
+    one, call = ran(model, objective).loss[0], gflow.models.DiagonalLinear.__call__
+    monkeypatch.setattr(gflow.models.DiagonalLinear, "__call__", lambda self, x: 2 * call(self, x))
+    two = ran(model, objective).loss[0]
+    theta = Y[:2] * X[1]
+    np.testing.assert_allclose(one, 0.5 * np.mean((X @ theta - Y) ** 2), rtol=1e-10)
+    np.testing.assert_allclose(two, 0.5 * np.mean((2 * X @ theta - Y) ** 2), rtol=1e-10)

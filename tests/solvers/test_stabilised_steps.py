@@ -307,3 +307,8 @@ def test_a_step_grows_by_the_order_of_the_method_at_work():
     attempts = [run.statistics["accepted"] + run.statistics["rejected"] for run in (alone, both)]
     assert attempts[1] < 1.2 * attempts[0]
     np.testing.assert_allclose(alone.loss[-1], both.loss[-1], rtol=1e-7)
+
+
+def test_a_switch_waits_for_a_step():
+    with pytest.raises(ValueError, match="patience = 0"):
+        Switching(diffrax.Dopri8(), ROCK4(), patience=0)
