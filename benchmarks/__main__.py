@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SECTIONS = (
     "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
-    "large", "example", "cold",
+    "units", "large", "example", "cold",
 )  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         large,
         reading,
         single,
+        units,
         work_precision,
     )
 
@@ -85,6 +86,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "gauge": gauge.run,
         "decay": decay.run,
         "condensation": condensation.run,
+        "units": units.run,
         "large": large.run,
         "example": example.run,
         "cold": cold.run,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from . import condensation, decay, ends, example, gauge, reading
+from . import condensation, decay, ends, example, gauge, reading, units
 from .accuracy import Verdict
 from .contenders import FLOW, FLOW_BARS, OWN
 from .grids import alpha_name
@@ -22,7 +22,7 @@ AGAINST_FASTEST = (
 #: (section, its module): each says what was asked of it, and prints its own tables.
 JUDGED = (
     ("ends", ends), ("reading", reading), ("example", example), ("gauge", gauge),
-    ("decay", decay), ("condensation", condensation),
+    ("decay", decay), ("condensation", condensation), ("units", units),
 )  # fmt: skip
 
 #: The hand-written baseline that was named; other solvers in its coordinates are extra.

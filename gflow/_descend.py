@@ -16,6 +16,7 @@ from .flow._build import traced_observables
 from .flow._callables import check_objective
 from .flow._decay import Decay
 from .flow._flow import Objective
+from .flow._order import order_of
 from .flow._prepare import log_alpha_of
 from .parameters._base import is_parameter, trained_leaves
 from .programs._closure import check_untraced
@@ -131,6 +132,7 @@ def descend(
         refined=None,
         log_alpha=scale,
         log_alpha_conflict=conflict,
+        order=order_of(made.flow, made.model),
         status=run.status,
         method=made.method,
         statistics={

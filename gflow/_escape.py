@@ -18,6 +18,7 @@ from .flow._flow import (
     Flow,
     Objective,
 )
+from .flow._order import order_of
 from .flow._prepare import log_alpha_of
 from .integrate._choose import check_memory, check_rtol
 from .integrate._clock import Clocked
@@ -109,7 +110,8 @@ def escape(
         f"{type(solver).__name__} in polar coordinates and the clock of the relative speed, "
         f"rtol={rtol:g}"
     )
-    trajectory = trajectory_of(run, 0, model, *log_alpha_of(model), method)
+    scale = log_alpha_of(model)
+    trajectory = trajectory_of(run, 0, model, *scale, method, order_of(flow, model))
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
         why = message(trajectory.status, trajectory.cause)

@@ -21,7 +21,7 @@ from .flow._flow import (
     Flow,
     Objective,
 )
-from .flow._order import high_order
+from .flow._order import high_order, order_of
 from .flow._prepare import prepare_times
 from .flow._underflow import check_felt
 from .integrate._binding import bindings, bound
@@ -76,8 +76,9 @@ def simulate(
     - `objective`: model ↦ scalar loss, an `eqx.Module` or any function. Arrays that it reads
       (its own, globals, NumPy's) are those of the moment of the call, and others of equal
       shape compile nothing; other numbers or settings compile anew.
-    - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α). Neither: until every weight
-      rests on its own scale. A saddle, and a minimum at infinity, end such a run
+    - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α), for units α^{D−2} t with D the
+      order of the saddle they start near. Neither: until every weight rests on its own scale.
+      A saddle, and a minimum at infinity, end such a run
       as what they are, without success.
     - `t0`: flow time that the model stands at, the origin of t, τ and λ(t). A model handed out
       by a trajectory knows it (see `Trajectory.final`), any other stands at 0.
@@ -120,8 +121,11 @@ def simulate(
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
     asked = wanted(save)
-    times = prepare_times(model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha)
     labels = bindings(trained_leaves(model))
+    times = prepare_times(
+        model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha,
+        order=order_of(flow, model),
+    )  # fmt: skip
     if in_units := bool(labels) and solver is None:
         wished = wished if times.end is None else [*wished, Condition.at_times(times.end)]
     programs = traced_observables(with_readings(observables, wished), model, flow)
@@ -173,7 +177,7 @@ def simulate(
     if isinstance(flow.kinks, Rounded):
         width = np.max(np.asarray(flow.kinks.width))
         method += f", kinks rounded off over {width:.1e}{rounding}"
-    trajectory = trajectory_of(run, 0, model, float(times.scale[0]), times.why, method)
+    trajectory = trajectory_of(run, 0, model, float(times.scale[0]), times.why, method, times.order)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:
         why = message(trajectory.status, trajectory.cause)

@@ -21,6 +21,7 @@ from .flow._build import (
 from .flow._callables import check_objective
 from .flow._decay import BatchDecay
 from .flow._flow import Objective
+from .flow._order import order_of
 from .flow._prepare import log_alpha_of, prepare_times
 from .flow._underflow import check_felt
 from .integrate._binding import bindings, bound
@@ -159,7 +160,7 @@ def simulate_batch(
     asked = wanted(save)
     times = prepare_times(
         model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha, members=members,
-        single=single,
+        order=_order(model, objective, in_axes), single=single,
     )  # fmt: skip
     if in_units:
         flow = bound(flow, labels, times.start, members, shared)
@@ -207,7 +208,8 @@ def simulate_batch(
     def member_of(i: int) -> Trajectory:
         own = member(model, i)
         scale, conflict = log_alpha_of(own, log_alpha)
-        trajectory = trajectory_of(run, i, own, scale, conflict, statistics["method"])
+        method = statistics["method"]
+        trajectory = trajectory_of(run, i, own, scale, conflict, method, times.order)
         return trajectory.with_times(times.of(i, trajectory.t[-1]))
 
     batch = Batch(run, member_of, statistics)
@@ -220,6 +222,15 @@ def simulate_batch(
             stacklevel=2,
         )
     return batch
+
+
+def _order(models: PyTree, objective: Objective, in_axes: tuple[int | None, int | None]) -> int:
+    """Of the saddle that the members start near, by the first of them."""
+    own = objective if in_axes[1] is None else member(objective, 0)
+    first = member(models, 0)
+    if not bindings(trained_leaves(first)):
+        return 2
+    return order_of(build_flow(first, own), first)
 
 
 def _is_array(x: Any) -> bool:

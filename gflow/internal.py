@@ -14,12 +14,18 @@ from ._simulate_batch import (
     member as member,
     stacked as stacked,
 )
+from ._time_unit import (
+    tau_label as tau_label,
+    time_unit as time_unit,
+    unit_name as unit_name,
+)
 from .coordinates._gauge import (
     clearing as clearing,
     column_velocity as column_velocity,
     pulled as pulled,
 )
 from .coordinates._jacobi import orthogonal as orthogonal
+from .coordinates._record import LeafRecord as LeafRecord
 from .flow._build import (
     build_flow as build_flow,
     check_single as check_single,
@@ -31,6 +37,7 @@ from .flow._flow import (
     Flow as Flow,
     Objective as Objective,
 )
+from .flow._order import order_of as order_of
 from .flow._prepare import (
     elapsed_time as elapsed_time,
     log_alpha_of as log_alpha_of,
@@ -38,6 +45,7 @@ from .flow._prepare import (
 from .integrate._bars import (
     error_bar as error_bar,
 )
+from .integrate._binding import bindings as bindings
 from .integrate._field import (
     Field as Field,
     Pace as Pace,

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ._time_unit import tau_label as tau_label
 from .results._observables import above_sqrt_alpha
 from .results._record import Record
 
@@ -34,7 +35,7 @@ def new_axes(ax=None, width: float = 3.4, height: float = 2.4) -> Any:
 def time_axis(trajectory: Record) -> tuple[np.ndarray, str]:
     """Times and axis label: τ where α is known, flow time otherwise."""
     if trajectory.log_alpha < 0:
-        return trajectory.tau, r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
+        return trajectory.tau, tau_label(trajectory.order)
     return trajectory.t, "flow time $t$"
 
 

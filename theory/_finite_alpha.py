@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import ArrayLike
 
+from gflow.internal import time_unit
+
 from ._stage import Stage, Start
 
 
@@ -40,10 +42,12 @@ class FiniteAlpha:
     log_alpha: float
     orbits: Orbits | None = dataclasses.field(default=None, repr=False)
     source: str = ""
+    order: int = 2
 
     @property
     def scale(self) -> float:
-        return -self.log_alpha
+        """The unit of τ: Λ = log(1/α), of order D > 2 α^{−(D−2)}."""
+        return time_unit(self.log_alpha, self.order)
 
     @property
     def t(self) -> np.ndarray:

@@ -24,7 +24,8 @@ class Prediction:
     path (`staged` is False) is made by `Prediction.of`.
     `source`: the paper; `validity`: the regime in which it holds; `ended`: why there are
     no further stages. `accuracy`: error of rate·(TΛ + C), the rounding of the prediction
-    itself. `fingerprint`: what it was made from, None where that is not known.
+    itself. `order` D: of the saddles, whose times count log(1/α), or α^{−(D−2)} where D > 2.
+    `fingerprint`: what it was made from, None where that is not known.
     """
 
     start: Start
@@ -35,6 +36,7 @@ class Prediction:
     orbits: Orbits | None = dataclasses.field(default=None, repr=False)
     origin: Callable[[], Fingerprint] | None = dataclasses.field(default=None, repr=False)
     accuracy: float = 1e-8
+    order: int = 2
     curves: tuple[Curve, ...] = ()
     numbers: tuple[Number, ...] = ()
 
@@ -114,7 +116,7 @@ class Prediction:
                 f"log_alpha = {log_alpha}: a finite-α prediction needs 0 < α < 1, that is a "
                 "negative, finite natural logarithm."
             )
-        return FiniteAlpha(self.start, self.stages, log_alpha, self.orbits, self.source)
+        return FiniteAlpha(self.start, self.stages, log_alpha, self.orbits, self.source, self.order)
 
     def plot(self, ax=None, *, t: Numbers | None = None):
         """Staircase of the limit loss against τ; without stages, the curves at flow times `t`."""

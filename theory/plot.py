@@ -17,6 +17,7 @@ from gflow.plot import (
     loss as plot_loss,
     new_axes,
     ranks as plot_ranks,
+    tau_label,
     weights,
 )
 
@@ -29,7 +30,6 @@ LIMIT = {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
 FINITE = {"color": "black", "ls": (0, (4, 2)), "lw": 1.0}
 #: Entries of one curve that are drawn.
 _ENTRIES = 12
-TAU_LABEL = r"rescaled time $\tau = t\,/\,\log(1/\alpha)$"
 TIME_LABEL = "flow time $t$"
 
 
@@ -47,6 +47,8 @@ class Predicted(Protocol):
     def numbers(self) -> tuple[Number, ...]: ...
     @property
     def staged(self) -> bool: ...
+    @property
+    def order(self) -> int: ...
     def at(self, log_alpha: float) -> FiniteAlpha: ...
 
 
@@ -102,14 +104,14 @@ def staircase(prediction: Predicted, ax=None, end: float = math.nan, **style):
         where="post",
         **{**LIMIT, "label": r"limit $\alpha \to 0$", **style},
     )
-    ax.set(xlabel=TAU_LABEL, ylabel="loss")
+    ax.set(xlabel=tau_label(prediction.order), ylabel="loss")
     return ax
 
 
 def finite_grid(prediction: Predicted, log_alpha: float, end: float) -> np.ndarray:
     """Values of τ up to `end`, dense around the predicted transitions."""
-    times = prediction.at(log_alpha).tau
-    local = np.sinh(np.linspace(-7, 7, 161)) / -log_alpha
+    finite = prediction.at(log_alpha)
+    times, local = finite.tau, np.sinh(np.linspace(-7, 7, 161)) / finite.scale
     grid = np.concatenate([np.linspace(0, end, 201), *(t + local for t in times)])
     return np.unique(grid[(grid >= 0) & (grid <= end)])
 
@@ -250,7 +252,7 @@ def spectrum_with_times(trajectory, prediction: Predicted, ax=None, logarithmic:
                 np.full(len(values), middle), values, "o", mfc="none", mec="black", ms=4, mew=0.8
             )
     ax.set(
-        xlabel=TAU_LABEL,
+        xlabel=tau_label(prediction.order),
         ylabel=r"$\log_{10}$ singular values" if logarithmic else "singular values",
     )
     ax.legend(frameon=False, fontsize="x-small")

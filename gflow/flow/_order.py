@@ -1,10 +1,13 @@
 """The order of the saddle that plain weights start near, read off how their forces scale."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from ..parameters._base import trained_leaves, units_of
 from ._flow import Flow
 
 #: Size of plain weights below which what follows a saddle of order three and more may stall.
@@ -12,6 +15,9 @@ SMALL = 1e-6
 
 #: Forces that grow by more than this when the weights are doubled are products of two and more.
 _CUBIC = 3.0
+
+#: By how much the degree of forces at a start may differ from the one that they have at zero.
+_OFF = 0.2
 
 
 def high_order(flow: Flow) -> str | None:
@@ -36,6 +42,21 @@ def high_order(flow: Flow) -> str | None:
         "gflow.Scaled(array, log_scale, units=...), the parts of each mode bound to one unit: all "
         "saddles are then followed from any size"
     )
+
+
+def order_of(flow: Flow, model: PyTree) -> int:
+    """The order D of the saddle that weights in units start near: forces there are of degree D − 1.
+
+    Two for other weights, and where forces are of no degree in particular.
+    """
+    if not any(units_of(leaf) for leaf in trained_leaves(model).values()):
+        return 2
+    once, twice = (float(x) for x in _forces(flow))
+    if not (once > 0.0 and math.isfinite(twice)):
+        return 2
+    degree = math.log2(twice / once)
+    whole = round(degree)
+    return 1 + whole if whole >= 2 and abs(degree - whole) < _OFF else 2
 
 
 @eqx.filter_jit

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .._arguments import number, numbers
-from ..parameters._base import Scaled, Small, known_times, trained_leaves
+from .._time_unit import time_unit, unit_name
+from ..parameters._base import Scaled, Small, known_times, trained_leaves, units_of
 from ..parameters._elapsed import agreed
 
 
@@ -19,7 +20,8 @@ from ..parameters._elapsed import agreed
 class Times:
     """Flow times, an entry a member; `end` is None for runs until rest.
 
-    `scale` is log α of every member, and `why` says what is wrong where it is none below 0.
+    `scale` is log α of every member, and `why` says what is wrong where it is none below 0;
+    `order` is that of the saddle they start near, which makes the unit of τ.
     """
 
     start: Float[np.ndarray, " members"]
@@ -27,6 +29,7 @@ class Times:
     wanted: Float[np.ndarray, " times"]
     scale: Float[np.ndarray, " members"]
     why: str
+    order: int
 
     def of(self, i: int, last: float) -> Float[np.ndarray, " times"]:
         """Of the times wanted those that member i, which came to `last`, has passed."""
@@ -46,25 +49,41 @@ def log_alpha_of(model: PyTree, given: float | None = None) -> tuple[float, str]
         if not math.isfinite(value):
             raise ValueError(f"log_alpha = {given} must be finite: the natural logarithm of α.")
         return value, f"log_alpha = {value:g} was given, so α ≥ 1."
-    leaves = {n: x for n, x in trained_leaves(model).items() if isinstance(x, Small)}
-    known = {n: float(x.log_alpha) for n, x in leaves.items() if np.isfinite(x.log_alpha)}
+    leaves = {n: x for n, x in trained_leaves(model).items() if _carries(x)}
+    scales = {n: float(_scale_of(x)) for n, x in leaves.items()}
+    known = {n: x for n, x in scales.items() if math.isfinite(x)}
     values = set(known.values())
     if len(values) == 1 and len(known) == len(leaves):
         value = values.pop()
         return value, f"log_alpha = {value:g} on every leaf, so α ≥ 1."
     if not leaves:
-        why = "the model has no Hadamard or Factored leaf that carries log_alpha. Pass log_alpha=."
+        why = (
+            "the model has no Hadamard or Factored leaf that carries log_alpha, and no Scaled one "
+            "in units. Pass log_alpha=."
+        )
     elif not known:
-        why = f"leaves {list(leaves)} were built without log_alpha. Pass log_alpha=."
+        why = f"leaves {list(leaves)} do not say at what α they started. Pass log_alpha=."
     else:
         listed = ", ".join(f"{n}: {known[n]:g}" if n in known else f"{n}: unknown" for n in leaves)
         why = f"the leaves disagree on log_alpha ({listed}). Pass log_alpha=."
     return math.nan, why
 
 
+def _carries(leaf: Any) -> bool:
+    return isinstance(leaf, Small) or units_of(leaf) is not None
+
+
+def _scale_of(leaf: Any) -> Any:
+    """log α of a leaf; NaN where it does not know it, as units that a run has moved."""
+    if isinstance(leaf, Small):
+        return leaf.log_alpha
+    moved = np.asarray(leaf.elapsed)
+    return np.where(np.isnan(moved) | (moved == 0.0), np.asarray(leaf.log_scale), np.nan)
+
+
 def prepare_times(
     model: PyTree, *, t0: Any, t1: Any, tau1: Any, save: Any, log_alpha: float | None,
-    members: int | None = None, single: PyTree = None,
+    order: int = 2, members: int | None = None, single: PyTree = None,
 ) -> Times:  # fmt: skip
     """The times of a run, or of all members of a stacked `model` (copies of `single`, if given).
 
@@ -73,8 +92,8 @@ def prepare_times(
     """
     start = _starts(t0, model, members, single)
     scale, why = _scales(model, log_alpha, members)
-    end = _ends(t1, tau1, start, scale, why, members)
-    return Times(start, end, _wanted(save, start, end), scale, why)
+    end = _ends(t1, tau1, start, scale, why, order, members)
+    return Times(start, end, _wanted(save, start, end), scale, why, order)
 
 
 def _starts(t0: Any, model: PyTree, members: int | None, single: PyTree) -> np.ndarray:
@@ -106,11 +125,11 @@ def _scales(model: PyTree, log_alpha: float | None, members: int | None) -> tupl
     if members is None:
         scale, why = log_alpha_of(model, log_alpha)
         return np.array([scale]), why
-    leaves = [x for x in trained_leaves(model).values() if isinstance(x, Small)]
+    leaves = [x for x in trained_leaves(model).values() if _carries(x)]
     if log_alpha is not None:
         scale = np.full(members, number("log_alpha", log_alpha, "the natural logarithm of α"))
     elif leaves:
-        known = [np.asarray(x.log_alpha) for x in leaves]
+        known = [np.asarray(_scale_of(x)) for x in leaves]
         scale = np.where(np.all([x == known[0] for x in known], axis=0), known[0], math.nan)
     else:
         scale = np.full(members, math.nan)
@@ -119,14 +138,15 @@ def _scales(model: PyTree, log_alpha: float | None, members: int | None) -> tupl
 
 
 def _ends(
-    t1: Any, tau1: Any, start: np.ndarray, scale: np.ndarray, why: str, members: int | None
-) -> np.ndarray | None:
+    t1: Any, tau1: Any, start: np.ndarray, scale: np.ndarray, why: str, order: int,
+    members: int | None,
+) -> np.ndarray | None:  # fmt: skip
     if t1 is not None and tau1 is not None:
         raise ValueError(f"Give t1 = {t1} or tau1 = {tau1}, not both.")
     if t1 is None and tau1 is None:
         return None
     name, value = ("t1", t1) if tau1 is None else ("tau1", tau1)
-    what = "the end of the run in " + ("flow time" if tau1 is None else "log(1/α)")
+    what = "the end of the run in " + ("flow time" if tau1 is None else unit_name(order))
     given = np.asarray(number(name, value, what)) if members is None else numbers(name, value, what)
     if given.shape not in ((), start.shape):
         raise ValueError(
@@ -135,8 +155,10 @@ def _ends(
         )
     if tau1 is not None:
         if not np.all(scale < 0):
-            raise ValueError(f"tau1 = {tau1} counts time in log(1/α), but {why}")
-        given = given * -scale
+            raise ValueError(f"tau1 = {tau1} counts time in {unit_name(order)}, but {why}")
+        given = given * np.array([time_unit(float(x), order) for x in scale]).reshape(
+            () if members is None else -1
+        )
     end = np.array(np.broadcast_to(given, start.shape))
     bad = np.flatnonzero(~(np.isfinite(end) & (end > start)))
     if bad.size:

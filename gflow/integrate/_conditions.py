@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..results._crossings import Quantity, bar_of_time, first_crossing
+from ..results._crossings import Quantity, bar_of_time, first_in_clock
 from ..results._resolver import joined
 from ..results._trajectory import Trajectory
 from ..stop import Stop
@@ -131,7 +131,7 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
     held = np.zeros(0, int) if before is None else before[before <= last]
     for i, condition in enumerate(found):
         level = condition.sign * condition.stop.level
-        crossing = first_crossing(trajectory, condition.quantity, level, last)
+        crossing = first_in_clock(trajectory, condition.quantity, level, last)
         if crossing is not None:
             bar = crossing.error if trajectory.lapses is None else bar_of_time(trajectory, crossing)
             met.append((crossing.t, i, bar))
@@ -158,6 +158,7 @@ def ended_at(trajectory: Trajectory, found: list[Condition]) -> Trajectory:
         checkpoints=None if before is None else np.append(held, last + 1),
         log_alpha=trajectory.log_alpha,
         log_alpha_conflict=trajectory.log_alpha_conflict,
+        order=trajectory.order,
         status=Status.reached if reached else Status.stopped,
         cause="" if reached else name,
         method=trajectory.method,

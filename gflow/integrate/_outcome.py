@@ -12,8 +12,9 @@ from ._status import Ended, Status
 
 
 def trajectory_of(
-    run: Rounds, i: int, model: PyTree, log_alpha: float, conflict: str, method: str
-) -> Trajectory:
+    run: Rounds, i: int, model: PyTree, log_alpha: float, conflict: str, method: str,
+    order: int = 2,
+) -> Trajectory:  # fmt: skip
     """The trajectory of member `i`, which started as `model`, as far as it can be relied on."""
     found, flow, status = run.member(i), run.flow(i), run.ended(i)
     times, leaves = found.t[found.rows], found.records["leaves"]
@@ -39,6 +40,7 @@ def trajectory_of(
             checkpoints=part.checkpoints,
             log_alpha=log_alpha,
             log_alpha_conflict=conflict,
+            order=order,
             status=status.status,
             cause=status.cause,
             method=method,

@@ -229,7 +229,7 @@ class Scaled(Trainable):
         self.units, self.unit_axes = units, unit_axes
 
     @property
-    def log_scale(self) -> Float[Array, ""]:
+    def log_scale(self) -> Float[Array, "..."]:
         return self._log_scale.value
 
     @property
@@ -256,10 +256,15 @@ class Scaled(Trainable):
         return self._at(array, Constant(np.asarray(time, array.dtype)))
 
     def rescaled(self, log_alpha: ArrayLike) -> "Scaled":
-        """The same weight before any run."""
-        if np.all(np.isnan(self.elapsed)):
-            return self
-        return self._at(self.array, Constant(jnp.full_like(self.elapsed, jnp.nan)))
+        """The same weight before any run, in units at log-size `log_alpha`."""
+        never = Constant(jnp.full_like(self.elapsed, jnp.nan))
+        if self.units is not None:
+            scale = checked_log_alpha(log_alpha, required=True)
+            return eqx.tree_at(
+                lambda p: (p._log_scale, p._elapsed), self,
+                (Constant(jnp.broadcast_to(scale, self.log_scale.shape)), never),
+            )  # fmt: skip
+        return self if np.all(np.isnan(self.elapsed)) else self._at(self.array, never)
 
     def plain(self) -> "Scaled":
         """The same weight as an array of log-size 0, at the same time."""
@@ -270,6 +275,8 @@ class Scaled(Trainable):
         return _known(self.elapsed)
 
     def numbers(self, log_alpha: float) -> dict[str, Any]:
+        if self.units is not None and log_alpha < 0.0:
+            return {"array": self.array, "log-size over α": self.log_scale - log_alpha}
         return {"array": self.array, "log-size": self.log_scale}
 
     def _at(self, array: Array, elapsed: Constant) -> "Scaled":
@@ -337,7 +344,7 @@ def known_times(leaf: Any) -> set[float]:
 
 
 def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
-    """`model` with every Hadamard and Factored leaf at another α and the same O(1) factors.
+    """`model` with every Hadamard, Factored and unit leaf at another α, with the same O(1) factors.
 
     All leaves start anew, at time 0.
 

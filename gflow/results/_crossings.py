@@ -48,11 +48,15 @@ class Quantity:
 
 @dataclasses.dataclass(frozen=True)
 class Crossing:
-    """Flow time of a crossing, its error bar, and the recorded step just before it."""
+    """Flow time of a crossing, its error bar, and the recorded step just before it.
+
+    `clock`: the time that the run was integrated in, which is t for most.
+    """
 
     t: float
     error: float
     step: int
+    clock: float
 
 
 def bar_of_time(trajectory: Record, found: Crossing) -> float:
@@ -74,9 +78,25 @@ def bar_of_time(trajectory: Record, found: Crossing) -> float:
 def first_crossing(
     trajectory: Record, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
 ) -> Crossing | None:
-    """First recorded step in [start, stop) after which quantity rises through `level`."""
+    """When quantity first rises through `level`, from recorded steps in [start, stop) on."""
+    found = first_in_clock(trajectory, quantity, level, start, stop)
+    return None if found is None else in_flow_time(trajectory, found)
+
+
+def first_in_clock(
+    trajectory: Record, quantity: Quantity, level: float, start: int = 0, stop: int | None = None
+) -> Crossing | None:
+    """`first_crossing` in the time that the run was integrated in."""
     step = first_rise(trajectory, quantity, level, start, stop)
-    return None if step is None else crossings(trajectory, [(quantity, level, step)])[0]
+    return None if step is None else in_clock(trajectory, [(quantity, level, step)])[0]
+
+
+def in_flow_time(trajectory: Record, found: Crossing) -> Crossing:
+    """A crossing with its flow time and the bar of that, from one in the run's own time."""
+    if trajectory.clock is None:
+        return found
+    t = trajectory.flow_time(found.step, found.t)
+    return Crossing(t, bar_of_time(trajectory, found), found.step, found.clock)
 
 
 def first_rise(
@@ -91,6 +111,11 @@ def first_rise(
 
 def crossings(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]]) -> list[Crossing]:
     """When quantities rise through levels within the steps given, all sought side by side."""
+    return [in_flow_time(trajectory, found) for found in in_clock(trajectory, wanted)]
+
+
+def in_clock(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]]) -> list[Crossing]:
+    """`crossings` in the time that the run was integrated in."""
     if not wanted:
         return []
     stacked, steps = _stacked(trajectory), np.array([step for *_, step in wanted], int)
@@ -104,7 +129,7 @@ def crossings(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]])
     else:
         found = _roots(trajectory, wanted, values, steps)
     return [
-        Crossing(t, resolution + _bar(trajectory, quantity, level, stacked, step), step)
+        Crossing(t, resolution + _bar(trajectory, quantity, level, stacked, step), step, t)
         for (t, resolution), (quantity, level, step) in zip(found, wanted, strict=True)
     ]
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from .._arguments import numbers
+from .._time_unit import tau_definition, time_unit
 from ..coordinates._record import LeafRecord
 from ..flow._build import traced_observables
 from ..integrate._bars import error_bar
@@ -45,6 +46,8 @@ class Record:
     statistics: dict[str, Any]
     cause: str = ""
     log_alpha_conflict: str = ""
+    #: Of the saddle that the run starts near, which makes the unit of τ.
+    order: int = 2
     counts_steps: bool = False
     clock: np.ndarray | None = None
     #: Flow time from every step to the one before, of a run that t has not the digits of.
@@ -102,14 +105,15 @@ class Record:
 
     @property
     def scale(self) -> float:
-        """Λ = log(1/α). **Raises** ValueError where it is not a positive number."""
+        """The unit of τ, log(1/α) or α^{−(D−2)}. **Raises** ValueError where α is not below 1."""
         if not self.log_alpha < 0:
-            raise ValueError(f"τ = t/log(1/α) needs 0 < α < 1, but {self.log_alpha_conflict}")
-        return -self.log_alpha
+            said = tau_definition(self.order)
+            raise ValueError(f"τ = {said} needs 0 < α < 1, but {self.log_alpha_conflict}")
+        return time_unit(self.log_alpha, self.order)
 
     @property
     def tau(self) -> np.ndarray:
-        """τ = t/log(1/α)."""
+        """τ = t/log(1/α); of units, near saddles of order D ≥ 3, τ = α^{D−2} t."""
         return self.t / self.scale
 
     @functools.cached_property

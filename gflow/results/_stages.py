@@ -17,9 +17,9 @@ from ._activity import Active, Courses, courses, states
 from ._crossings import (
     Crossing,
     Quantity,
-    bar_of_time,
-    crossings,
     first_rise,
+    in_clock,
+    in_flow_time,
 )
 from ._labels import (
     Coordinate,
@@ -55,6 +55,7 @@ class MeasuredStage:
       product of matrices is its k-th singular value. `label` writes them as predictions do.
     - `value`, `loss`, `model`: on the plateau after it, where it is flattest (`build` makes the
       model, when it is first asked for), and `step` the recorded step there.
+    - `clock`: `t` in the time that the run was integrated in (`Trajectory.times`).
     - `rank`: number of active modes there along the last axis. `_activity` says when a
       mode is active; the observable `name.above_sqrt_alpha` counts something else.
     """
@@ -68,6 +69,7 @@ class MeasuredStage:
     loss: float
     rank: dict[str, np.ndarray]
     step: int
+    clock: float
     level: tuple[Any, float] | None = None
     build: Callable[[], PyTree] | None = dataclasses.field(repr=False, default=None)
 
@@ -98,24 +100,24 @@ def find_stages(trajectory: Record) -> list[MeasuredStage]:
         switches.append((on, off, now))
     between = list(itertools.pairwise(plateaus))
     times = _times_of(trajectory, [on for on, *_ in switches], between)
-    stages = []
+    stages, scale = [], trajectory.scale if trajectory.log_alpha < 0 else math.nan
     for (_, plateau), (on, off, now), (level, crossing) in zip(
         between, switches, times, strict=True
     ):
-        scale = -trajectory.log_alpha
-        t = trajectory.flow_time(crossing.step, crossing.t)
+        passed_at = in_flow_time(trajectory, crossing)
         leaves = plateau.record["leaves"]
         stages.append(
             MeasuredStage(
-                t=t,
-                tau=t / scale if scale > 0 else math.nan,
-                error=bar_of_time(trajectory, crossing),
+                t=passed_at.t,
+                tau=passed_at.t / scale,
+                error=passed_at.error,
                 activated=on,
                 deactivated=off,
                 value={n: np.asarray(leaves[n]["value"]) for n in trajectory.leaves},
                 loss=float(plateau.record["loss"]),
                 rank={n: np.asarray(np.sum(x, axis=-1)) for n, x in now.items()},
                 step=plateau.step,
+                clock=crossing.clock,
                 level=level,
                 build=functools.partial(_model, trajectory, leaves, plateau.t),
             )
@@ -198,7 +200,7 @@ def _times_of(
     """The level that defines each transition, and when it is crossed."""
     rises = [_rise(trajectory, on, *pair) for on, pair in zip(activated, between, strict=True)]
     known = [(quantity, height, step) for _, quantity, height, step, _ in filter(None, rises)]
-    found = iter(crossings(trajectory, known))
+    found = iter(in_clock(trajectory, known))
     out: list[tuple[tuple[Any, float] | None, Crossing]] = []
     for rise, pair in zip(rises, between, strict=True):
         if rise is None:
@@ -238,7 +240,7 @@ def _steepest(trajectory: Record, start: Plateau, plateau: Plateau) -> Crossing:
     step = before + int(np.argmax(trajectory.descent[before : after + 1]))
     times = trajectory.times
     width = times[min(step + 1, after)] - times[max(step - 1, before)]
-    return Crossing(float(times[step]), float(width), step)
+    return Crossing(float(times[step]), float(width), step, float(times[step]))
 
 
 def _widened(

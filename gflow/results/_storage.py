@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._arguments import file_path
+from .._time_unit import unit_name
 from ..coordinates._base import chart_name, chart_named
 from ..coordinates._record import LeafRecord
 from ..flow._decay import sampled
@@ -30,10 +31,10 @@ from ._record import Record
 from ._stages import MeasuredStage
 
 #: Of the layout of a file.
-FORMAT = 4
-_SCALARS = ("log_alpha", "status", "cause", "method", "log_alpha_conflict", "counts_steps")
+FORMAT = 5
+_SCALARS = ("log_alpha", "order", "status", "cause", "method", "log_alpha_conflict", "counts_steps")
 _PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
-_TIME, _TAU = "flow time", "log(1/alpha)"
+_TIME = "flow time"
 #: Times at which a decay λ(t) is written down.
 _SAMPLES = 129
 
@@ -102,7 +103,9 @@ def to_dataset(trajectory: Record, settings: dict[str, Any]):
     data.update({f"error.{n}": variable(n, a) for n, a in trajectory.error.items()})
     coords: dict[str, Any] = {"t": xr.Variable("t", trajectory.t, {"units": _TIME})}
     if trajectory.log_alpha < 0:
-        coords["tau"] = xr.Variable("t", trajectory.tau, {"units": _TAU})
+        coords["tau"] = xr.Variable(
+            "t", trajectory.tau, {"units": unit_name(trajectory.order).replace("α", "alpha")}
+        )
     attrs = {name: getattr(trajectory, name) for name in _SCALARS}
     attrs["status"] = trajectory.status.name
     attrs["counts_steps"] = int(trajectory.counts_steps)
@@ -200,7 +203,8 @@ def _stage_numbers(stage: MeasuredStage) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "t": stage.t, "tau": stage.tau, "error": stage.error, "loss": stage.loss,
-        "step": stage.step, "activated": stage.activated, "deactivated": stage.deactivated,
+        "step": stage.step, "clock": stage.clock,
+        "activated": stage.activated, "deactivated": stage.deactivated,
         "level": stage.level, "arrays": list(_stage_arrays(stage)),
         "stands at": max(times, default=math.nan),
     }  # fmt: skip
@@ -243,6 +247,7 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
                 refined[key] = data[f"refined.{key}"].values
     fields: dict[str, Any] = {name: data.attrs[name] for name in _SCALARS}
     fields["status"] = Status[fields["status"]]
+    fields["order"] = int(fields["order"])
     fields["counts_steps"] = bool(fields["counts_steps"])
     return fields | {
         "log_alpha": log_alpha,
@@ -326,6 +331,7 @@ def _stage(data: Any, i: int, numbers: dict[str, Any], like: PyTree) -> Measured
         loss=numbers["loss"],
         rank=of("rank"),
         step=numbers["step"],
+        clock=numbers["clock"],
         level=level,
         build=build,
     )

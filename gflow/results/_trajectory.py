@@ -9,10 +9,11 @@ from jaxtyping import PyTree
 
 from .. import plot
 from .._arguments import number
+from .._time_unit import tau_definition
 from ..integrate._status import message
 from ..stop import Stop, norm_above
 from . import _storage as storage
-from ._crossings import Quantity, bar_of_time, first_crossing
+from ._crossings import Quantity, bar_of_time, first_in_clock
 from ._record import Record
 from ._stages import MeasuredStage, find_stages
 
@@ -39,7 +40,7 @@ class Passage(NamedTuple):
 class Trajectory(Record):
     """One integrated gradient flow.
 
-    - `t`, `tau`: flow time and t/log(1/α); `loss`: data loss at these times.
+    - `t`, `tau`: flow time and t/log(1/α), for units α^{D−2} t; `loss`: data loss at these times.
     - `observables[name]`: by leaf name the effective weight, `name.log_abs` its log|θ| (of a
       product of matrices `name.log_singular`, the logarithms of its singular values),
       `name.above_sqrt_alpha` the number of those above √α along the last axis, whether they rest
@@ -113,7 +114,7 @@ class Trajectory(Record):
                 return self.whole.model(t=float(self.t[i]))
             return self.model_at(self.leaves, i, float(self.t[i]))
         time = (
-            number("at", at, "a time τ = t/log(1/α)") * self.scale
+            number("at", at, f"a time τ = {tau_definition(self.order)}") * self.scale
             if t is None
             else number("t", t, "a flow time")
         )
@@ -138,7 +139,7 @@ class Trajectory(Record):
             run, name = self.with_observables({"read": condition.read}), "read"
         sign = 1.0 if condition.rising else -1.0
         quantity = Quantity(sign=sign, observable=name)
-        found = first_crossing(run, quantity, sign * condition.level)
+        found = first_in_clock(run, quantity, sign * condition.level)
         if found is None:
             values = run.loss if name is None else np.asarray(run.observables[name])
             raise ValueError(

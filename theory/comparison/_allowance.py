@@ -26,6 +26,8 @@ from ..remainder._remainder import TRUSTED
 _AMPLITUDE = 100.0
 #: Measured times as near as this to the predicted ones, in e-folds, have the same bounds.
 _AS_PREDICTED = 1e-3
+#: Margins, in widths of a drop, below which two units of order three and more are live together.
+_TIE = 3.0
 #: What an exponent estimated from margins and plateau lengths is divided by.
 _DOUBT = 10.0
 
@@ -93,6 +95,8 @@ def allowances(
 
 def _allowed(prediction: Prediction, log_alpha: float, times: np.ndarray) -> list[Allowance]:
     orbits = prediction.orbits
+    if prediction.order > 2:
+        return _estimated(prediction, log_alpha, times)
     if orbits is not None and len(orbits.orbits) == len(prediction.stages):
         found = remainder(prediction, log_alpha, times)
         if np.any(np.isfinite(found.time)):
@@ -138,7 +142,7 @@ def _estimated(
     # a time that is not predicted (NaN) overtakes nothing
     exists = np.append(~(np.diff(times) <= 0), True)
     exponent, time, certain = math.inf, 0.0, True
-    before = prediction.start
+    before, scale = prediction.start, prediction.at(log_alpha).scale
     saddles = [by_leaf(x.value) for x in (before, *prediction.stages)]
     largest = {n: np.max([np.max(np.abs(s[n]), initial=0.0) for s in saddles]) for n in saddles[0]}
     for k, stage in enumerate(prediction.stages):
@@ -148,8 +152,12 @@ def _estimated(
             length = (times[k] - times[k - 1]) / -log_alpha if k else math.nan
             own = _guessed(stage, rate, length) / _DOUBT
         exponent, certain = min(exponent, max(own, 0.0)), certain and bool(exists[k - 1] or k == 0)
+        # near a tie both become live, and the next one leaves at another pace
+        certain = certain and (prediction.order == 2 or stage.margin * scale * rate > _TIE)
         efolds = _AMPLITUDE * math.exp(max(exponent * log_alpha, -1e4)) if certain else math.inf
         time = max(time, efolds / rate)
+        # dormant units are of size α; what live ones are off by is less
+        moved = efolds if prediction.order == 2 else _AMPLITUDE * math.exp(log_alpha)
         helps = exponent > 0 and math.isfinite(exponent)
         out.append(
             Allowance(
@@ -165,7 +173,7 @@ def _estimated(
                 origin=f"an estimate, α^{exponent:.3g}" + (f"; {why}" if why else ""),
                 loss=efolds * abs(stage.loss - before.loss),
                 weights={
-                    n: np.asarray(efolds * x) if x else np.zeros(()) for n, x in largest.items()
+                    n: np.asarray(moved * x) if x else np.zeros(()) for n, x in largest.items()
                 },
             )
         )

@@ -5,6 +5,8 @@ import math
 
 #: A claim about a time is confirmed when it is known to this, in e-folds and in flow time.
 SHARP = 0.05
+#: Of saddles of order three and more, left after a power of 1/α: when known to this share of it.
+RELATIVE = 1e-4
 #: A loss or a weight is confirmed when it is known to this share of the step beside it.
 SHARE = 0.02
 

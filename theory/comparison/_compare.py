@@ -100,8 +100,8 @@ class _Judge:
     def judged(self) -> tuple[list[Row], list[Claim]]:
         run, prediction = self.first.run, self.prediction
         finite = prediction.at(run.log_alpha)
-        start = float(run.t[0])
-        known = [c.t for c in self.first.crossings if c is not None]
+        start = float(run.times[0])
+        known = [c.clock for c in self.first.crossings if c is not None]
         before = self.reader.plateau(start, min(known, default=self.reader.end))
         general = start_claims(prediction, self.reader, before)
         rows, times, count, reached = [], [], 0, True
@@ -116,7 +116,7 @@ class _Judge:
             plateau = None
             if found is not None:
                 members = [self.first.crossings[k] for k in group]
-                times += [found.t, *(c.t for c in members if c is not None)]
+                times += [found, *(c for c in members if c is not None)]
                 count += len(group)
                 resting = self._resting(group, found, before, doubtful, formed)
                 claims += resting.claims()
@@ -172,14 +172,15 @@ class _Judge:
         formed: bool,
     ) -> Resting:
         k, run = group[-1], self.first.run
-        later = [c.t for c in self.first.crossings[k + 1 :] if c is not None and c.t > found.t]
-        right = min(later, default=self.reader.next_transition(found.t))
+        after = [c.clock for c in self.first.crossings[k + 1 :] if c is not None]
+        later = [clock for clock in after if clock > found.clock]
+        right = min(later, default=self.reader.next_transition(found.clock))
         allowance = self.first.allowances[k]
         at = None
         if len(group) == 1 and allowance.exists and allowance.match is not None:
-            at = found.t + allowance.match
-        matched = at is not None and found.t < at < right and run.resolver is not None
-        plateau = self.reader.plateau(found.t, right, at if matched else None)
+            at = found.clock + allowance.match
+        matched = at is not None and found.clock < at < right and run.resolver is not None
+        plateau = self.reader.plateau(found.clock, right, at if matched else None)
         return Resting(
             self.prediction, group, self.reader, plateau, before, doubtful, allowance, matched,
             formed,

@@ -139,7 +139,7 @@ class Comparison:
     def _title(self) -> str:
         run, source = self.trajectory, self.prediction.source
         if self.prediction.staged:
-            about = f"α = 10^-{run.scale / math.log(10):.6g} (Λ = {run.scale:.6g})"
+            about = f"α = 10^-{-run.log_alpha / math.log(10):.6g} (Λ = {-run.log_alpha:.6g})"
         else:
             about = f"t = {run.t[0]:.6g} … {run.t[-1]:.6g}"
         return f"{about}; {source}" if source else about
@@ -161,7 +161,7 @@ def _stage_table(rows: list[Row]) -> list[list[str]]:
                 f"{r.error:.0e}",
                 "" if math.isnan(r.z) else f"{r.z:.2g}",
                 f"{r.offset_predicted:.5f}",
-                f"{r.offset_measured:.5f}",
+                _offset(r.offset_measured),
                 "" if math.isnan(r.limit) else f"{r.limit:.6f}",
                 f"{r.loss_predicted:.5g}",
                 f"{r.loss_measured:.5g}",
@@ -173,6 +173,11 @@ def _stage_table(rows: list[Row]) -> list[list[str]]:
     if all(math.isnan(r.limit) for r in rows):
         table = [row[:8] + row[9:] for row in table]
     return table
+
+
+def _offset(value: float) -> str:
+    """C; where t has no digits for it, its size."""
+    return f"{value:.5f}" if not abs(value) >= 1e7 else f"{value:.1e}"
 
 
 def _part_table(rows: list[ClosedFormRow]) -> list[list[str]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Constant
+from gflow.internal import Constant, Crossing, LeafRecord
 
 from .._prediction import Prediction
 from ._claims import CONFIRMED, REFUTED, UNDECIDED, Claim, label_claim
@@ -14,27 +14,28 @@ from ._readings import Reader
 
 
 def path_claims(
-    prediction: Prediction, reader: Reader, rows: list[float], count: int, reached: bool
+    prediction: Prediction, reader: Reader, rows: list[Crossing], count: int, reached: bool
 ) -> list[Claim]:
     """Whether the run has transitions that are not predicted, and whether it has come to rest.
 
-    `rows`: flow times of the transitions judged, of all that merge; `reached`: the run has them
+    `rows`: crossings of the transitions judged, of all that merge; `reached`: the run has them
     all. A further one refutes if the run rests on both sides of it; else it may be a part of one.
     """
     run, claims = reader.trajectory, []
-    extra = reader.besides(rows)
-    last = max(rows, default=-math.inf)
-    between, after = [t for t in extra if t < last], [t for t in extra if t > last]
+    extra = reader.besides([row.clock for row in rows])
+    last = max((row.clock for row in rows), default=-math.inf)
+    between = [i for i in extra if reader.peaks[i] < last]
+    after = [i for i in extra if reader.peaks[i] > last]
     n = count
     if rows:
-        claims.append(_between(reader, rows, n, between))
+        claims.append(_between(reader, max(row.t for row in rows), n, between))
     complete = prediction.ended.startswith("complete")
     said = f"{n} transitions and no more" if complete else f"{n} transitions, {prediction.ended}"
     measured, verdict, words = said, CONFIRMED, "the run has come to rest"
     if after and reached:
-        verdict = REFUTED if complete and any(reader.apart(t) for t in after) else UNDECIDED
+        verdict = REFUTED if complete and any(reader.apart(i) for i in after) else UNDECIDED
         measured = f"{n + len(after)} transitions"
-        words = f"the run goes on at t = {', '.join(f'{t:.6g}' for t in after)}"
+        words = f"the run goes on at t = {', '.join(f'{reader.flow_times[i]:.6g}' for i in after)}"
     elif not complete:
         return claims
     elif not reached:
@@ -45,12 +46,13 @@ def path_claims(
     return [*claims, label_claim("path.complete", said, measured, verdict, words)]
 
 
-def _between(reader: Reader, rows: list[float], n: int, extra: list[float]) -> Claim:
-    key, said = "path.transitions", f"{n} up to t = {max(rows):.6g}"
+def _between(reader: Reader, last: float, n: int, extra: list[int]) -> Claim:
+    key, said = "path.transitions", f"{n} up to t = {last:.6g}"
     if not extra:
         return label_claim(key, said, said, CONFIRMED, "no others")
-    far = [t for t in extra if reader.apart(t)]
-    listed = ", ".join(f"{t / reader.trajectory.scale:.6g}" for t in extra)
+    far = [i for i in extra if reader.apart(i)]
+    scale = reader.trajectory.scale
+    listed = ", ".join(f"{reader.flow_times[i] / scale:.6g}" for i in extra)
     measured = f"{n + len(extra)}, further ones at τ = {listed}"
     if far:
         return label_claim(key, said, measured, REFUTED, "no prediction explains them")
@@ -67,6 +69,10 @@ def _still_growing(run: Trajectory) -> str | None:
     for name, leaf in run.leaves.items():
         last = leaf.at(-1)
         sizes = last.log_modes()
+        if not (leaf.spectral or leaf.entrywise):
+            if _unit_grows(last, sizes, 0.5 * run.log_alpha, 10.0 * end):
+                return f"a dormant unit of {name} still grows at its end; a longer run would decide"
+            continue
         if leaf.spectral:
             dormant = sizes < 0.5 * run.log_alpha
             force = np.linalg.norm(last["force"], ord=2, axis=(-2, -1))[..., None]
@@ -78,6 +84,13 @@ def _still_growing(run: Trajectory) -> str | None:
         if np.any(grows):
             return f"a dormant weight of {name} still grows at its end; a longer run would decide"
     return None
+
+
+def _unit_grows(last: LeafRecord, sizes: np.ndarray, small: float, wait: float) -> bool:
+    """Whether a dormant unit, whose size grows as a power of itself, blows up within `wait`."""
+    norms, along = last.modes()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bool(np.any((sizes < small) & (along / norms * wait > 1.0)))
 
 
 def _rates(flow: Any) -> dict[str, float]:

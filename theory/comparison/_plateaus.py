@@ -109,7 +109,7 @@ class Resting:
             found, bars = self.plateau.values[name], self.plateau.bars[name]
             sizes = np.max([np.abs(s[name]) for s in saddles], axis=0)
             largest = float(np.max(sizes, initial=0.0))
-            if self.reader.trajectory.leaves[name].spectral:
+            if not self.reader.trajectory.leaves[name].entrywise:
                 sizes = np.full_like(sizes, largest)
             sizes = np.where(sizes > 0, sizes, largest if largest > 0 else 1.0)
             floor = 200.0 * self._rtol * sizes + 1e-10 * max(largest, 1e-300)
@@ -143,10 +143,14 @@ class Resting:
         sizes = self.plateau.sizes[name]
         if matrix:
             slack = np.sqrt(np.sum(slack**2, axis=(-1, -2)))[..., None]
+        else:  # of units, what is uncertain in all of their entries
+            slack = _norms(slack, sizes.shape)
         off = ~self.plateau.active[name]
         expected = by_leaf(self.stage.value)[name]
         if matrix:
             expected = np.linalg.svd(expected, compute_uv=False)[..., : sizes.shape[-1]]
+        else:
+            expected = _norms(expected, sizes.shape)
         counts = np.abs(expected) > 1e-9 * np.max(np.abs(expected), initial=0.0)
         there = off & counts & (np.abs(np.abs(expected) - sizes) <= slack)
         dying = self.plateau.active[name] & (sizes <= 2.0 * slack)
@@ -229,6 +233,11 @@ class Resting:
                 judged(key, share, sizes[c] / total, sum(bars.values()) / total, allowed, 0.02, "")
             )
         return claims
+
+
+def _norms(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Of the entries that belong to each mode; where a mode is an entry, its size."""
+    return np.linalg.norm(np.reshape(values, (*shape, -1)), axis=-1)
 
 
 def _share(claim: Claim) -> float:

@@ -63,47 +63,53 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads plateaus off a run; `valleys` (recorded steps) and `peaks` (times) are its own."""
+    """Reads plateaus off a run; `valleys` (recorded steps) and `peaks` (times) are its own.
+
+    All times are those that the run was integrated in, which tell before from after where flow
+    time has no digits left to. `flow_times`: those of the peaks.
+    """
 
     trajectory: Trajectory
     valleys: list[int]
     peaks: list[float]
+    flow_times: list[float]
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> "Reader":
         stages = trajectory.stages()
-        return cls(trajectory, [0, *(s.step for s in stages)], [s.t for s in stages])
+        valleys = [0, *(s.step for s in stages)]
+        return cls(trajectory, valleys, [s.clock for s in stages], [s.t for s in stages])
 
     @property
     def end(self) -> float:
-        return float(self.trajectory.t[-1])
+        return float(self.trajectory.times[-1])
 
     def next_transition(self, t: float) -> float:
         """When the run leaves the plateau that follows its transition at t; its end if never."""
-        times = self.trajectory.t
+        times = self.trajectory.times
         for valley, peak in zip(self.valleys[1:], self.peaks[1:], strict=False):
             if times[valley] >= t:
                 return peak
         return self.end
 
-    def besides(self, known: list[float]) -> list[float]:
-        """Peaks of the transitions in which none of these times lies."""
-        run, edges = self.trajectory, [float(self.trajectory.t[v]) for v in self.valleys]
+    def besides(self, known: list[float]) -> list[int]:
+        """Numbers of the transitions in which none of these times lies."""
+        run, edges = self.trajectory, [float(self.trajectory.times[v]) for v in self.valleys]
         out = []
-        for i, peak in enumerate(self.peaks):
+        for i in range(len(self.peaks)):
             falls = run.loss[self.valleys[i]] - run.loss[self.valleys[i + 1]]
             inside = any(edges[i] < t <= edges[i + 1] for t in known)
             if not inside and falls > 1e-13 * abs(run.loss[0]):
-                out.append(peak)
+                out.append(i)
         return out
 
-    def apart(self, peak: float) -> bool:
+    def apart(self, i: int) -> bool:
         """Whether the run rests before and after a transition as on no part of one orbit.
 
         A plateau of e e-folds falls to e⁻ᵉ of the descent beside it, midway between approaching
         and leaving its saddle; an orbit may pass other saddles, but by no such accident.
         """
-        i, descent = self.peaks.index(peak), self.trajectory.descent
+        descent = self.trajectory.descent
         highest = [np.max(descent[a : b + 1]) for a, b in itertools.pairwise(self.valleys)]
         sides = [(self.valleys[i], i - 1), (self.valleys[i + 1], i + 1)]
         return all(
@@ -113,14 +119,14 @@ class Reader:
         )
 
     def plateau(self, left: float, right: float, at: float | None = None) -> Plateau:
-        """The plateau in (left, right), read at flow time `at` or where it is flattest."""
+        """The plateau in (left, right), read at `at` or where it is flattest."""
         run = self.trajectory
         if at is None or not left < at < right:
-            at = float(run.t[self._flattest(left, right)])
+            at = float(run.times[self._flattest(left, right)])
         left = max([left, *(t for t in self.peaks if t <= at)])
         right = min([right, *(t for t in self.peaks if t > at)])
-        here, *around = self._records([at, 0.5 * (at + left), 0.5 * (at + right)])
-        step = int(np.argmin(np.abs(run.t - at)))
+        here, *around = self._records([at, self._halfway(left, at), self._halfway(at, right)])
+        step = int(np.argmin(np.abs(run.times - at)))
         beside = slice(max(step - 1, 0), step + 2)
 
         def moved(read):
@@ -148,24 +154,34 @@ class Reader:
 
     def _flattest(self, left: float, right: float) -> int:
         run = self.trajectory
-        inside = [s for s in self.valleys if left <= run.t[s] <= right]
+        times = run.times
+        inside = [s for s in self.valleys if left <= times[s] <= right]
         if not inside:
-            inside = [s for s in range(len(run.t)) if left <= run.t[s] <= right]
+            inside = [s for s in range(len(times)) if left <= times[s] <= right]
         if not inside:
-            return int(np.searchsorted(run.t, left).clip(0, len(run.t) - 1))
+            return int(np.searchsorted(times, left).clip(0, len(times) - 1))
         return min(inside, key=lambda s: float(run.descent[s]))
 
+    def _halfway(self, left: float, right: float) -> float:
+        """Between two times; of a run by lapses the step nearest to the middle in flow time."""
+        run = self.trajectory
+        if run.lapses is None:
+            return 0.5 * (left + right)
+        first, last = np.searchsorted(run.times, [left, right])
+        passed = np.cumsum(run.lapses[first : last + 1])
+        return float(run.times[first + np.argmin(np.abs(passed - 0.5 * passed[-1]))])
+
     def _records(self, times: list[float]) -> list[dict[str, Any]]:
-        """At any flow times; without the flow at the recorded times nearest."""
+        """At any times; without the flow at the recorded times nearest."""
         run = self.trajectory
         if run.resolver is None:
-            rows = [int(np.argmin(np.abs(run.t - t))) for t in times]
+            rows = [int(np.argmin(np.abs(run.times - t))) for t in times]
             found = {
                 "loss": run.loss[rows],
                 "leaves": {n: x.at(rows) for n, x in run.leaves.items()},
             }
         else:
-            found = run.record_at(times)
+            found = run.record_at_clock(np.array(times))
         leaves = found["leaves"]
         return [
             {"loss": found["loss"][k], "leaves": {n: x.at(k) for n, x in leaves.items()}}

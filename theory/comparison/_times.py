@@ -4,11 +4,11 @@ import dataclasses
 import math
 
 from gflow import Trajectory
-from gflow.internal import Crossing
+from gflow.internal import Crossing, unit_name
 
 from .._prediction import Prediction
 from ._allowance import Allowance, could_be, rate_of
-from ._claims import REFUTED, SHARP, UNDECIDED, Allowed, Claim, judged
+from ._claims import REFUTED, RELATIVE, SHARP, UNDECIDED, Allowed, Claim, judged
 
 #: Transitions that merge are within so many e-folds of their times.
 _INSIDE = 12.0
@@ -26,6 +26,8 @@ class Timed:
 
     def allowed(self, prediction: Prediction, k: int) -> Allowed:
         a, floor = self.allowances[k], prediction.accuracy / rate_of(prediction, k)
+        if prediction.order > 2:  # whose times are a power of 1/α
+            floor += prediction.accuracy * prediction.stages[k].tau * self.run.scale
         return Allowed(a.time, a.origin, a.remedy, a.trusted, a.signed, a.rest, a.guess, floor)
 
 
@@ -33,6 +35,8 @@ def time_claim(prediction: Prediction, k: int, timed: Timed) -> Claim | None:
     """t_k against TΛ + C; None where the run does not reach it."""
     stage, scale, crossing = prediction.stages[k], timed.run.scale, timed.crossings[k]
     allowed, sharp = timed.allowed(prediction, k), SHARP / max(1.0, rate_of(prediction, k))
+    if prediction.order > 2:
+        sharp = max(sharp, RELATIVE * stage.tau * scale)
     known = math.isfinite(stage.offset)
     predicted = stage.tau * scale + (stage.offset if known else 0.0)
     if not known:
@@ -75,13 +79,18 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
     signed = {"T": (b.signed - a.signed) / gap, "C": (a.signed * there - b.signed * here) / gap}
     sharp = SHARP / max(1.0, rate)
     claims = []
+    powers = prediction.order > 2
+    sharp_of_t = RELATIVE * stage.tau if powers else min(sharp / gap * 2.0, 0.01 * stage.tau)
     for what, predicted, limit in (
-        ("T", stage.tau, min(sharp / gap * 2.0, 0.01 * stage.tau)),
+        ("T", stage.tau, sharp_of_t),
         ("C", stage.offset, sharp),
     ):
         if not math.isfinite(predicted):
             continue
         u, v = sum_of[what]
+        floor = (u + v) * prediction.accuracy / rate
+        if powers:
+            floor += prediction.accuracy * stage.tau * (1.0 if what == "T" else here)
         allowed = Allowed(
             u * a.time + v * b.time,
             f"{a.origin}, two runs",
@@ -90,14 +99,19 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
             signed[what],
             u * a.rest + v * b.rest,
             a.guess and b.guess,
-            (u + v) * prediction.accuracy / rate,
+            floor,
         )
-        unit = "log(1/α)" if what == "T" else "flow time"
+        unit = unit_name(prediction.order) if what == "T" else "flow time"
         bar = u * one.error + v * two.error
+        if powers and what == "C" and bar > limit:
+            continue  # of a power of 1/α, beside which it has no digits
         key = f"stage{k + 1}.{what}"
         claims.append(judged(key, predicted, measured[what], bar, allowed, limit, unit))
     misses = [x.t - stage.tau * at - stage.offset for x, at in ((one, here), (two, there))]
-    return [_not_falling(claim, misses, one.error + two.error, here, a) for claim in claims]
+    return [
+        _not_falling(claim, misses, one.error + two.error, -first.run.log_alpha, a)
+        for claim in claims
+    ]
 
 
 def _not_falling(

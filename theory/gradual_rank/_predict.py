@@ -7,6 +7,7 @@ times, are this project's (directions without times: 2012.09839).
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from jaxtyping import PyTree
 
@@ -16,6 +17,7 @@ from gflow.internal import (
     Decay,
     Objective,
     Origin,
+    bindings,
     build_flow,
     check_single,
     count,
@@ -23,6 +25,7 @@ from gflow.internal import (
     member,
     number,
     one_thread,
+    order_of,
     stacked,
     trained_leaves,
 )
@@ -33,6 +36,7 @@ from ._hadamard import HadamardWeights
 from ._saddle_leaf import SaddleLeaf
 from ._saddle_path import SaddlePath
 from ._symmetric import SymmetricColumns
+from .units import follow
 
 SOURCE = "Boix-Adsera et al. 2023 (2306.07042)"
 VALIDITY = (
@@ -59,14 +63,16 @@ def predict(
     r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
 
     **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored`, X Xᵀ
-    included, alone or together (freeze others with `gflow.Frozen`). `objective`: differentiable,
+    included, alone or together; or every one a `gflow.Scaled` in units (freeze others with
+    `gflow.Frozen`). `objective`: differentiable,
     model ↦ scalar. `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or
     {leaf: λ}. `rtol`: relative error of the weights along connecting orbits, and so about that
     of exp(rate·C); saddles and T are polished to rounding whatever it is.
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
     the times and curves at a finite α. The modes of a factored leaf are its columns, in the
-    order in which they switch on.
+    order in which they switch on. Of units, which race to blow up at saddles of order D ≥ 3,
+    T is in units of α^{−(D−2)} (`.order` is D), α = e^log_scale.
 
     **Raises:** ValueError for a stack of models (see `predict_batch`), leaves of another kind,
     |u| = |v| exactly, more columns than min(m, n), Λ ≤ 0 or unknown, factors that are not small,
@@ -95,11 +101,14 @@ def predict(
     leaves = trained_leaves(model)
     check_single(leaves)
     scale, conflict = log_alpha_of(model, log_alpha)
+    if labels := bindings(leaves):
+        return _of_units(model, objective, labels, scale, conflict, decay, max_stages)
     other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard | Factored)]
     if other:
         raise ValueError(
             f"The limit algorithm needs Hadamard or Factored leaves; {other} are trained in "
-            "another form. Freeze them (gflow.Frozen), or build them as one of the two."
+            "another form. Freeze them (gflow.Frozen), or build them as one of the two; where "
+            "three and more small factors meet, all as gflow.Scaled in units."
         )
     if not scale < 0:
         raise ValueError(f"A prediction needs 0 < α < 1, but {conflict}")
@@ -120,6 +129,31 @@ def predict(
         about = (SOURCE_FACTORED, VALIDITY_FACTORED)
     path = SaddlePath(flow, parts, scale, elapsed, rtol).follow(max_stages, *about)
     return dataclasses.replace(path, origin=Origin(flow, model, scale), accuracy=10.0 * rtol)
+
+
+def _of_units(
+    model: PyTree,
+    objective: Objective,
+    labels: Mapping[str, tuple[str, int]],
+    scale: float,
+    conflict: str,
+    decay: Decay,
+    max_stages: int,
+) -> Prediction:
+    if not scale < 0:
+        raise ValueError(f"A prediction needs 0 < α < 1, but {conflict}")
+    flow = build_flow(model, objective, decay=decay)
+    if any(rate is not None for rate in flow.decay):
+        raise ValueError("Saddles of order three and more are predicted without decay: decay=0.0.")
+    order = order_of(flow, model)
+    if order == 2:
+        raise ValueError(
+            "The weights in units start near no saddle of order three or more: doubled, they do "
+            "not feel 4, 8, … times the force. Products of two factors are gflow.Hadamard or "
+            "gflow.Factored; and units start small, at one log_scale."
+        )
+    path = follow(flow, labels, scale, order, max_stages)
+    return dataclasses.replace(path, origin=Origin(flow, model, scale))
 
 
 @one_thread

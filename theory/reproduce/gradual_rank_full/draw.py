@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from gflow.plot import alpha_label
+from gflow.plot import alpha_label, tau_label
 from theory import plot
 
 from .. import Scales, style
@@ -48,6 +48,6 @@ def gauge(numbers: Gauge) -> Figure:
     ):
         ax.plot(run.tau, run.loss, color=style.COLOURS[0], lw=1.5, label="simulated")
         ax.plot(grid, predicted, **plot.FINITE, label="predicted at that α")
-        ax.set(xlabel=plot.TAU_LABEL, ylabel="loss", title=f"{title}, {alpha_label(log_alpha)}")
+        ax.set(xlabel=tau_label(), ylabel="loss", title=f"{title}, {alpha_label(log_alpha)}")
         ax.legend(frameon=False, fontsize="x-small")
     return figure

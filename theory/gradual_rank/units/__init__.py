@@ -1,0 +1,3 @@
+"""The limit algorithm of saddles of order three and more: dormant units race, one wins."""
+
+from ._path import follow as follow
