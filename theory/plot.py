@@ -112,7 +112,9 @@ def finite_grid(prediction: Predicted, log_alpha: float, end: float) -> np.ndarr
     """Values of τ up to `end`, dense around the predicted transitions."""
     finite = prediction.at(log_alpha)
     times, local = finite.tau, np.sinh(np.linspace(-7, 7, 161)) / finite.scale
-    grid = np.concatenate([np.linspace(0, end, 201), *(t + local for t in times)])
+    # a drop that lasts less than τ has digits for is a vertical line
+    sides = np.outer(times, [1.0 - 1e-12, 1.0, 1.0 + 1e-12]).ravel()
+    grid = np.concatenate([np.linspace(0, end, 201), sides, *(t + local for t in times)])
     return np.unique(grid[(grid >= 0) & (grid <= end)])
 
 

@@ -71,6 +71,8 @@ def bar_of_time(trajectory: Record, found: Crossing) -> float:
         sizes = [np.max(np.abs(leaf["log_size"][: i + 1])) for leaf in trajectory.leaves.values()]
         late = math.sqrt(i + 1) * float(np.spacing(max(sizes))) * abs(float(trajectory.t[i + 1]))
         widths = trajectory.widths[i]
+    if trajectory.resolver is None:  # anywhere in the step
+        late += float(widths)
     bar = np.max(trajectory.error["t"][i : i + 2]) if "t" in trajectory.error else math.nan
     return float(found.error * widths / (times[i + 1] - times[i]) + bar + late)
 

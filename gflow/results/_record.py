@@ -301,9 +301,12 @@ class Record:
         return np.diff(self.t) if self.lapses is None else self.lapses[1:]
 
     def flow_time(self, step: int, clock: float) -> float:
-        """The flow time at a `clock` after a recorded step."""
+        """The flow time at a `clock` after a recorded step; without the flow by a straight line."""
         if self.clock is None:
             return clock
+        if self.resolver is None:
+            ends = slice(step, step + 2)
+            return float(np.interp(clock, self.times[ends], self.t[ends]))
         return float(self.t[step] + self.lapse(self.leaves_at(step), self.times[step], clock))
 
     def own_records(self) -> dict[str, Any]:

@@ -100,3 +100,13 @@ def test_figures_have_the_axis_of_their_order(path, runs):
     assert ax.get_xlabel() == r"rescaled time $\tau = \alpha\,t$"
     left, right = ax.get_xlim()
     assert left < path.stages[0].tau < path.stages[3].tau < right < 130
+
+
+def test_a_run_from_a_file_is_compared(path, runs, tmp_path):
+    runs[1e-100].save(tmp_path / "run.nc")
+    read = gflow.Trajectory.load(tmp_path / "run.nc", like=heads(1e-100))
+    table = theory.compare(read, path)
+    assert table.counts["refuted"] == 0
+    measured = [row.tau_measured for row in table.transitions]
+    np.testing.assert_allclose(measured, [s.tau for s in path.stages], rtol=1e-6)
+    assert theory.compare(read, changed(path, 1, tau=1.01 * path.stages[1].tau)).counts["refuted"]
