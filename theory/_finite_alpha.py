@@ -1,6 +1,7 @@
 """A saddle path at finite α: when its transitions come, which plateaus exist, its curves."""
 
 import dataclasses
+import functools
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,10 @@ class Orbits(Protocol):
         self, t: np.ndarray, times: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Loss and weights at flow times `t` when stage k happens at `times[k]`."""
+        ...
+
+    def offsets(self, stages: list[Stage], log_alpha: float) -> np.ndarray:
+        """C of every stage, with all of it that is known at this α."""
         ...
 
     def log_weights(self, stage: int, scale: float, waited: ArrayLike) -> dict[str, np.ndarray]:
@@ -49,13 +54,20 @@ class FiniteAlpha:
         """The unit of τ: Λ = log(1/α), of order D > 2 α^{−(D−2)}."""
         return time_unit(self.log_alpha, self.order)
 
+    @functools.cached_property
+    def offset(self) -> np.ndarray:
+        """C, with what of it is known to depend on α (of order three and more)."""
+        if self.orbits is None:
+            return np.array([s.offset for s in self.stages])
+        return self.orbits.offsets(self.stages, self.log_alpha)
+
     @property
     def t(self) -> np.ndarray:
-        return np.array([s.tau * self.scale + s.offset for s in self.stages])
+        return self.scale * np.array([s.tau for s in self.stages]) + self.offset
 
     @property
     def tau(self) -> np.ndarray:
-        return np.array([s.tau + s.offset / self.scale for s in self.stages])
+        return np.array([s.tau for s in self.stages]) + self.offset / self.scale
 
     @property
     def exists(self) -> np.ndarray:

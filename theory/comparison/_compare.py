@@ -87,7 +87,8 @@ def _path(
 def _timed(run: Trajectory, prediction: Prediction) -> Timed:
     crossings = measure(run, prediction)
     measured = np.array([math.nan if c is None else c.t for c in crossings])
-    return Timed(run, crossings, allowances(prediction, run.log_alpha, measured))
+    offsets = prediction.at(run.log_alpha).offset
+    return Timed(run, crossings, allowances(prediction, run.log_alpha, measured), offsets)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ class _Judge:
         if self.second is None:
             return [own]
         limits = limit_claims(self.prediction, group[0], self.first, self.second)
-        unknown = math.isnan(self.prediction.stages[group[0]].offset)
+        unknown = math.isnan(self.first.offsets[group[0]])
         return limits if unknown and limits and own.verdict != REFUTED else [own, *limits]
 
     def _resting(
@@ -199,7 +200,8 @@ class _Judge:
         if plateau is not None:
             names = by_leaf(last.value)
             ranks = {n: np.sum(a, axis=-1) for n, a in plateau.active.items() if n in names}
-        predicted = last.tau + last.offset / scale
+        offset = float(self.first.offsets[group[-1]])
+        predicted = last.tau + offset / scale
         return Row(
             stage=f"{group[0] + 1}" if single else f"{group[0] + 1}–{group[-1] + 1}",
             switches=" ".join(self.prediction.stages[i].label for i in group),
@@ -208,7 +210,7 @@ class _Judge:
             tau_measured=t / scale,
             error=error / scale,
             z=(t / scale - predicted) / (error / scale) if error > 0 else math.nan,
-            offset_predicted=last.offset if single else math.nan,
+            offset_predicted=offset if single else math.nan,
             offset_measured=t - last.tau * scale if single else math.nan,
             limit=limit,
             tolerance=time.tolerance / scale,

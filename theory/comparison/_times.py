@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from gflow import Trajectory
 from gflow.internal import Crossing, unit_name
 
@@ -10,6 +12,8 @@ from .._prediction import Prediction
 from ._allowance import Allowance, could_be, rate_of
 from ._claims import REFUTED, RELATIVE, SHARP, UNDECIDED, Allowed, Claim, judged
 
+#: What a blow-up time is known to, relatively.
+ROUNDED = 1e-10
 #: Transitions that merge are within so many e-folds of their times.
 _INSIDE = 12.0
 #: C is not known where it is not predicted; two runs determine both.
@@ -18,16 +22,17 @@ _SECOND = "a second run at another α (second=) would decide"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Timed:
-    """A run with where it crosses the levels of a prediction and what its α is allowed."""
+    """A run, where it crosses the levels of a prediction, C at its α and what that is allowed."""
 
     run: Trajectory
     crossings: list[Crossing | None]
     allowances: list[Allowance]
+    offsets: np.ndarray
 
     def allowed(self, prediction: Prediction, k: int) -> Allowed:
         a, floor = self.allowances[k], prediction.accuracy / rate_of(prediction, k)
         if prediction.order > 2:  # whose times are a power of 1/α
-            floor += prediction.accuracy * prediction.stages[k].tau * self.run.scale
+            floor += ROUNDED * prediction.stages[k].tau * self.run.scale
         return Allowed(a.time, a.origin, a.remedy, a.trusted, a.signed, a.rest, a.guess, floor)
 
 
@@ -37,8 +42,9 @@ def time_claim(prediction: Prediction, k: int, timed: Timed) -> Claim | None:
     allowed, sharp = timed.allowed(prediction, k), SHARP / max(1.0, rate_of(prediction, k))
     if prediction.order > 2:
         sharp = max(sharp, RELATIVE * stage.tau * scale)
-    known = math.isfinite(stage.offset)
-    predicted = stage.tau * scale + (stage.offset if known else 0.0)
+    offset = float(timed.offsets[k])
+    known = math.isfinite(offset)
+    predicted = stage.tau * scale + (offset if known else 0.0)
     if not known:
         bound = could_be(prediction, k, _largest_factor(timed.run))
         origin = "what C could be, which is not predicted"
@@ -79,18 +85,21 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
     signed = {"T": (b.signed - a.signed) / gap, "C": (a.signed * there - b.signed * here) / gap}
     sharp = SHARP / max(1.0, rate)
     claims = []
+    # where C itself depends on α, what the two runs make of it
+    own, other = (float(x.offsets[k]) for x in (first, second))
+    stage_gap = (other - own) / gap
     powers = prediction.order > 2
     sharp_of_t = RELATIVE * stage.tau if powers else min(sharp / gap * 2.0, 0.01 * stage.tau)
     for what, predicted, limit in (
-        ("T", stage.tau, sharp_of_t),
-        ("C", stage.offset, sharp),
+        ("T", stage.tau + stage_gap, sharp_of_t),
+        ("C", own - stage_gap * here, sharp),
     ):
         if not math.isfinite(predicted):
             continue
         u, v = sum_of[what]
         floor = (u + v) * prediction.accuracy / rate
         if powers:
-            floor += prediction.accuracy * stage.tau * (1.0 if what == "T" else here)
+            floor += ROUNDED * stage.tau * (1.0 if what == "T" else here)
         allowed = Allowed(
             u * a.time + v * b.time,
             f"{a.origin}, two runs",
@@ -107,7 +116,7 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
             continue  # of a power of 1/α, beside which it has no digits
         key = f"stage{k + 1}.{what}"
         claims.append(judged(key, predicted, measured[what], bar, allowed, limit, unit))
-    misses = [x.t - stage.tau * at - stage.offset for x, at in ((one, here), (two, there))]
+    misses = [x.t - stage.tau * at - c for x, at, c in ((one, here, own), (two, there, other))]
     return [
         _not_falling(claim, misses, one.error + two.error, -first.run.log_alpha, a)
         for claim in claims
@@ -142,7 +151,9 @@ def merged_claim(prediction: Prediction, group: list[int], timed: Timed, found) 
     """
     scale = timed.run.scale
     stages = [prediction.stages[i] for i in group]
-    times = [s.tau * scale + (s.offset if math.isfinite(s.offset) else 0.0) for s in stages]
+    offsets = [float(x) for x in timed.offsets[group]]
+    known = [x if math.isfinite(x) else 0.0 for x in offsets]
+    times = [s.tau * scale + x for s, x in zip(stages, known, strict=True)]
     slack = max(_INSIDE / rate_of(prediction, i) for i in group) + 2.0 * (max(times) - min(times))
     key, end = f"stage{group[0] + 1}–{group[-1] + 1}.time", float(timed.run.t[-1])
     origin = "transitions that merge at this α"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from .._stage import Start, by_leaf
+from .._stage import Stage, Start, by_leaf
 from ._fast_system import Layout
 from ._orbits import Orbit
 from ._saddle_leaf import SaddleLeaf
@@ -22,6 +22,10 @@ class Curves:
     plateaus: list[tuple[SaddleLeaf, ...]]
     layout: Layout
     names: Sequence[str]
+
+    def offsets(self, stages: list[Stage], log_alpha: float) -> np.ndarray:
+        """C of every stage, which α does not change."""
+        return np.array([stage.offset for stage in stages])
 
     def composite(self, t: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, dict]:
         """Each orbit at its own time, added up, the saddles between them subtracted."""

@@ -18,16 +18,17 @@ def path():
 
 @pytest.fixture(scope="module")
 def runs():
-    return {e: gflow.simulate(heads(e), loss) for e in (1e-3, 1e-8, 1e-100)}
+    return {e: gflow.simulate(heads(e), loss) for e in (1e-2, 1e-4, 1e-100)}
 
 
-@pytest.mark.parametrize("epsilon", [1e-8, 1e-100])
+@pytest.mark.parametrize("epsilon", [1e-4, 1e-100])
 def test_every_claim_is_confirmed(path, runs, epsilon):
     table = theory.compare(runs[epsilon], path)
     assert table.passed, str(table)
     assert table.counts["confirmed"] == len(table.claims) > 24
     for row, stage in zip(table.transitions, path.stages, strict=True):
-        assert row.tau_measured == pytest.approx(stage.tau, rel=1e-6)
+        assert row.tau_measured == pytest.approx(row.tau_predicted, rel=1e-6)
+        assert row.tau_measured == pytest.approx(stage.tau, rel=2e-4)
         assert row.rank_predicted == row.rank_measured
     text = str(table)
     assert f"α = 10^-{-math.log10(epsilon):.0f}" in text
@@ -35,15 +36,15 @@ def test_every_claim_is_confirmed(path, runs, epsilon):
 
 
 def test_at_a_large_scale_nothing_is_claimed(path, runs):
-    # what turns the dormant heads is α^0.44 of a drop, which is not small at 1e-3
-    table = theory.compare(runs[1e-3], path)
+    # a hundred times α is more than is trusted, met or not
+    table = theory.compare(runs[1e-2], path)
     assert table.counts["refuted"] == 0
     assert table.counts["undecided"] > 0
     assert any("would decide" in claim.reason for claim in table.claims)
 
 
 def test_two_runs_give_the_limits(path, runs):
-    table = theory.compare(runs[1e-8], path, second=runs[1e-100])
+    table = theory.compare(runs[1e-4], path, second=runs[1e-100])
     assert table.passed, str(table)
     limits = [row.limit for row in table.transitions]
     np.testing.assert_allclose(limits, [s.tau for s in path.stages], rtol=1e-6)
@@ -96,7 +97,7 @@ def test_another_start_is_told(path):
 
 
 def test_figures_have_the_axis_of_their_order(path, runs):
-    ax = theory.compare(runs[1e-8], path).plot()
+    ax = theory.compare(runs[1e-4], path).plot()
     assert ax.get_xlabel() == r"rescaled time $\tau = \alpha\,t$"
     left, right = ax.get_xlim()
     assert left < path.stages[0].tau < path.stages[3].tau < right < 130

@@ -1,11 +1,13 @@
 """Curves at finite α: drops placed at their times, plateaus and dormant units between them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from ..._stage import Stage
 from ._forces import Units
 from ._orbit import Drop
 from ._race import after
@@ -21,11 +23,21 @@ class Plateau(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnitCurves:
-    """The drops of a path, one a stage, and the plateaus before, between and after them."""
+    """The drops of a path, one a stage, and the plateaus before, between and after them.
+
+    `limits`: C of the stages; `finite`: from log α to C there.
+    """
 
     units: Units
     orbits: list[Drop]
     plateaus: list[Plateau]
+    limits: tuple[float, ...]
+    finite: Callable[[float], tuple[float, ...]]
+
+    def offsets(self, stages: list[Stage], log_alpha: float) -> np.ndarray:
+        """C at an α at which winners still have a share of other directions."""
+        turned = np.array(self.finite(log_alpha)) - np.array(self.limits)
+        return np.array([stage.offset for stage in stages]) + turned[: len(stages)]
 
     def composite(
         self, t: np.ndarray, times: np.ndarray

@@ -10,6 +10,8 @@ drop does to the dormant units, ∫(F_h(w(t)) − F_h(before))dt.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,12 +22,13 @@ from jaxtyping import Array, Float
 from gflow.internal import bracketed_root, on_device
 
 from ._forces import Units, curvature, leading, whole
-from ._race import Winner
+from ._race import Winner, race
 from ._steps import STEPS, Autonomous, followed, one_step
 
 RTOL, ATOL = 1e-12, 1e-14
-#: The size at the start, over that at which the force has half of its leading order left.
-_EARLY = 1e-2
+#: The size at the start, over that at which the force has half of its leading order left; and up
+#: to which it may be larger.
+_EARLY, _SMALL = 1e-2, 0.2
 #: Speed in the clock of the drop that counts as rest, and how long that may take in its widths.
 _REST, _PATIENCE = 1e-12, 1e8
 #: Weights beyond which an orbit runs away, over those that were to be expected.
@@ -129,9 +132,17 @@ def half(units: Units, live: np.ndarray, won: Winner) -> tuple[float, float]:
     return float(sizes[i]), power
 
 
+class Approach(NamedTuple):
+    """How a winner comes: its size at the start of the plateau, and its direction by its size."""
+
+    began: float
+    direction: Callable[[float], Float[np.ndarray, " n"]]
+
+
 def drop(
-    units: Units, live: np.ndarray, unit: int, won: Winner, dormant: np.ndarray, loss: float
-) -> Drop:
+    units: Units, live: np.ndarray, unit: int, won: Winner, dormant: np.ndarray, loss: float,
+    approach: Approach,
+) -> Drop:  # fmt: skip
     """Follow the winner and the live units to rest; `dormant`: where the others are meanwhile."""
     degree, growth = units.order - 2, won.growth
     size, power = half(units, live, won)
@@ -144,20 +155,32 @@ def drop(
     others = np.isin(units.owner, units.owner[live != 0.0])
     moving, n = own | others, len(units.owner)
     before = leading(units, live, dormant)
-    first = _slaved(units, live + _EARLY * size * won.direction, np.flatnonzero(others))
+    small = max(_EARLY * size, approach.began)
+    if small > _SMALL * size:
+        raise Degenerate("the winner is not small at the start of its plateau")
+    u, nearer = approach.direction(small), approach.direction(max(0.5 * small, approach.began))
+    first, half_way = (
+        _slaved(units, live + x, np.flatnonzero(others)) for x in (small * u, 0.5 * small * nearer)
+    )
     parts = (moving, own, np.asarray(growth), dormant, before)
     start = np.concatenate([first, np.zeros(n + 1)])
     field = _Dropping(on_device(start), units, *(on_device(x) for x in parts))
-    # what came before: the integrands are powers of the size
-    rates = np.asarray(_rates(field, on_device(start)))[n:]
-    acts = _power(units, live, won, dormant, _EARLY * size)
+    # what came before: to leading order its own blow-up, and integrands that are powers of the size
+    late = float(race(units, live, small * u, 0.0 * u)[0].times[unit])
+    leads = leading(units, live, small * u) @ u
+    own_rate = whole(units, first)[1] @ np.where(own, first, 0.0) / small
+    lost = (leads - own_rate) / (growth * small ** (degree + 1))
+    rates = np.asarray(_rates(field, on_device(start)))[n + 1 :]
+    acts = _power(*(leading(units, w, dormant) - before for w in (half_way, first)), before)
     if acts < degree + 0.5:
         raise Degenerate(
             f"the winner acts on dormant units like its size to the power {acts:.2g} while it is "
             "small: what it does to them has a part log(1/α), which is not predicted"
         )
-    start[n] = rates[0] / (power - degree)
-    start[n + 1 :] = rates[1:] / (acts - degree)
+    start[n] = 1.0 / (degree * growth * small**degree) - late
+    lost, rest = lost / (growth * small**degree), approach.began / small
+    start[n] += lost / (power - degree) * (1.0 - rest ** (power - degree))
+    start[n + 1 :] = rates / (acts - degree) * (1.0 - rest ** (acts - degree))
     field = eqx.tree_at(lambda f: f.state, field, on_device(start))
     top = max(size, float(np.max(np.abs(live))))
     width, felt = 1.0 / (growth * size**degree), float(np.max(np.abs(before))) or 1.0
@@ -206,15 +229,12 @@ def _crossing(field: _Dropping, state: np.ndarray, width: float, level: float) -
     return read(bracketed_root(lambda step: level - read(step)[1], width))[0]
 
 
-def _power(units: Units, live: np.ndarray, won: Winner, dormant: np.ndarray, size: float) -> float:
-    """By which power of a small winner the force on dormant units changes; ∞ where it does not."""
-    none, half, whole = (
-        leading(units, live + share * size * won.direction, dormant) for share in (0.0, 0.5, 1.0)
-    )
-    near, far = (float(np.linalg.norm(x - none)) for x in (half, whole))
-    if not near > 1e-12 * np.linalg.norm(none):
+def _power(near: np.ndarray, far: np.ndarray, before: np.ndarray) -> float:
+    """By which power of the winner's size what it does grows, from half of it; ∞ where nothing."""
+    sizes = float(np.linalg.norm(near)), float(np.linalg.norm(far))
+    if not sizes[0] > 1e-12 * np.linalg.norm(before):
         return np.inf
-    return float(np.log2(far / near))
+    return float(np.log2(sizes[1] / sizes[0]))
 
 
 @eqx.filter_jit

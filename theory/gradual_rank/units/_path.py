@@ -9,6 +9,7 @@ the drop; its orbit takes a time of order one, α^{D−2} in τ. To first order 
 The offset of stage k is C_k = b_k + the time from the blow-up to the middle of its drop.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ from ..._prediction import Prediction
 from ..._stage import Level, Stage, Start
 from ._curves import Plateau, UnitCurves
 from ._forces import Units, curvature, joint_terms, leading, terms, whole
-from ._orbit import FLAT, Degenerate, Drop, drop, hidden
-from ._race import after, direction, race
+from ._orbit import FLAT, Approach, Degenerate, Drop, drop, hidden
+from ._race import Winner, after, approached, direction, race
 
 SOURCE = "limit algorithm of saddles of order three and more"
 VALIDITY = (
@@ -60,6 +61,18 @@ def follow(
     """
     units, dormant = _flattened(flow, labels, order)
     path = _Path(units, dormant, log_alpha)
+
+    @functools.cache
+    def offsets(log_alpha: float) -> tuple[float, ...]:
+        at = _Path(units, dormant, log_alpha, finite=True)
+        while len(at.stages) < len(path.stages):
+            try:
+                at.advance()
+            except ValueError:  # not small, or no race of its own at this α
+                break
+        known = [s.offset for s in at.stages]
+        return (*known, *[math.nan] * (len(path.stages) - len(known)))
+
     while len(path.stages) < max_stages:
         try:
             if not path.advance():
@@ -72,9 +85,10 @@ def follow(
             break
     else:
         path.ended = f"stopped at max_stages = {max_stages}"
-    curves = UnitCurves(units, path.drops, path.plateaus)
+    limits = tuple(s.offset for s in path.stages)
+    curves = UnitCurves(units, path.drops, path.plateaus, limits, offsets)
     return Prediction(
-        path.start, path.stages, SOURCE, VALIDITY, path.ended, curves, accuracy=1e-9, order=order
+        path.start, path.stages, SOURCE, VALIDITY, path.ended, curves, accuracy=1e-6, order=order
     )
 
 
@@ -101,14 +115,17 @@ def _flattened(
 
 
 class _Path:
-    """Where the path stands, and what it has come by."""
+    """Where the path stands, and what it has come by.
 
-    def __init__(self, units: Units, dormant: np.ndarray, log_alpha: float):
-        self.units, self.log_alpha = units, log_alpha
+    Of a `finite` α a winner has, when it is large, the directions that it still has at that α.
+    """
+
+    def __init__(self, units: Units, dormant: np.ndarray, log_alpha: float, finite: bool = False):
+        self.units, self.log_alpha, self.finite = units, log_alpha, finite
         self.live, self.dormant = np.zeros_like(dormant), dormant
         self.change = np.zeros_like(dormant)
         self.loss = whole(units, self.live)[0]
-        self.tau, self.exponent, self.ended = 0.0, math.inf, ""
+        self.tau, self.ended = 0.0, ""
         self.stages: list[Stage] = []
         self.drops: list[Drop] = []
         self.plateaus = [Plateau(self.live, dormant, self.loss)]
@@ -129,11 +146,13 @@ class _Path:
     def advance(self) -> bool:
         """One more stage; False where nothing that is dormant grows."""
         units = self.units
-        self._check_live()
+        if not self.finite:
+            self._check_live()
         if not self.dormant_units.any() or self._scale() < _STILL * self.scale:
             self.ended = "complete: nothing that is dormant feels a force that makes it grow"
             return False
-        self._check_dormant()
+        if not self.finite:
+            self._check_dormant()
         found, last = race(units, self.live, self.dormant, self.change)
         order = np.argsort(found.times, kind="stable")
         unit, wait = int(order[0]), float(found.times[order[0]])
@@ -149,23 +168,20 @@ class _Path:
             )
         won = direction(units, self.live, last, unit)
         off = float(np.linalg.norm(np.where(units.mask[unit], last, 0.0) - won.direction))
-        gap = won.gap
-        if gap < _GAP:
-            if off > 1e-12:
-                raise Degenerate(
-                    f"{self._name(unit)} blows up in no one direction: others beside it grow as "
-                    f"fast (gap {gap:.2g})"
-                )
-            gap = math.inf  # it has none of them
+        if won.gap < _GAP and off > 1e-12:
+            raise Degenerate(
+                f"{self._name(unit)} blows up in no one direction: others beside it grow as fast "
+                f"(gap {won.gap:.2g})"
+            )
         rest = np.where(units.owner == unit, 0.0, self.dormant)
         moved = np.where(units.owner == unit, 0.0, self.change)
         there, change = after(units, self.live, rest, moved, wait)
-        made = drop(units, self.live, unit, won, there, self.loss)
-        self._check_lower(made, there)
+        made = drop(units, self.live, unit, won, there, self.loss, self._approach(unit, won))
+        if not self.finite:
+            self._check_lower(made, there)
         late = float(found.changes[unit])
         before, beyond = (leading(units, w, there) for w in (self.live, made.saddle))
         self.tau += wait
-        self.exponent = min(self.exponent, units.order - 2, gap)
         self._check_small(made, wait)
         self.live, self.loss = made.saddle, made.saddle_loss
         self.dormant, self.change = there, change + late * (before - beyond) + made.acted
@@ -184,10 +200,22 @@ class _Path:
                 level=Level("loss", made.level),
                 curvature=self._curvature(),
                 rate=1.0 / made.width,
-                exponent=self.exponent,
+                exponent=float(units.order - 2),
             )
         )
         return True
+
+    def _approach(self, unit: int, won: Winner) -> Approach:
+        """The direction of the winner by its size."""
+        if not self.finite:
+            return Approach(0.0, lambda size: won.direction)
+        began = math.log(self.units.norms(self.dormant)[unit]) + self.log_alpha
+
+        def at(size: float) -> np.ndarray:
+            growth = max(math.log(size) - began, 0.0)
+            return approached(self.units, self.live, self.dormant, unit, growth)
+
+        return Approach(math.exp(began), at)
 
     def _name(self, unit: int) -> str:
         label, i = self.units.labels[unit]

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.internal import on_device
+from gflow.internal import bracketed_root, on_device
 
 from ._forces import Units, leading
-from ._steps import Autonomous, followed
+from ._steps import Autonomous, followed, one_step
 
 RTOL, ATOL = 1e-13, 1e-15
 #: e-folds of growth of 1/x^{D−2} after which what is left of τ is below rounding.
@@ -109,6 +109,38 @@ def race(
         rest = np.exp(-degree * end[n : n + count]) / (degree * growth)
     times = np.where(sunk, np.inf, end[n + count : width] + np.where(sunk, 0.0, rest))
     return Race(times, np.where(sunk, 0.0, end[width + n + count :])), end[:n]
+
+
+def _reached(field: _Racing, state: np.ndarray, at: int, level: float, width: float) -> np.ndarray:
+    """Where a component comes to a level, in the step of this width from `state`."""
+    here = on_device(state)
+
+    def moved(step: float) -> np.ndarray:
+        return np.asarray(one_step(field, here, on_device(np.asarray(step)))) if step else state
+
+    return moved(bracketed_root(lambda step: moved(step)[at] - level, width))
+
+
+def approached(
+    units: Units, live: np.ndarray, dormant: np.ndarray, unit: int, growth: float
+) -> Float[np.ndarray, " n"]:
+    """The direction of a unit that blows up where its size has grown by e^growth."""
+    n, own = len(units.owner), units.mask[unit]
+    u = np.where(own, dormant, 0.0)
+    start = np.zeros(2 * (n + 2 * units.count))
+    start[:n] = u / np.linalg.norm(u)
+    floor = on_device(np.full(units.count, -np.inf))
+    field, at = _Racing(on_device(start), units, on_device(live), floor), n + unit
+    now, before = start, 0.0
+    for r, states in followed(field, np.full(len(start), ATOL), RTOL):
+        if states[-1, at] < growth:
+            now, before = states[-1], float(r[-1])
+            continue
+        i = int(np.argmax(states[:, at] >= growth))
+        now, before = (states[i - 1], float(r[i - 1])) if i else (now, before)
+        u = _reached(field, now, at, growth, float(r[i]) - before)[:n]
+        break
+    return np.where(own, u, 0.0) / np.linalg.norm(np.where(own, u, 0.0))
 
 
 @eqx.filter_jit
