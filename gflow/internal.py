@@ -74,6 +74,7 @@ from .parameters._factored import (
 from .results._crossings import (
     Crossing as Crossing,
     Quantity as Quantity,
+    bar_of_time as bar_of_time,
     bracketed_root as bracketed_root,
     crossings as crossings,
     first_crossing as first_crossing,
