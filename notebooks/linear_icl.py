@@ -65,11 +65,13 @@ plt.show()
 # %% [markdown]
 # ## Separate: one drop a direction, after 1/ε
 # On a plateau every dormant head has a clock of its own; the first to blow up learns the largest
-# eigenvalue left. `drops` knows when, and which head.
+# eigenvalue left. `drops` knows when, and which head. Heads of rank one are units (value, key and
+# query of a head together), which `gflow.simulate` follows through all drops from any size: at
+# 10⁻¹⁰⁰ each wait is some 10¹⁰¹ long, a drop lasts about 100.
 
 # %%
-figure, b = plt.subplots(figsize=(3.6, 2.6), layout="constrained")
-for n, size in enumerate((1e-3, 1e-4)):
+figure, (b, c) = plt.subplots(1, 2, figsize=(7.2, 2.6), layout="constrained")
+for n, size in enumerate((1e-3, 1e-100)):
     log_size = math.log(size)
     model = gflow.models.SeparateHeads.small(4, 5, log_epsilon=log_size, key=jax.random.key(1))
     v, key, query = (np.asarray(w.value) for w in (model.value, model.key, model.query))
@@ -81,30 +83,61 @@ for n, size in enumerate((1e-3, 1e-4)):
     label = rf"$\varepsilon = 10^{{{round(math.log10(size))}}}$"
     lines = {"lw": 3.0 - 1.4 * n, "alpha": 0.6}
     b.plot(size * run.t, run.loss, color=COLOURS[n], **lines, label=label)
-print("half-drops of the last run at ε t =", size * times, "by heads", heads)
+    print(f"ε = {size:g}: {len(run.t)} steps; half-drops at ε t =", size * times, "by heads", heads)
 for m, t in enumerate(times):
     label = "predicted" if m == 0 else None
     b.vlines(size * t, plateaus[m + 1], plateaus[m], **EXACT, zorder=3, label=label)
 b.set(xlabel=r"$\varepsilon t$", ylabel="loss", title="separate, rank one")
 b.legend(fontsize="x-small")
+
+inverse = np.exp(log_size - run.leaves["value"]["log_size"])  # ε over the norm of every head
+for number, head in enumerate([*heads, *(set(range(5)) - set(heads))]):
+    label, colour = (f"drop {number + 1}", COLOURS[number]) if number < 4 else ("dormant", "0.5")
+    c.plot(size * run.t, inverse[:, head], color=colour, lw=2.2, alpha=0.6, label=label)
+c.plot(size * times, 0 * times, "kx", clip_on=False, label="predicted")
+c.set(xlabel=r"$\varepsilon t$", ylabel=r"$\varepsilon$ / norm of a head", ylim=(0, None))
+c.set_title(r"from $10^{-100}$")
+c.legend(fontsize="x-small")
 plt.show()
 print(comparison)
+halves = [row for row in comparison.closed_forms if "half" in row.part]
+assert all(abs(row.measured / row.predicted - 1) < 1e-7 for row in halves)
 
 # %% [markdown]
-# ## From 10⁻¹⁰⁰
-# `gflow.escape` follows the way out of a saddle of order three in a clock of its own. The time
-# times ε hardly depends on ε; the rise at its end, from norm 0.05 to 0.1, does not at all.
+# ## Weights or context
+# Here 60 % of the prompts have one task in common, which weights can learn without reading the
+# context. That grows faster and comes first; then attention learns to regress in context, which
+# serves all prompts, and what the weights knew is given up. The first escape and the end are known.
 
 # %%
-for size in (1e-4, 1e-20, 1e-100):
-    log_size = math.log(size)
-    model = gflow.models.SeparateHeads.small(4, 5, log_epsilon=log_size, key=jax.random.key(1))
-    out = gflow.escape(model, objective, level=0.1, rtol=1e-9)
-    v, key, query = (np.asarray(w.value) for w in (model.value, model.key, model.query))
-    k, q = np.swapaxes(key, 1, 2), np.swapaxes(query, 1, 2)
-    blow_up = linear_icl.head_times(v, k, q, EIGENVALUES).min()
-    predicted = blow_up - 1 / (EIGENVALUES[0] ** 2 * 0.1)
-    rise = out.at_norm(0.05).remaining
-    print(f"ε = {size:g}: εt = {size * out.t[-1]:.8f}, predicted {size * predicted:.8f}", end="; ")
-    print(f"rise {rise:.4f}, {len(out.t)} steps")
-    assert abs(out.t[-1] / predicted - 1) < 1e-4
+white, task = np.full(4, 0.25), np.array([1.0, 1.0, -1.0, 1.0])
+shared = gflow.objectives.SharedTaskRegression(white, CONTEXT, task, share=0.6)
+tests = {
+    "in_context": gflow.objectives.SharedTaskRegression(white, CONTEXT, task, share=0.0),
+    "in_weights": gflow.objectives.SharedTaskRegression(white, CONTEXT, task, 1.0, shown=False),
+}
+value, key_query = (
+    np.array(jax.random.normal(k, (8, 5, 5))) for k in jax.random.split(jax.random.key(0))
+)
+value[:, -1, :-1] = key_query[:, -1, :-1] = 0.0  # the blocks that mix x and y
+blocks = gflow.models.LinearSelfAttention(
+    gflow.Scaled(value, math.log(1e-6)), gflow.Scaled(key_query, math.log(1e-6))
+)
+run = gflow.simulate(blocks, shared, t1=130.0, rtol=1e-10, observables=tests)
+known = linear_icl.shared_task(shared)
+figure, d = plt.subplots(figsize=(3.6, 2.6), layout="constrained")
+d.plot(run.t, run.loss, color=COLOURS[0], lw=2.2, alpha=0.6, label="loss")
+for colour, name in zip(COLOURS[1:], tests, strict=False):
+    label = f"test, {name.replace('_', ' ')}"
+    d.plot(run.t, run.observables[name], color=colour, lw=2.2, alpha=0.6, label=label)
+d.axhline(known.loss / 2, **EXACT, label="minimum of the loss")
+d.axvline(
+    math.log(1e6) / known.rates[0], color="0.4", lw=0.9, label=r"$\ln(1/\varepsilon)/\sigma_1$"
+)
+d.set(xlabel="flow time $t$", ylabel="half squared error", ylim=(0, 0.75))
+d.legend(fontsize="x-small", ncols=2)
+plt.show()
+lowest = np.argmin(run.observables["in_weights"])
+print("rates:", known.rates)
+assert run.observables["in_weights"][lowest] < 0.2 < 0.45 < run.observables["in_weights"][-1]
+assert run.observables["in_context"][lowest] > 0.45 > 0.1 > run.observables["in_context"][-1]

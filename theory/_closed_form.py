@@ -47,7 +47,7 @@ def from_weights(
         if run.refined is None:
             return Reading(main, np.full(main.shape, math.nan))
         other = np.asarray(function(_weights(run.refined["leaves"])), float)
-        return Reading(main, error_bar(run.t, main, other))
+        return Reading(main, error_bar(run.times, main, other))
 
     return read
 

@@ -53,7 +53,7 @@ class FactorPair:
             if run.refined is None:
                 return Reading(main, np.full(main.shape, np.nan), size)
             other = np.asarray(function(*self.recorded(run.refined["leaves"])), float)
-            return Reading(main, error_bar(run.t, main, other), size)
+            return Reading(main, error_bar(run.times, main, other), size)
 
         return of
 

@@ -10,6 +10,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ..parameters._base import Scaled, Weight
 
+#: In place of a label: units for heads of rank one, and none for a higher rank.
+BY_RANK = "by rank"
+
 
 class _Heads(eqx.Module):
     """ŷ = βᵀM x_q for a matrix M made of heads."""
@@ -102,7 +105,8 @@ class SeparateHeads(_Heads):
     R H ≥ D to reach every M.
 
     Three factors meet in M: the origin, and every saddle after it, is of order three and left
-    after a time 1/ε, one eigenvector of the covariance after the other.
+    after a time 1/ε, one eigenvector of the covariance after the other. Heads of rank one that are
+    bound to units (`small`) are followed through all of them from any ε.
 
     **Raises:** ValueError for other shapes, R > D and, at the first call, a prompt that does not
     fit.
@@ -136,11 +140,19 @@ class SeparateHeads(_Heads):
 
     @classmethod
     def small(
-        cls, d: int, heads: int, rank: int = 1, *, log_epsilon: ArrayLike, key: PRNGKeyArray
-    ) -> "SeparateHeads":
-        """Every entry of v, K, Q drawn from N(0, ε²), log_epsilon = log ε, as `Scaled` leaves."""
+        cls, d: int, heads: int, rank: int = 1, *, log_epsilon: ArrayLike, key: PRNGKeyArray,
+        units: str | None = BY_RANK,
+    ) -> "SeparateHeads":  # fmt: skip
+        """Every entry of v, K, Q drawn from N(0, ε²), log_epsilon = log ε, as `Scaled` leaves.
+
+        `units`: the label that binds v[h], K[h], Q[h] to one unit (`gflow.Scaled`), with which
+        `gflow.simulate` follows all drops, from ε = 1e-100 as well; None leaves plain weights,
+        which decay can act on. Not given: "heads" for rank one and None for a higher one, of which
+        a unit would hide modes.
+        """
         shape = (heads, rank, d)
-        return cls(*_drawn(key, log_epsilon, (heads,), shape, shape))
+        label = units if units != BY_RANK else "heads" if rank == 1 else None
+        return cls(*_drawn(key, log_epsilon, (heads,), shape, shape, units=label))
 
     def matrix(self) -> Float[Array, "D D"]:
         """M = Σ v_i K_iᵀQ_i."""
@@ -149,8 +161,11 @@ class SeparateHeads(_Heads):
         return jnp.tensordot(weighted, self.query.value, ((0, 1), (0, 1)))
 
 
-def _drawn(key: PRNGKeyArray, log_size: ArrayLike, *shapes: tuple[int, ...]) -> list[Scaled]:
+def _drawn(
+    key: PRNGKeyArray, log_size: ArrayLike, *shapes: tuple[int, ...], units: str | None = None
+) -> list[Scaled]:
     keys = jax.random.split(key, len(shapes))
     return [
-        Scaled(jax.random.normal(k, shape), log_size) for k, shape in zip(keys, shapes, strict=True)
+        Scaled(jax.random.normal(k, shape), log_size, units=units)
+        for k, shape in zip(keys, shapes, strict=True)
     ]

@@ -58,7 +58,7 @@ class InContextRegression(eqx.Module):
         noise: float = 0.0,
         reduction: Literal["half_mean", "mean"] = "half_mean",
     ):
-        lam = _covariance(covariance)
+        lam = checked_covariance(covariance)
         self.context = count("context", context, "the number N of pairs in a prompt")
         variance = number("noise", noise, "the variance σ² of the labels' noise")
         if not (variance >= 0.0 and math.isfinite(variance)):
@@ -91,7 +91,7 @@ class InContextRegression(eqx.Module):
         return 0.5 * whole if self.reduction == "half_mean" else whole
 
 
-def _covariance(given: Covariance) -> np.ndarray:
+def checked_covariance(given: Covariance) -> np.ndarray:
     """Λ as a matrix in double precision. **Raises:** ValueError for what is none."""
     lam = np.asarray(given)
     if lam.dtype.kind not in "fiu" or lam.ndim not in (1, 2) or not lam.size:

@@ -2,6 +2,7 @@
 
 import math
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +93,66 @@ def test_runs_follow_the_flow_of_the_paper(kind, reduction, speed):
     run = gflow.simulate(model, objective, t1=t / speed, rtol=1e-9, error_bars=False)
     for mine, theirs in zip(values(run.final), exact, strict=True):
         np.testing.assert_allclose(mine, theirs[0], rtol=0, atol=1e-7)
+
+
+def units(model):
+    return [leaf.units for leaf in trained_leaves(model).values()]
+
+
+def small(rank, **which):
+    return SeparateHeads.small(4, 3, rank, log_epsilon=-3.0, key=KEY, **which)
+
+
+def test_heads_of_rank_one_are_units_and_others_where_asked():
+    assert units(small(1)) == ["heads"] * 3
+    assert units(small(2)) == [None] * 3
+    assert units(small(2, units="heads")) == ["heads"] * 3
+    assert units(small(1, units="mine")) == ["mine"] * 3
+    assert units(small(1, units=None)) == [None] * 3
+    for a, b in zip(values(small(1)), values(small(1, units=None)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_decay_needs_plain_heads_or_a_solver():
+    """As e^{−2γt} the decay acts on what is conserved, whatever the loss."""
+    objective = InContextRegression(EIGENVALUES, CONTEXT)
+    model = SeparateHeads.small(4, 5, log_epsilon=-1.5, key=KEY)
+    with pytest.raises(ValueError, match="followed without decay"):
+        gflow.simulate(model, objective, t1=30.0, decay=0.02)
+    exact, _ = integrated(values(model), np.diag(EIGENVALUES), CONTEXT, [30.0], decay=0.02)
+    plain = SeparateHeads.small(4, 5, log_epsilon=-1.5, key=KEY, units=None)
+    for start, solver in ((model, diffrax.Dopri8()), (plain, None)):
+        run = gflow.simulate(
+            start, objective, t1=30.0, decay=0.02, solver=solver, rtol=1e-9, error_bars=False
+        )
+        for mine, theirs in zip(values(run.final), exact, strict=True):
+            np.testing.assert_allclose(mine, theirs[0], rtol=0, atol=1e-7)
+
+
+def test_descent_does_not_see_units():
+    objective = InContextRegression(EIGENVALUES, CONTEXT)
+    ends = []
+    for which in ({}, {"units": None}):
+        model = SeparateHeads.small(4, 5, log_epsilon=-1.5, key=KEY, **which)
+        ends.append(values(gflow.descend(model, objective, learning_rate=0.5, steps=20).final))
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_batch_of_sizes_goes_through_all_drops():
+    objective = InContextRegression(EIGENVALUES, CONTEXT)
+    models = [
+        SeparateHeads.small(4, 5, log_epsilon=math.log(e), key=KEY) for e in (1e-3, 1e-20, 1e-100)
+    ]
+    batch = gflow.simulate_batch(jax.tree.map(lambda *x: jnp.stack(x), *models), objective)
+    assert not batch.failed
+    for run, model in zip(batch, models, strict=True):
+        alone = gflow.simulate(model, objective)
+        assert len(run.stages()) == len(alone.stages()) == 4
+        for one, other in zip(run.stages(), alone.stages(), strict=True):
+            assert one.activated == other.activated
+            assert abs(one.t - other.t) <= one.error + other.error
 
 
 REFUSED = {

@@ -7,6 +7,11 @@ linear attention predicts ŷ = βᵀM x_q, β = (1/N) Σ y_n x_n, and its loss d
     merged heads     M = Σ v_i U_i         a saddle of order two: one drop, after ln(1/ε)
     separate heads   M = Σ v_i K_iᵀQ_i     of order three: eigenvector by eigenvector, after 1/ε
 
+Linear self-attention with all of its blocks is merged heads as long as every prompt has a task of
+its own (`self_attention_limit`); a task that prompts share is learned in weights as well
+(`shared_task`). Softmax heads are linear attention on centred pairs while key-query is small
+(`softmax_linear_loss`).
+
 **Clock.** All times are those of θ' = −½ ∂E(y − ŷ)²/∂θ (τ = 1 of the papers), which is flow time
 under `gflow.objectives.InContextRegression(..., reduction="half_mean")`, its default. Under "mean"
 the flow is twice as fast. Losses here are E(y − ŷ)², the papers', which "half_mean" halves.
@@ -41,8 +46,17 @@ from ._plateaus import (
     population_loss as population_loss,
 )
 from ._predict import predict as predict
+from ._self_attention import (
+    SelfAttentionLimit as SelfAttentionLimit,
+    self_attention_limit as self_attention_limit,
+)
+from ._shared_task import (
+    SharedTask as SharedTask,
+    shared_task as shared_task,
+)
 from ._softmax import (
     SoftmaxOptimum as SoftmaxOptimum,
     softmax_creep as softmax_creep,
+    softmax_linear_loss as softmax_linear_loss,
     softmax_optimum as softmax_optimum,
 )

@@ -97,7 +97,10 @@ def drops(
 
 
 def course(v: Numbers, k: Numbers, q: Numbers, found: Problem, turns: bool = True) -> Course:
-    """`drops` with what decides them; without `turns` to leading order. **Raises:** as `drops`."""
+    """`drops` with what decides them; without `turns`, and shares, to leading order.
+
+    **Raises:** ValueError as `drops`.
+    """
     d = found.eigenvalues.size
     heads = checked_heads(v, k, q, d)
     _check(heads, found)
@@ -121,12 +124,15 @@ def course(v: Numbers, k: Numbers, q: Numbers, found: Problem, turns: bool = Tru
         if m + 1 == learnable or not np.any(alive):
             break
         one, rest = _taken(heads, np.array([first])), _taken(heads, np.flatnonzero(alive))
-        passed = turn(one, force, found, direction, float(late[first]) - now, unit)
-        acted = passed.acted if turns else float(late[first]) - now - unit
-        rest = at_time(rest, force, acted)
-        rest = turned(rest, passed, direction) if turns else rest
+        acted = float(late[first]) - now - unit
+        if turns:
+            passed = turn(one, force, found, direction, float(late[first]) - now, unit)
+            acted, shares[m] = passed.acted, passed.share
+            rest = turned(at_time(rest, force, acted), passed, direction)
+        else:
+            rest = at_time(rest, force, acted)
         heads.v[alive], heads.k[alive], heads.q[alive] = rest.v, rest.k, rest.q
-        now, force[direction], shares[m] = now + acted, 0.0, passed.share
+        now, force[direction] = now + acted, 0.0
     return Course(times, made, order, units, shares)
 
 

@@ -1,56 +1,54 @@
 """A prediction for heads on prompts of regression: what they conserve, when and what they learn."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from gflow import Trajectory
 from gflow.internal import (
-    Crossing,
     Objective,
-    Quantity,
     elapsed_time,
-    error_bar,
-    first_crossing,
     one_thread,
     trained_leaves,
 )
-from gflow.models import MergedHeads, SeparateHeads
+from gflow.models import LinearSelfAttention, MergedHeads, SeparateHeads
 from gflow.objectives import InContextRegression
 
 from .._arguments import real_array
-from .._closed_form import Curve, Number, Reading
+from .._closed_form import Curve, Number
 from .._prediction import Prediction
 from ._conserved import conserved, conserved_merged
 from ._drops import HALF, course, head_times
 from ._merged import merged_from
 from ._plateaus import plateaus
 from ._problem import Problem, problem
+from ._readings import Clock, Weights, around, kept, of_weights, passing
 
-Weights = dict[str, np.ndarray]
 SOURCE = "Zhang, Singh, Latham, Saxe 2025 (2501.16265)"
-_EXACT: Any = {"source": SOURCE, "validity": "gradient flow without decay, any loss"}
 _SMALL = "merged heads from a small start, population loss"
 _DROPS = "separate heads from a small start, population loss"
 #: Share of other directions in a live head up to which its turn of the others is a correction.
 _TURNS = 0.25
+#: Of the clocks of dormant heads, relative.
+_ROUNDING = 1e-11
 
 
 @one_thread
 def predict(model: PyTree, objective: Objective) -> Prediction:
     r"""What merged or separate heads do on prompts of regression, as curves and numbers of a run.
 
-    **Arguments:** `model`: `gflow.models.MergedHeads` or `SeparateHeads`, all of it trained, at its
-    start; `objective`: `gflow.objectives.InContextRegression`, of any covariance (weights are
-    turned to its eigenbasis), noise and reduction, whose clock the prediction is in.
+    **Arguments:** `model`: `gflow.models.MergedHeads`, `SeparateHeads`, or a `LinearSelfAttention`
+    whose mixed blocks are zero, all of it trained, at its start; `objective`:
+    `gflow.objectives.InContextRegression`, of any covariance (weights are turned to its
+    eigenbasis), noise and reduction, whose clock the prediction is in.
 
     **Returns:** a `Prediction`; of both kinds what is conserved, as curves;
 
-    - merged heads: the curves "loss" and "diagonal of M" (in the eigenbasis), exact for an aligned
-      start and up to the square of the size for another (`merged_from`);
+    - merged heads, and those of `LinearSelfAttention` in its blocks W^PV_22 and W^KQ_11: the
+      curves "loss" and "diagonal of M" (in the eigenbasis), exact for an aligned start and up to
+      the square of the size for another (`merged_from`);
     - separate heads: numbers "half-drop m", when the loss is half-way between plateaus m − 1 and m,
       "head of drop m", and "plateau m", its loss (`drops`, `plateaus`). Tolerances are what the
       turns of `drops` change, whose square it leaves out, ρ² of a drop, and what the next head
@@ -72,13 +70,13 @@ def predict(model: PyTree, objective: Objective) -> Prediction:
             f"objective is a {type(objective).__name__}: the predictions are of the population "
             "loss, gflow.objectives.InContextRegression(covariance, context)."
         )
-    if not isinstance(model, MergedHeads | SeparateHeads):
+    if not isinstance(model, MergedHeads | SeparateHeads | LinearSelfAttention):
         raise ValueError(
-            f"model is a {type(model).__name__}: predictions are for gflow.models.MergedHeads and "
-            "SeparateHeads."
+            f"model is a {type(model).__name__}: predictions are for gflow.models.MergedHeads, "
+            "SeparateHeads and LinearSelfAttention."
         )
-    leaves = trained_leaves(model)
-    names = ("value", "key_query") if isinstance(model, MergedHeads) else ("value", "key", "query")
+    leaves, separate = trained_leaves(model), isinstance(model, SeparateHeads)
+    names = ("value", "key", "query") if separate else ("value", "key_query")
     if set(leaves) != set(names):
         raise ValueError(
             f"The model trains {', '.join(leaves)}; the predictions are for all of "
@@ -88,54 +86,27 @@ def predict(model: PyTree, objective: Objective) -> Prediction:
     found = problem(np.maximum(values, 0.0), objective.context, float(objective.noise))
     weights = {name: real_array(leaf.value, name) for name, leaf in leaves.items()}
     speed = 1.0 if objective.reduction == "half_mean" else 2.0
-    clock = _Clock(elapsed_time(model), speed)
-    parts = _merged if isinstance(model, MergedHeads) else _separate
-    return Prediction.of(
-        *parts(weights, found, basis, clock), made_from=(model, objective)
-    )  # fmt: skip
+    clock = Clock(elapsed_time(model), speed)
+    if separate:
+        parts = _separate(weights, found, basis, clock)
+    else:
+        model.matrix()  # refuses mixed blocks
+        parts = _merged(weights, found, basis, clock)
+    return Prediction.of(*parts, made_from=(model, objective))
 
 
-class _Clock:
-    """Flow time of a run against the papers' (τ = 1), and its loss against E(y − ŷ)²."""
-
-    def __init__(self, began: float, speed: float):
-        self.began, self.speed, self.share = began, speed, 0.5 * speed
-
-    def paper(self, t: Float[np.ndarray, " times"]) -> Float[np.ndarray, " times"]:
-        return self.speed * (t - self.began)
-
-    def run(self, t: float) -> float:
-        return self.began + t / self.speed
+def _heads(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """v (times, H) and U (times, H, D, D) of merged heads, or of the blocks that hold them."""
+    v, u = weights["value"], weights["key_query"]
+    if v.ndim == 2:
+        return v, u
+    v, u = v[..., -1, -1], u[..., :-1, :-1]
+    return (v, u) if v.ndim == 2 else (v[:, None], u[:, None])
 
 
-def _read(function: Callable[[Weights], np.ndarray], names: tuple[str, ...]) -> Callable:
-    """Reads a function of weights, and of their squares what small is."""
-
-    def read(run: Trajectory) -> Reading:
-        def of(leaves: Any) -> Weights:
-            return {name: np.asarray(leaves[name]["value"]) for name in names}
-
-        weights = of(run.leaves)
-        main = np.asarray(function(weights), float)
-        size = sum(np.sum(x.reshape(len(x), -1) ** 2, axis=1) for x in weights.values())
-        if run.refined is None:
-            return Reading(main, np.full(main.shape, math.nan), size)
-        other = np.asarray(function(of(run.refined["leaves"])), float)
-        return Reading(main, error_bar(run.t, main, other), size)
-
-    return read
-
-
-def _constant(label: str, weights: Weights, function: Callable[[Weights], np.ndarray]) -> Curve:
-    start = function({name: x[None] for name, x in weights.items()})[0]
-    return Curve(
-        label, lambda t: np.broadcast_to(start, (len(t), *start.shape)),
-        read=_read(function, tuple(weights)), constant=True, **_EXACT,
-    )  # fmt: skip
-
-
-def _merged(weights: Weights, found: Problem, basis: np.ndarray, clock: _Clock) -> list[Curve]:
-    v, u = weights["value"], basis.T @ weights["key_query"] @ basis
+def _merged(weights: Weights, found: Problem, basis: np.ndarray, clock: Clock) -> list[Curve]:
+    v, u = (x[0] for x in _heads({name: x[None] for name, x in weights.items()}))
+    u = basis.T @ u @ basis
     lam, context, noise = found.eigenvalues, found.context, found.noise
     b = found.force / np.linalg.norm(found.force)
     grows = 0.5 * (v + np.einsum("hdd,d->h", u, b))
@@ -148,34 +119,33 @@ def _merged(weights: Weights, found: Problem, basis: np.ndarray, clock: _Clock) 
         return merged_from(v, u, lam, context, clock.paper(t), noise=noise)
 
     def diagonal(w: Weights) -> np.ndarray:
-        return np.einsum("th,thab,ad,bd->td", w["value"], w["key_query"], basis, basis)
+        return np.einsum("th,thab,ad,bd->td", *_heads(w), basis, basis)
 
-    def kept(w: Weights) -> np.ndarray:
-        pairs = zip(w["value"], w["key_query"], strict=True)
-        return np.array([conserved_merged(*pair) for pair in pairs])
+    def balance(w: Weights) -> np.ndarray:
+        return np.array([conserved_merged(*pair) for pair in zip(*_heads(w), strict=True)])
 
     return [
-        _constant("v vᵀ − ⟨U, U⟩", weights, kept),
+        kept("v vᵀ − ⟨U, U⟩", weights, balance, SOURCE),
         Curve("loss", lambda t: clock.share * at(t).loss,
               clock.share * neglected * (float(np.sum(lam)) + noise), words, **about),
         Curve("diagonal of M", lambda t: at(t).diagonal, neglected * float(np.max(found.optimum)),
-              words, read=_read(diagonal, tuple(weights)), **about),
+              words, read=of_weights(diagonal, tuple(weights)), **about),
     ]  # fmt: skip
 
 
 def _separate(
-    weights: Weights, found: Problem, basis: np.ndarray, clock: _Clock
+    weights: Weights, found: Problem, basis: np.ndarray, clock: Clock
 ) -> list[Curve | Number]:
     v, k, q = weights["value"], weights["key"] @ basis, weights["query"] @ basis
     k, q = k.swapaxes(1, 2), q.swapaxes(1, 2)
 
-    def kept(w: Weights, which: int) -> np.ndarray:
+    def balance(w: Weights, which: int) -> np.ndarray:
         each = zip(w["value"], w["key"].swapaxes(2, 3), w["query"].swapaxes(2, 3), strict=True)
         return np.array([conserved(*one)[which] for one in each])
 
     parts: list[Curve | Number] = [
-        _constant("v² − ‖K‖²", weights, lambda w: kept(w, 0)),
-        _constant("K Kᵀ − Q Qᵀ", weights, lambda w: kept(w, 1)),
+        kept("v² − ‖K‖²", weights, lambda w: balance(w, 0), SOURCE),
+        kept("K Kᵀ − Q Qᵀ", weights, lambda w: balance(w, 1), SOURCE),
     ]
     size = float(np.sqrt(np.max(v**2 + np.sum(k**2 + q**2, axis=(1, 2)))))
     levels = clock.share * plateaus(found.eigenvalues, found.context, noise=found.noise)
@@ -193,7 +163,7 @@ def _separate(
     # what comes after a drop that turns the others by more than a correction is not known
     largest = np.maximum.accumulate(np.concatenate([[0.0], best.shares[:-1]]))
     times = np.where(largest <= _TURNS, best.times, math.nan)
-    off = np.abs(best.times - plain.times)[:made]
+    off = np.abs(best.times - plain.times)[:made] + _ROUNDING * best.times[:made]
     off = off + best.units[:made] * (best.shares[:made] ** 2 + size / kappa[:made])
     for m in range(made):
         parts.append(_half_drop(m, times[m], off[m], levels, clock))
@@ -211,37 +181,31 @@ def _separate(
     return parts
 
 
-def _half_drop(m: int, t: float, off: float, levels: np.ndarray, clock: _Clock) -> Number:
+def _half_drop(m: int, t: float, off: float, levels: np.ndarray, clock: Clock) -> Number:
+    middle = float(0.5 * (levels[m] + levels[m + 1]))
+
     def read(run: Trajectory) -> tuple[float, float]:
-        found = _passing(run, m, levels)
+        found = passing(run, middle)
         return (math.nan, math.nan) if found is None else (found.t, found.error)
 
-    words = "what turns the dormant heads, whose square is left out, and ρ² and ε of a drop"
+    words = "the square of what turns dormant heads, ρ² and ε of a drop, rounding"
     return Number(f"half-drop {m + 1}", clock.run(t), read, float(off) / clock.speed, words,
                   source=SOURCE, validity=_DROPS, unit="t")  # fmt: skip
 
 
-def _head(m: int, known: float, unit: float, levels: np.ndarray, clock: _Clock) -> Number:
+def _head(m: int, known: float, unit: float, levels: np.ndarray, clock: Clock) -> Number:
     """The head whose value changes most between ten times a drop before and after it."""
-    around = 10.0 * unit / clock.speed
+    middle, reach = float(0.5 * (levels[m] + levels[m + 1])), 10.0 * unit / clock.speed
 
     def read(run: Trajectory) -> tuple[float, float]:
-        found = _passing(run, m, levels)
-        if found is None:
-            return math.nan, math.nan
-        before = np.flatnonzero(run.t <= found.t - around)
-        after = np.flatnonzero(run.t >= found.t + around)
-        if not before.size or not after.size:
+        found = passing(run, middle)
+        steps = None if found is None else around(run, found.step, reach)
+        if steps is None:
             return math.nan, math.nan
         v = np.abs(np.asarray(run.leaves["value"]["value"]))
-        return float(np.argmax(v[after[0]] - v[before[-1]])), 0.0
+        return float(np.argmax(v[steps[1]] - v[steps[0]])), 0.0
 
     return Number(f"head of drop {m + 1}", known, read, size=1.0, source=SOURCE, validity=_DROPS)
-
-
-def _passing(run: Trajectory, m: int, levels: np.ndarray) -> Crossing | None:
-    """Where the loss of a run is half-way between plateaus m and m + 1."""
-    return first_crossing(run, Quantity(sign=-1.0), -float(0.5 * (levels[m] + levels[m + 1])))
 
 
 def _plateau(m: int, before: float, after: float, level: float, slack: float) -> Number:

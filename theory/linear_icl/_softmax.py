@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from .._arguments import Numbers, real_array, times
-from ._problem import variance
+from ._plateaus import population_loss
+from ._problem import pairs, problem, variance
 
 
 class SoftmaxOptimum(NamedTuple):
@@ -76,6 +77,41 @@ def softmax_creep(
         raise ValueError("The law of the approach is for late times, t > 0.")
     scale = c * d**3 / (6.0 * (1.0 + c * d) ** 2)
     return np.asarray(scale * (2.0 * c * d**3 * h * t) ** (-2.0 / 3.0))
+
+
+def softmax_linear_loss(
+    mean: Numbers, matrix: Numbers, eigenvalues: Numbers, context: float, *, noise: float = 0.0
+) -> Float[np.ndarray, "..."]:
+    r"""E(y − ŷ)² of softmax heads to first order in key-query: linear attention on centred pairs.
+
+        softmax_n(x_nᵀW x_q) = (1 + (x_n − x̄)ᵀW x_q)/N + O(W²),   so that with Σμ = m, Σμ_h W_h = M
+        ŷ = m ȳ + (β − ȳ x̄)ᵀM x_q + O(μW²)
+        L = tr Λ + σ² + m²(tr Λ + σ²)/N − 2s tr(MΛ²) + s² tr(B M Λ Mᵀ),   s = 1 − 1/N
+
+    with B = Λ² + (Λ + tr Λ + σ²)Λ/(N − 1): but for the mean label, `population_loss` of sM for
+    N − 1 pairs. The second order is odd in heads of ± pairs and drops out there.
+
+    From a small start heads with Σμ = 0 grow at the rate s‖Λ²‖ (the escape takes ln(1/ε) over it),
+    and Σμ at less, by the force −(Σμ)(tr Λ + σ²)/N on every μ.
+
+    **Arguments:** `mean` m (a number or (...)), `matrix` M (..., D, D) in the eigenbasis;
+    `eigenvalues` λ (D,), `context` N ≥ 2, `noise` σ².
+
+    **Raises:** ValueError for N < 2, and as `population_loss`.
+    **Regime:** x_nᵀW_h x_q ≪ 1; at rest it is not, unless |μ| ≫ |W|. **Source:** derived here.
+
+    ```python
+    softmax_linear_loss(0.0, np.eye(2), [0.7, 0.3], 31)
+    ```
+    """
+    if not pairs(context) >= 2.0:
+        raise ValueError(f"context = {context}: centred pairs are two or more, N ≥ 2.")
+    n, m = pairs(context), real_array(mean, "mean")
+    found = problem(eigenvalues, n, noise)
+    share = 1.0 - 1.0 / n
+    own = m**2 * (np.sum(found.eigenvalues) + found.noise) / n
+    matrix = share * real_array(matrix, "matrix")
+    return np.asarray(own + population_loss(matrix, eigenvalues, n - 1.0, noise=noise))
 
 
 def _read(heads, dimension, length, noise) -> tuple[int, float, float, float]:

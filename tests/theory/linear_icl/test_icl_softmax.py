@@ -89,3 +89,45 @@ def test_refusals():
         linear_icl.softmax_optimum(1, D, LENGTH, -0.1)
     with pytest.raises(ValueError, match="t > 0"):
         linear_icl.softmax_creep(2, D, LENGTH, NOISE, 0.0)
+
+
+def test_the_first_order_by_a_product_rule():
+    """E(y − ŷ)² of ŷ = m ȳ + (β − ȳ x̄)M x_q, exactly, in one dimension with two pairs."""
+    lam, noise, mean, matrix = 0.7, 0.3, 0.4, -1.3
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    grid = np.array(np.meshgrid(*[range(4)] * 7, indexing="ij")).reshape(7, -1)
+    z, weight = nodes[grid], np.prod((weights / np.sum(weights))[grid], axis=0)
+    x, w, added = math.sqrt(lam) * z[:3], z[3], math.sqrt(noise) * z[4:]
+    y = w * x + added
+    centred = np.mean(y[:2] * x[:2], axis=0) - np.mean(y[:2], axis=0) * np.mean(x[:2], axis=0)
+    answer = mean * np.mean(y[:2], axis=0) + centred * matrix * x[2]
+    expected = np.sum(weight * (y[2] - answer) ** 2)
+    found = linear_icl.softmax_linear_loss(mean, [[matrix]], [lam], 2, noise=noise)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_first_order_of_sampled_heads():
+    """In four dimensions with a matrix of no symmetry; small heads of the sample tend to it."""
+    rng = np.random.default_rng(0)
+    lam, matrix = np.array([0.4, 0.3, 0.2, 0.1]), rng.normal(size=(4, 4))
+    prompts, pairs = 200_000, 6
+    x = rng.normal(size=(prompts, pairs + 1, 4)) * np.sqrt(lam)
+    y = np.einsum("pnd,pd->pn", x, rng.normal(size=(prompts, 4)))
+    logits = np.einsum("pnd,de,pe->pn", x[:, :-1], matrix, x[:, -1])
+    size, answer = 1e-3, 0.0
+    for sign in (1.0, -1.0):
+        p = np.exp(sign * size * logits)
+        answer = answer + sign * np.sum(p * y[:, :-1], axis=1) / np.sum(p, axis=1)
+    squares = (y[:, -1] - answer / (2.0 * size)) ** 2
+    exact = float(linear_icl.softmax_linear_loss(0.0, matrix, lam, pairs))
+    assert abs(np.mean(squares) - exact) < 4.0 * np.std(squares) / math.sqrt(prompts)
+    other = float(linear_icl.population_loss(matrix, lam, pairs))
+    assert abs(np.mean(squares) - other) > 10.0 * np.std(squares) / math.sqrt(prompts)
+
+
+def test_long_prompts_are_linear_attention():
+    matrix, lam = np.array([[0.5, 0.2], [-0.1, 0.3]]), [0.7, 0.3]
+    far = linear_icl.softmax_linear_loss(2.0, matrix, lam, math.inf)
+    assert far == pytest.approx(float(linear_icl.population_loss(matrix, lam, math.inf)), rel=1e-14)
+    with pytest.raises(ValueError, match="two or more"):
+        linear_icl.softmax_linear_loss(0.0, matrix, lam, 1)

@@ -11,7 +11,7 @@ from in_context_flows import CONTEXT, EIGENVALUES, integrated, loss
 import gflow
 import theory
 from gflow.internal import trained_leaves
-from gflow.models import MergedHeads, SeparateHeads
+from gflow.models import LinearSelfAttention, MergedHeads, SeparateHeads
 from gflow.objectives import InContextRegression
 from theory import linear_icl
 from theory.comparison._claims import CONFIRMED, REFUTED
@@ -68,6 +68,61 @@ def test_wrong_numbers_are_refuted(three_drops):
     )
     found = verdicts(theory.compare(run, dataclasses.replace(right, numbers=changed)))
     assert {label for label, verdict in found.items() if verdict == REFUTED} == set(wrong)
+
+
+@pytest.fixture(scope="module")
+def from_a_googolth():
+    model = SeparateHeads.small(4, 5, log_epsilon=math.log(1e-100), key=KEY)
+    objective = InContextRegression(TURNED, CONTEXT)
+    return model, objective, gflow.simulate(model, objective, t1=1e103)
+
+
+def test_all_drops_from_a_size_without_digits_of_t(from_a_googolth):
+    """Times, heads, plateaus and what is conserved, in units, by the lapses of steps."""
+    model, objective, run = from_a_googolth
+    comparison = theory.compare(run, linear_icl.predict(model, objective))
+    assert comparison.passed
+    assert len(comparison.rows) == 13
+    halves = [row for row in comparison.closed_forms if "half" in row.part]
+    assert [abs(row.measured / row.predicted - 1.0) < 1e-7 for row in halves] == [True] * 4
+
+
+def test_another_head_and_another_time_are_refuted_there(from_a_googolth):
+    model, objective, run = from_a_googolth
+    right = linear_icl.predict(model, objective)
+    numbers = {n.label: n for n in right.numbers}
+    for label, factor in (("half-drop 2", 1.0 + 1e-6), ("half-drop 4", 0.99), ("plateau 1", 1.001)):
+        one = dataclasses.replace(numbers[label], predicted=factor * numbers[label].predicted)
+        assert [r.verdict for r in theory.compare(run, theory.Prediction.of(one)).rows] == [REFUTED]
+    heads = [int(numbers[f"head of drop {m}"].predicted) for m in range(1, 5)]
+    assert sorted(heads) == sorted(set(heads))
+    wrong = dataclasses.replace(numbers["head of drop 3"], predicted=heads[0])
+    assert [r.verdict for r in theory.compare(run, theory.Prediction.of(wrong)).rows] == [REFUTED]
+
+
+@pytest.mark.parametrize("log_sigma", [-5.0, -115.0])
+def test_all_blocks_of_linear_self_attention(log_sigma):
+    """As merged heads in two of its blocks; a start with mixed blocks is refused."""
+    theta = np.random.default_rng(1).normal(size=(4, 4))
+    model = LinearSelfAttention.small(theta, log_sigma=log_sigma)
+    objective = InContextRegression(TURNED, CONTEXT)
+    run = gflow.simulate(model, objective, t1=(80.0 - 1.6 * log_sigma) / 0.188)
+    prediction = linear_icl.predict(model, objective)
+    assert theory.compare(run, prediction).passed
+    merged = MergedHeads(
+        gflow.Scaled(np.asarray(model.value.value)[-1:, -1], 0.0),
+        gflow.Scaled(np.asarray(model.key_query.value)[None, :-1, :-1], 0.0),
+    )
+    other = {c.label: c for c in linear_icl.predict(merged, objective).curves}
+    t = np.linspace(0.0, run.t[-1], 7)
+    for curve in prediction.curves:
+        np.testing.assert_allclose(curve.value(t), other[curve.label].value(t), rtol=1e-12)
+    mixed = np.asarray(model.value.array).copy()
+    mixed[-1, 0] = 1.0
+    with pytest.raises(ValueError, match="not zero"):
+        linear_icl.predict(
+            LinearSelfAttention(gflow.Scaled(mixed, log_sigma), model.key_query), objective
+        )
 
 
 def test_merged_heads():

@@ -55,8 +55,8 @@ def drops(merged: Merged, separate: Separate) -> Figure:
 
     for level in loss:
         right.axhline(level, color="0.55", zorder=0, **DOTTED)
-    shown = list(separate.runs.items())
-    shown = shown[:: max(1, len(shown) // 2)]
+    every = list(separate.runs.items())
+    shown = [every[i] for i in sorted({0, len(every) // 3, len(every) - 1})]
     for (colour, marker, big), (size, run) in zip(styles, shown, strict=False):
         right.plot(size * run.t, run.loss, color=colour, **SIMULATED)
         points = {**MEASURED, "mec": colour, "ms": big, "zorder": 3}

@@ -9,9 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import gflow
-from gflow.models import MergedHeads, SeparateHeads
-from gflow.objectives import InContextRegression
+from gflow.models import LinearSelfAttention, MergedHeads, SeparateHeads, SoftmaxContextHeads
+from gflow.objectives import (
+    InContextRegression,
+    SharedTaskRegression,
+    SoftmaxContextRegression,
+)
 
+FREI = "Zhang, Frei, Bartlett 2024, arXiv 2306.09927"
 ZHANG = "Zhang et al. 2025, arXiv 2501.16265"
 MAINALI = "Mainali, Teixeira 2025, arXiv 2504.12916"
 HE = "He et al. 2025, arXiv 2503.12734"
@@ -76,31 +81,34 @@ def modes(size: float) -> Modes:
     return Modes(gflow.Hadamard(factor, factor))
 
 
-class SoftmaxHeads(eqx.Module):
-    """Values μ and key-query weights ω of softmax heads, a number a head each."""
-
-    mu: Float[Array, " H"]
-    omega: Float[Array, " H"]
-
-
-class SoftmaxLoss(eqx.Module):
-    """Half of the population loss 1 + σ² − 2μᵀω + μᵀ(ωωᵀ + c exp(d ωωᵀ))μ, c = (1 + σ²)/L."""
-
-    dimension: float = SOFTMAX[0]
-    share: float = (1.0 + SOFTMAX[2]) / SOFTMAX[1]
-    top: float = 1.0 + SOFTMAX[2]
-
-    def __call__(self, model: SoftmaxHeads) -> Float[Array, ""]:
-        mu, omega = model.mu, model.omega
-        products = jnp.outer(omega, omega)
-        kernel = products + self.share * jnp.exp(self.dimension * products)
-        return 0.5 * (self.top - 2.0 * mu @ omega + mu @ (kernel @ mu))
-
-
-def softmax(count: int, size: float = 1e-3) -> SoftmaxHeads:
+def softmax(count: int, size: float = 1e-3) -> SoftmaxContextHeads:
     """One head, or heads in ± pairs of one size."""
-    signs = np.array([1.0, -1.0] * count)[:count]
-    return SoftmaxHeads(jnp.asarray(size * signs), jnp.asarray(size * signs))
+    if count > 1:
+        return SoftmaxContextHeads.small(count, log_epsilon=math.log(size), pairs=True)
+    one = np.full(1, size)
+    return SoftmaxContextHeads(gflow.Scaled(one, 0.0), gflow.Scaled(one, 0.0))
+
+
+def softmax_loss() -> SoftmaxContextRegression:
+    return SoftmaxContextRegression(*SOFTMAX)
+
+
+def softmax_pair(size: float, direction: np.ndarray) -> SoftmaxContextHeads:
+    """A ± pair μ = ±ε, W = ±ε `direction`, a matrix of norm one: its even orders cancel."""
+    signs, scale = np.array([1.0, -1.0]), math.log(size)
+    matrices = gflow.Scaled(signs[:, None, None] * direction, scale)
+    return SoftmaxContextHeads(gflow.Scaled(signs, scale), matrices)
+
+
+def self_attention(size: float, theta: np.ndarray) -> LinearSelfAttention:
+    """The start of 2306.09927."""
+    return LinearSelfAttention.small(theta, log_sigma=math.log(size))
+
+
+def thetas(seeds: int) -> list[np.ndarray]:
+    """Θ = I, and random ones."""
+    random = (np.random.default_rng(seed).normal(size=(4, 4)) for seed in range(1, seeds))
+    return [np.eye(4), *random]
 
 
 # The released code of 2501.16265 has the squared error without ½ and sums over the context: its
@@ -123,3 +131,26 @@ def trained_separate(seed: int = 1) -> tuple[SeparateHeads, float]:
 
     start = SeparateHeads(drawn(model.value), drawn(model.key), drawn(model.query))
     return start, 2.0 * CONTEXT ** (2 / 3) * 0.02
+
+
+def shared_task(share: float, shown: bool = True) -> SharedTaskRegression:
+    """Prompts of which a share has one task of norm √4, white inputs of trace one.
+
+    Without any others its labels in context are noise, as in the released code.
+    """
+    return SharedTaskRegression(np.full(4, 0.25), CONTEXT, one_task(), share, shown=shown)
+
+
+def one_task() -> np.ndarray:
+    w = np.random.default_rng(0).normal(size=4)
+    return w * 2.0 / np.linalg.norm(w)
+
+
+def trained_blocks(seed: int = 0) -> tuple[LinearSelfAttention, float]:
+    """Eight heads of all blocks, those that mix x and y in ŷ zero, and the learning rate."""
+    keys = jax.random.split(jax.random.key(seed))
+    value, key_query = (np.array(jax.random.normal(k, (8, 5, 5))) for k in keys)
+    value[:, -1, :-1] = key_query[:, -1, :-1] = 0.0
+    size = math.log(1e-6 * math.sqrt(CONTEXT))
+    model = LinearSelfAttention(gflow.Scaled(value, size), gflow.Scaled(key_query, size))
+    return model, 2.0 * CONTEXT * 5e-4

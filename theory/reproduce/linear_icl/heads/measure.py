@@ -7,8 +7,8 @@ import numpy as np
 
 import gflow
 import theory
-from gflow.internal import Quantity, first_crossing
 from theory import linear_icl as icl
+from theory.linear_icl import _readings as readings
 
 from ... import Report
 from .. import problem
@@ -28,10 +28,15 @@ class Merged(NamedTuple):
 
 
 class Separate(NamedTuple):
-    """By size: the run of one seed, and its predicted half-drops."""
+    """By size: the run of one seed, and its predicted half-drops.
+
+    `misses`, `bars`: of all seeds, by how much drops are off, and known, over their time.
+    """
 
     runs: dict[float, gflow.Trajectory]
     times: dict[float, np.ndarray]
+    misses: dict[float, np.ndarray]
+    bars: dict[float, np.ndarray]
 
 
 class Ranks(NamedTuple):
@@ -48,7 +53,7 @@ def levels(eigenvalues: tuple[float, ...]) -> np.ndarray:
 
 def passing(run: gflow.Trajectory, level: float) -> tuple[float, float]:
     """When the loss comes down to a level, and the error bar; NaN where it does not."""
-    found = first_crossing(run, Quantity(sign=-1.0), -level)
+    found = readings.passing(run, level)
     return (math.nan, math.nan) if found is None else (found.t, found.error)
 
 
@@ -92,18 +97,25 @@ def white(report: Report, size: float = 1e-3) -> None:
 
 def separate(report: Report, settings: Settings) -> Separate:
     """One drop a direction: times, heads and plateaus of several seeds, the worst of each."""
-    found, objective = Separate({}, {}), problem.objective()
+    found, objective = Separate({}, {}, {}, {}), problem.objective()
     for size in settings.separate_sizes:
-        tables, ordered = {}, 0
+        tables, ordered, halves = {}, 0, []
         for seed in range(settings.separate_seeds):
             model = problem.separate(size, seed)
-            times = icl.drops(*problem.heads(model), FOUR, CONTEXT).times
+            prediction = icl.predict(model, objective)
+            times = np.array([x.predicted for x in prediction.numbers if "half" in x.label])
+            if not np.all(np.isfinite(times)):
+                times = icl.drops(*problem.heads(model), FOUR, CONTEXT).times
             end = 1.2 * times[-1] + 50.0 / FOUR[-1] ** 2
             run = gflow.simulate(model, objective, t1=end, rtol=RTOL)
-            tables[f"seed {seed}"] = theory.compare(run, icl.predict(model, objective))
+            table = tables[f"seed {seed}"] = theory.compare(run, prediction)
             ordered += learned_in_order(run)
+            drops = [x for x in table.closed_forms if "half" in x.part]
+            halves.append([(x.measured - x.predicted, x.error, x.predicted) for x in drops])
             if seed == SHOWN:
                 found.runs[size], found.times[size] = run, times
+        off, bars, at = np.moveaxis(np.array(halves), 2, 0)
+        found.misses[size], found.bars[size] = off / at, bars / at
         text = f"Separate heads of rank one from size {size:g}, {len(tables)} seeds"
         report.compare_worst(f"separate.size{size:g}", tables, text)
         report.add(

@@ -31,7 +31,7 @@ def softmax(report: Report, settings: Settings) -> Softmax:
     found = Softmax({}, {}, {})
     losses = {1: one(report)}
     for heads in settings.softmax_heads:
-        run = gflow.simulate(problem.softmax(heads), problem.SoftmaxLoss(), t1=LATE, rtol=RTOL)
+        run = gflow.simulate(problem.softmax(heads), problem.softmax_loss(), t1=LATE, rtol=RTOL)
         end = icl.softmax_optimum(heads, *SOFTMAX).loss
         losses[heads] = 2.0 * float(run.loss[-1])
         late = run.t > 10.0
@@ -53,7 +53,7 @@ def softmax(report: Report, settings: Settings) -> Softmax:
 
 def one(report: Report) -> float:
     """A single head comes to rest at its optimum; its loss."""
-    run = gflow.simulate(problem.softmax(1), problem.SoftmaxLoss(), rtol=RTOL)
+    run = gflow.simulate(problem.softmax(1), problem.softmax_loss(), rtol=RTOL)
     best = icl.softmax_optimum(1, *SOFTMAX)
 
     # at rest up to what the run itself calls rest: the last steps move by this much
@@ -67,8 +67,8 @@ def one(report: Report) -> float:
     about: Any = {"source": HE, "validity": "surrogate of the paper, at rest"}
     allowed = "rtol at rest"
     numbers = [
-        theory.Number("μ", best.mu, read("mu"), 1e-6, allowed, **about),
-        theory.Number("ω", best.omega, read("omega"), 1e-6, allowed, **about),
+        theory.Number("μ", best.mu, read("value"), 1e-6, allowed, **about),
+        theory.Number("ω", best.omega, read("key_query"), 1e-6, allowed, **about),
         theory.Number("loss at the end", best.loss, lambda run: (2.0 * float(run.loss[-1]), 1e-12),
                       1e-9, "square of what μ and ω are allowed", **about),
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Prompts that share a task: in-weight learning before, beside and against in-context learning."""

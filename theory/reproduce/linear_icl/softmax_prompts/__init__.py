@@ -1,0 +1,1 @@
+"""Softmax heads with matrices, trained on sampled prompts: how far the linear theory holds."""
