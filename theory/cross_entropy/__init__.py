@@ -51,6 +51,7 @@ from ._neural_collapse import (
     self_duality as self_duality,
     within_class as within_class,
 )
+from ._predict import predict as predict
 from ._separation import separable as separable
 from ._starts import (
     etf_start as etf_start,

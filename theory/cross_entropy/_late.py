@@ -53,8 +53,9 @@ def late_separator(inputs: Numbers, labels: Numbers) -> LateSeparator:
     **Raises:** ValueError as `max_margin`; for a support whose multipliers are not unique, or
     vanish on a margin, where W̃ has terms of log log t.
 
-    **Regime:** t → ∞, W itself trained (one layer, no decay, unit rate). **Source:** Soudry et al.
-    2018 (1710.10345), Theorems 3 and 4 (1/log t for almost all data).
+    **Regime:** t → ∞, W itself trained (one layer, no decay, unit rate). o(1) goes as t^{−μ}, μ ≤ 1
+    the smallest of the next margin − 1 and the eigenvalues > 0 of Σ α_z z zᵀ (one of them is 1).
+    **Source:** Soudry et al. 2018 (1710.10345), Theorems 3 and 4 (1/log t for almost all data).
 
     ```python
     late_separator([[2.0, 0.0], [0.0, 1.0]], [1, -1]).at(1e6)       # 0.5 log(2t), −log(t/2)
@@ -99,7 +100,7 @@ def late_logit(t: Numbers, scale: float = 1.0) -> Float[np.ndarray, "*t"]:
     clock = 2.0 * sigma * t
     with np.errstate(divide="ignore"):
         b = -np.real(lambertw(-1.0 / clock, -1))
-    return np.where(np.isinf(clock), np.inf, b) / sigma
+    return np.asarray(np.where(np.isinf(clock), np.inf, b) / sigma)
 
 
 def _late(t: Numbers) -> np.ndarray:

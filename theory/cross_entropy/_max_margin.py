@@ -25,7 +25,7 @@ class MaxMargin(NamedTuple):
     weights: Float[np.ndarray, "*K d"]
     margin: float
     support: Int[np.ndarray, " s"]
-    multipliers: Float[np.ndarray, "_ *K"]
+    multipliers: Float[np.ndarray, "..."]
 
 
 def max_margin(inputs: Numbers, labels: Numbers) -> MaxMargin:
