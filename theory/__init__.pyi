@@ -1,6 +1,7 @@
 from . import (
     assumptions as assumptions,
     condensation as condensation,
+    cross_entropy as cross_entropy,
     exact_linear as exact_linear,
     gradual_rank as gradual_rank,
     linear_icl as linear_icl,
