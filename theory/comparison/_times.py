@@ -87,12 +87,12 @@ def limit_claims(prediction: Prediction, k: int, first: Timed, second: Timed) ->
     claims = []
     # where C itself depends on α, what the two runs make of it
     own, other = (float(x.offsets[k]) for x in (first, second))
-    stage_gap = (other - own) / gap
+    drift = (other - own) / gap if math.isfinite(other - own) else 0.0
     powers = prediction.order > 2
     sharp_of_t = RELATIVE * stage.tau if powers else min(sharp / gap * 2.0, 0.01 * stage.tau)
     for what, predicted, limit in (
-        ("T", stage.tau + stage_gap, sharp_of_t),
-        ("C", own - stage_gap * here, sharp),
+        ("T", stage.tau + drift, sharp_of_t),
+        ("C", own - drift * here, sharp),
     ):
         if not math.isfinite(predicted):
             continue
