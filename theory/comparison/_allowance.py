@@ -2,7 +2,7 @@
 
 With connecting orbits `theory.remainder` solves for it. Without them a time is allowed
 
-    100·α^p / rate,
+    100·α^p (1/rate + |C(α) − C|),
 
 and a plateau 100·α^p of the largest weight and loss step. p is the smallest exponent of this
 stage and those before: the one the prediction states (`Stage.exponent`), else a tenth of the
@@ -142,7 +142,8 @@ def _estimated(
     # a time that is not predicted (NaN) overtakes nothing
     exists = np.append(~(np.diff(times) <= 0), True)
     exponent, time, certain = math.inf, 0.0, True
-    before, scale = prediction.start, prediction.at(log_alpha).scale
+    before, finite = prediction.start, prediction.at(log_alpha)
+    turned = np.nan_to_num(np.abs(finite.offset - [s.offset for s in prediction.stages]), nan=0.0)
     saddles = [by_leaf(x.value) for x in (before, *prediction.stages)]
     largest = {n: np.max([np.max(np.abs(s[n]), initial=0.0) for s in saddles]) for n in saddles[0]}
     for k, stage in enumerate(prediction.stages):
@@ -153,9 +154,10 @@ def _estimated(
             own = _guessed(stage, rate, length) / _DOUBT
         exponent, certain = min(exponent, max(own, 0.0)), certain and bool(exists[k - 1] or k == 0)
         # near a tie both become live, and the next one leaves at another pace
-        certain = certain and (prediction.order == 2 or stage.margin * scale * rate > _TIE)
+        certain = certain and (prediction.order == 2 or stage.margin * finite.scale * rate > _TIE)
         efolds = _AMPLITUDE * math.exp(max(exponent * log_alpha, -1e4)) if certain else math.inf
-        time = max(time, efolds / rate)
+        # of what turns dormant units at this α a share of the same size is left
+        time = max(time, efolds * (1.0 / rate + float(turned[k])))
         # dormant units are of size α; what live ones are off by is less
         moved = efolds if prediction.order == 2 else _AMPLITUDE * math.exp(log_alpha)
         helps = exponent > 0 and math.isfinite(exponent)

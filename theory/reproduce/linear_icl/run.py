@@ -6,6 +6,7 @@ from .blocks import measure as blocks
 from .heads import draw as separate_draw, measure as heads
 from .in_weight import draw as in_weight_draw, measure as in_weight
 from .modes import measure as modes
+from .race import draw as race_draw, measure as race
 from .settings import Settings
 from .sizes import measure as sizes
 from .softmax import measure as softmax
@@ -19,6 +20,7 @@ def run(report: Report, settings: Settings) -> None:
     merged, separate = heads.merged(report, settings), heads.separate(report, settings)
     report.figure(draw.drops(merged, separate), "drops")
     report.figure(separate_draw.through(separate), "through")
+    report.figure(race_draw.races(race.race(report, settings)), "race")
     report.figure(draw.clocks(sizes.escapes(report, settings)), "clocks")
     report.figure(draw.ranks(heads.ranks(report, settings)), "ranks")
     scales, pairs = modes.scales(report, settings), softmax.softmax(report, settings)

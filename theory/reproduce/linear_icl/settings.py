@@ -11,6 +11,8 @@ class Settings:
     #: Followed through all drops.
     separate_sizes: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-8, 1e-20, 1e-60, 1e-100)
     separate_seeds: int = 4
+    #: Of the models that the limit algorithm is held against.
+    race_sizes: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-20, 1e-50)
     ranks: tuple[int, ...] = (1, 2, 4, 8)
     rank_seeds: int = 3
     #: Followed to the first drop alone.
@@ -32,6 +34,7 @@ FULL = Settings()
 FAST = Settings(
     separate_sizes=(1e-2, 1e-3, 1e-100),
     separate_seeds=2,
+    race_sizes=(1e-4, 1e-50),
     ranks=(1, 4),
     rank_seeds=1,
     escape_sizes=(1e-2, 1e-4, 1e-20, 1e-100),

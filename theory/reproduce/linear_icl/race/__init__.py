@@ -1,0 +1,1 @@
+"""The limit algorithm of saddles of order three and four, beside runs."""
