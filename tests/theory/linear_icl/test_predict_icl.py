@@ -15,6 +15,7 @@ from gflow.models import LinearSelfAttention, MergedHeads, SeparateHeads
 from gflow.objectives import InContextRegression
 from theory import linear_icl
 from theory.comparison._claims import CONFIRMED, REFUTED
+from theory.linear_icl._readings import around, passing
 
 KEY = jax.random.key(1)
 BASIS = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
@@ -85,6 +86,23 @@ def test_all_drops_from_a_size_without_digits_of_t(from_a_googolth):
     assert len(comparison.rows) == 13
     halves = [row for row in comparison.closed_forms if "half" in row.part]
     assert [abs(row.measured / row.predicted - 1.0) < 1e-7 for row in halves] == [True] * 4
+
+
+def test_steps_beside_a_drop_are_told_by_lapses(from_a_googolth):
+    """t does not move within a drop at 10¹⁰⁰; the sums of its steps do."""
+    _, _, run = from_a_googolth
+    level = float(np.mean(linear_icl.plateaus(EIGENVALUES, CONTEXT)[:2])) / 2
+    found = passing(run, level)
+    assert found is not None
+    assert run.loss[found.step] > level > run.loss[found.step + 1]
+    steps = around(run, found.step, 100.0)
+    assert steps is not None
+    first, last = steps
+    assert run.t[last] == run.t[found.step]
+    until, since = run.lapses[first + 1 : found.step + 1], run.lapses[found.step + 2 : last + 1]
+    assert np.sum(until) >= 100.0 > np.sum(until[1:])
+    assert np.sum(since) >= 100.0 > np.sum(since[:-1])
+    assert around(run, found.step, 1e104) is None
 
 
 def test_another_head_and_another_time_are_refuted_there(from_a_googolth):
