@@ -35,7 +35,7 @@ class LinearSelfAttention(eqx.Module):
     ```python
     model = gflow.models.LinearSelfAttention.small(np.eye(4), log_sigma=-5.0)
     objective = gflow.objectives.InContextRegression([0.4, 0.3, 0.2, 0.1], 31)
-    gflow.simulate(model, objective, t1=100.0).final.matrix()       # → Γ⁻¹
+    gflow.simulate(model, objective, t1=2000.0).final.matrix()      # → Γ⁻¹
     ```
     """
 

@@ -77,8 +77,9 @@ class InContextRegression(eqx.Module):
         if not callable(getattr(model, "matrix", None)):
             raise ValueError(
                 f"InContextRegression reads M of ŷ = βᵀM x_q from model.matrix(), which "
-                f"{type(model).__name__} does not have. Take gflow.models.MergedHeads or "
-                "SeparateHeads, or SquaredLoss on the prompts of gflow.tasks.in_context_regression."
+                f"{type(model).__name__} does not have. Take gflow.models.MergedHeads, "
+                "SeparateHeads or LinearSelfAttention, or SquaredLoss on the prompts of "
+                "gflow.tasks.in_context_regression."
             )
         m, lam = model.matrix(), self.covariance
         if m.shape != lam.shape:

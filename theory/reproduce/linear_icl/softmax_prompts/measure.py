@@ -191,15 +191,15 @@ def departs(report: Report, context: int, found: Beside) -> None:
     times = [passing(run, middle)[0] for run in (found.softmax, found.first, found.linear)]
     most = int(np.nanargmax(found.apart))
     sizes, losses = found.ladder
-    beyond = f"no logits up to {sizes[-1]:g}"
+    beyond = f"no best pair of logits up to {sizes[-1]:g}"
     if losses[-1] > 1.1:
-        beyond = f"logits of {float(np.interp(1.1, losses, sizes)):.2g}"
+        beyond = f"the best pair of logits of {float(np.interp(1.1, losses, sizes)):.2g}"
     report.add(
         f"softmax.prompts{context}.power", 2.0, float(power), 0.05, paper=HE,
         text=f"power of the logits (from {SMALL[0]:g} to {SMALL[1]:g}) by which the loss of a "
         f"pair leaves its first order; at most {found.apart[most]:.2g} of the drop, at logits of "
         f"{found.logits[most]:.2g} of the {found.logits[-1]:.2g} that are reached. Half-way of the "
         f"first order at t = {times[0]:.4g} (softmax), {times[1]:.4g} (first order), "
-        f"{times[2]:.4g} (linear attention). On {MANY} prompts the best pair with "
+        f"{times[2]:.4g} (linear attention). On {MANY} prompts "
         f"{beyond} loses a tenth more than the best first order",
     )  # fmt: skip
