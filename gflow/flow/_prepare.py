@@ -62,7 +62,9 @@ def log_alpha_of(model: PyTree, given: float | None = None) -> tuple[float, str]
             "in units. Pass log_alpha=."
         )
     elif not known:
-        why = f"leaves {list(leaves)} do not say at what α they started. Pass log_alpha=."
+        moved = any(units_of(leaf) for leaf in leaves.values())
+        what = "are units that a run has moved" if moved else "were built without log_alpha"
+        why = f"leaves {list(leaves)} {what}. Pass log_alpha=."
     else:
         listed = ", ".join(f"{n}: {known[n]:g}" if n in known else f"{n}: unknown" for n in leaves)
         why = f"the leaves disagree on log_alpha ({listed}). Pass log_alpha=."

@@ -72,6 +72,7 @@ def test_offsets_of_heads_are_those_of_the_matched_rule(path):
     assert abs(offsets[1] + 1.25339119 / path.stages[1].rate) > 1.0
 
 
+@pytest.mark.slow
 def test_at_finite_size_a_winner_turns_the_others(path):
     # against the weights themselves, by DOP853 at 1e-12: the limit misses by up to ten
     found = path.at(np.log(1e-3))
@@ -130,6 +131,7 @@ def test_offsets_of_scalar_units_against_scipy(three):
     np.testing.assert_allclose(three.at(np.log(1e-3)).t, taus / 1e-3 + limit, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_curves_between_the_saddles(three):
     epsilon = 1e-4
     run = gflow.simulate(cubes(epsilon), cubes_loss)

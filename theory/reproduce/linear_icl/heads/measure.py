@@ -7,8 +7,8 @@ import numpy as np
 
 import gflow
 import theory
+from gflow.internal import Quantity, first_crossing
 from theory import linear_icl as icl
-from theory.linear_icl import _readings as readings
 
 from ... import Report
 from .. import problem
@@ -53,7 +53,7 @@ def levels(eigenvalues: tuple[float, ...]) -> np.ndarray:
 
 def passing(run: gflow.Trajectory, level: float) -> tuple[float, float]:
     """When the loss comes down to a level, and the error bar; NaN where it does not."""
-    found = readings.passing(run, level)
+    found = first_crossing(run, Quantity(sign=-1.0), -level)
     return (math.nan, math.nan) if found is None else (found.t, found.error)
 
 
