@@ -1,7 +1,8 @@
 """Small weights that meet in threes and fours: heads, u³ − v³, products of four."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import gflow
+from gflow.internal import Objective
 
 from .. import problem
 
@@ -17,8 +19,8 @@ class Family(NamedTuple):
     """A model at any size ε of its start, and its loss."""
 
     name: str
-    model: Any
-    objective: Any
+    model: Callable[[float], eqx.Module]
+    objective: Objective
 
 
 class Cubes(eqx.Module):
@@ -49,7 +51,7 @@ class Quadratic(eqx.Module):
     mixing: Float[Array, "n n"]
     targets: Float[Array, " n"]
 
-    def __call__(self, model: Any) -> Float[Array, ""]:
+    def __call__(self, model: Cubes | Products) -> Float[Array, ""]:
         rest = model() - self.targets
         return 0.5 * rest @ self.mixing @ rest
 
