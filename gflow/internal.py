@@ -49,6 +49,7 @@ from .integrate._binding import bindings as bindings
 from .integrate._field import (
     Field as Field,
     Pace as Pace,
+    Unframed as Unframed,
 )
 from .integrate._march import (
     TERM as TERM,

@@ -116,3 +116,26 @@ class Field(eqx.Module):
         it. Between the two: the share of it to be tried next.
         """
         return jnp.ones(())
+
+
+class Unframed(Field):
+    """A field from `state` on, in coordinates that stay as they are, with no word on steps."""
+
+    state: Float[Array, " size"]
+
+    def start(self) -> Float[Array, " size"]:
+        return self.state
+
+    def horizon(
+        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
+    ) -> Float[Array, ""]:
+        return jnp.full((), jnp.inf, state.dtype)
+
+    def frame(self) -> PyTree[Array]:
+        return ()
+
+    def framed(self, frame: PyTree[Array]) -> "Unframed":
+        return self
+
+    def recentred(self, state: Float[Array, " size"]) -> tuple[PyTree[Array], Array, Array]:
+        return (), state, jnp.array(False)

@@ -60,12 +60,7 @@ class InContextRegression(eqx.Module):
     ):
         lam = checked_covariance(covariance)
         self.context = count("context", context, "the number N of pairs in a prompt")
-        variance = number("noise", noise, "the variance σ² of the labels' noise")
-        if not (variance >= 0.0 and math.isfinite(variance)):
-            raise ValueError(f"noise = {noise}: the variance σ² of the labels' noise is ≥ 0.")
-        if reduction not in ("half_mean", "mean"):
-            raise ValueError(f'reduction = {reduction!r}: choose "half_mean" or "mean".')
-        self.reduction = reduction
+        variance, self.reduction = checked_noise(noise), checked_reduction(reduction)
         square = lam @ lam
         second = square + (square + (np.trace(lam) + variance) * lam) / self.context
         dtype = jnp.result_type(float)
@@ -90,6 +85,21 @@ class InContextRegression(eqx.Module):
         loss = jnp.sum(forward * (self.second @ m)) - 2.0 * jnp.sum(forward * lam)
         whole = jnp.trace(lam) + self.noise + loss
         return 0.5 * whole if self.reduction == "half_mean" else whole
+
+
+def checked_noise(noise: float) -> float:
+    """**Raises:** ValueError for what is no variance."""
+    variance = number("noise", noise, "the variance σ² of the labels' noise")
+    if not (variance >= 0.0 and math.isfinite(variance)):
+        raise ValueError(f"noise = {noise}: the variance σ² of the labels' noise is ≥ 0.")
+    return variance
+
+
+def checked_reduction(reduction: str) -> str:
+    """**Raises:** ValueError for another than those of losses over all prompts."""
+    if reduction not in ("half_mean", "mean"):
+        raise ValueError(f'reduction = {reduction!r}: choose "half_mean" or "mean".')
+    return reduction
 
 
 def checked_covariance(given: Covariance) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arguments import count, number, numbers
-from ._in_context import Covariance, checked_covariance
+from ._in_context import Covariance, checked_covariance, checked_noise, checked_reduction
 
 
 class SharedTaskRegression(eqx.Module):
@@ -66,14 +66,9 @@ class SharedTaskRegression(eqx.Module):
         if w.shape != lam.shape[:1] or not np.all(np.isfinite(w)):
             raise ValueError(f"task has shape {w.shape}: w* is finite, of shape {lam.shape[:1]}.")
         share = number("share", share, "the share s of prompts with the task w*")
-        variance = number("noise", noise, "the variance σ² of the labels' noise")
+        variance, self.reduction = checked_noise(noise), checked_reduction(reduction)
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"share = {share}: a share of the prompts is from 0 to 1.")
-        if not (variance >= 0.0 and math.isfinite(variance)):
-            raise ValueError(f"noise = {noise}: the variance σ² of the labels' noise is ≥ 0.")
-        if reduction not in ("half_mean", "mean"):
-            raise ValueError(f'reduction = {reduction!r}: choose "half_mean" or "mean".')
-        self.reduction = reduction
         own = _own_tasks(lam, pairs, variance)
         shared = _one_task(lam, pairs, w, variance, shown)
         dtype = jnp.result_type(float)
@@ -188,4 +183,4 @@ def _gaussian(lam: np.ndarray, order: int) -> np.ndarray:
         return np.ones(())
     rest = _gaussian(lam, order - 2)
     whole = np.multiply.outer(lam, rest)  # the first index is paired with the k-th
-    return sum(np.moveaxis(whole, 1, k) for k in range(1, order))  # type: ignore[return-value]
+    return np.sum([np.moveaxis(whole, 1, k) for k in range(1, order)], axis=0)

@@ -1,13 +1,13 @@
 """Softmax heads on prompts of regression: the surrogate of their loss over all prompts."""
 
-import math
 from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arguments import count, number
+from .._arguments import count
+from ._in_context import checked_noise, checked_reduction
 
 
 class SoftmaxContextRegression(eqx.Module):
@@ -62,12 +62,7 @@ class SoftmaxContextRegression(eqx.Module):
     ):
         self.dimension = count("dimension", dimension, "the dimension d of the inputs")
         pairs = count("length", length, "the number L of pairs in a prompt")
-        variance = number("noise", noise, "the variance σ² of the labels' noise")
-        if not (variance >= 0.0 and math.isfinite(variance)):
-            raise ValueError(f"noise = {noise}: the variance σ² of the labels' noise is ≥ 0.")
-        if reduction not in ("half_mean", "mean"):
-            raise ValueError(f'reduction = {reduction!r}: choose "half_mean" or "mean".')
-        self.reduction = reduction
+        variance, self.reduction = checked_noise(noise), checked_reduction(reduction)
         dtype = jnp.result_type(float)
         self.share = jnp.asarray((1.0 + variance) / pairs, dtype)
         self.top = jnp.asarray(1.0 + variance, dtype)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from known_field import SOLVERS, Known, both, exact, go, known, marched, numbers, signed
 
-from gflow.integrate._field import Field, Pace
+from gflow.integrate._field import Pace, Unframed
 
 LOG10 = math.log(10.0)
 EPS = np.finfo(float).eps
@@ -174,29 +174,13 @@ def test_a_change_of_frame_changes_nothing(solver):
 # --- steps that fail ------------------------------------------------------------------
 
 
-class Edge(Field):
+class Edge(Unframed):
     """y' = −√y, y = (√y₀ − t/2)², and `bad` below 0."""
 
-    y0: jax.Array
     bad: jax.Array
-
-    def start(self):
-        return self.y0
 
     def velocity(self, t, state):
         return jnp.where(state < 0.0, self.bad, -jnp.sqrt(jnp.abs(state)))
-
-    def horizon(self, t, state, atol):
-        return jnp.full((), jnp.inf)
-
-    def frame(self):
-        return ()
-
-    def framed(self, frame):
-        return self
-
-    def recentred(self, state):
-        return (), state, jnp.array(False)
 
 
 class Pole(Edge):
@@ -217,7 +201,7 @@ def test_trial_steps_out_of_the_domain_are_rejected(solver, bad):
     kept, t = np.asarray(steps.kept), np.asarray(steps.t)
     assert kept.sum() < np.sum(steps.tried)
     assert t[kept][-1] == 1.9
-    truth = (np.sqrt(field.y0) - t[kept][:, None] / 2) ** 2
+    truth = (np.sqrt(field.state) - t[kept][:, None] / 2) ** 2
     np.testing.assert_allclose(np.asarray(steps.state)[kept], truth, rtol=0, atol=1e-6)
 
 

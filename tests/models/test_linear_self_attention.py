@@ -97,7 +97,8 @@ def test_the_start_of_the_paper():
     np.testing.assert_allclose(
         key_query[:-1, :-1], sigma * square / np.linalg.norm(square), rtol=1e-12
     )
-    assert not np.any(key_query[-1]) and not np.any(key_query[:, -1])  # noqa: PT018
+    assert not np.any(key_query[-1])
+    assert not np.any(key_query[:, -1])
 
 
 def test_its_flow_is_that_of_its_two_blocks():

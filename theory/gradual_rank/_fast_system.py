@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow.internal import TERM, Field, Flow, Pace, eager, march, on_device
+from gflow.internal import TERM, Flow, Pace, Unframed, eager, march, on_device
 from gflow.solvers import ROCK4, Dopri8, Rodas5P, Switching, Tsit5
 
 #: Attempted steps in one compiled call.
@@ -185,26 +185,13 @@ def assembled(parts: Sequence[Any], layout: Layout, names: Sequence[str]) -> dic
     return out
 
 
-class _Started(Field):
-    """The fast system at a point, for `march`: autonomous, in one frame."""
+class _Started(Unframed):
+    """The fast system at a point, for `march`."""
 
     fast: FastSystem
-    state: Float[Array, " size"]
-
-    def start(self):
-        return self.state
 
     def velocity(self, t, state):
         return self.fast.velocity(state)
-
-    def horizon(self, t, state, atol):
-        return jnp.full((), jnp.inf, state.dtype)
-
-    def frame(self):
-        return ()
-
-    def framed(self, frame):
-        return self
 
     def recentred(self, state):
         twins = self.fast.twins
@@ -227,7 +214,7 @@ def advance(fast: FastSystem, state: Array, pace: Pace, tolerance: Float[Array, 
     """Up to `STEPS` steps from `state`: times, what `motion` reads there, which were kept."""
     zero = jnp.zeros_like(tolerance)
     steps = march(
-        lambda x: _Started(fast, x), state, _solver(state.size, stiff), (tolerance, zero), zero,
+        lambda x: _Started(x, fast), state, _solver(state.size, stiff), (tolerance, zero), zero,
         jnp.full_like(zero, jnp.inf), pace, attempts=STEPS,
     )  # fmt: skip
     return (steps.t, *jax.vmap(lambda y: _motion(fast, y))(steps.state)), steps.kept, steps.pace
@@ -253,7 +240,7 @@ def one_step(
     """State and loss after one step of this length."""
     zero = jnp.zeros_like(step)
     solver = _solver(state.size, stiff)
-    args = (_Started(fast, state), zero)
+    args = (_Started(state, fast), zero)
     inner = jax.tree.map(jnp.asarray, solver.init(TERM, zero, step, state, args))
     out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))[0]
     return out, fast.flow.loss(fast.weights(out))

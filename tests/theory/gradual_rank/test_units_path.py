@@ -260,6 +260,26 @@ def test_a_mode_hidden_in_a_live_unit_ends_the_path():
     assert run.stages()[0].tau == pytest.approx(path.stages[0].tau, rel=1e-7)
 
 
+@pytest.mark.slow
+def test_a_mode_that_is_flat_at_first_ends_the_path():
+    # two products of three in one unit: when one is learned, the other is a direction without
+    # curvature, down which the loss falls as its cube
+    class Pair(eqx.Module):
+        u: gflow.Scaled
+        v: gflow.Scaled
+        w: gflow.Scaled
+
+    def objective(model):
+        made = (model.u.value * model.v.value * model.w.value)[0]
+        return 0.5 * jnp.sum((made - jnp.array([2.0, 1.0])) ** 2)
+
+    drawn = np.random.default_rng(0).uniform(0.5, 1.5, (3, 1, 2))
+    model = Pair(*(gflow.Scaled(x, -46.0, units="all") for x in drawn))
+    with pytest.warns(UserWarning, match="flat at first"):
+        path = predict(model, objective)
+    assert [s.loss for s in path.stages] == pytest.approx([0.5])
+
+
 def test_heads_that_are_equal_are_refused():
     v, k, q = (x.copy() for x in drawn())
     for x in (v, k, q):

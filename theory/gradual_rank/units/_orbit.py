@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.internal import bracketed_root, on_device
+from gflow.internal import Unframed, bracketed_root, on_device
 
 from ._forces import Units, curvature, leading, whole
 from ._race import Winner, race
-from ._steps import STEPS, Autonomous, followed, one_step
+from ._steps import STEPS, followed, one_step, rates_of
 
 RTOL, ATOL = 1e-12, 1e-14
 #: The size at the start, over that at which the force has half of its leading order left; and up
@@ -64,7 +64,7 @@ class Drop:
     width: float
 
 
-class _Dropping(Autonomous):
+class _Dropping(Unframed):
     """(w, θ, displacement of the dormant units); w moves where `moving`."""
 
     units: Units
@@ -170,7 +170,7 @@ def drop(
     leads = leading(units, live, small * u) @ u
     own_rate = whole(units, first)[1] @ np.where(own, first, 0.0) / small
     lost = (leads - own_rate) / (growth * small ** (degree + 1))
-    rates = np.asarray(_rates(field, on_device(start)))[n + 1 :]
+    rates = np.asarray(rates_of(field, on_device(start)))[n + 1 :]
     acts = _power(*(leading(units, w, dormant) - before for w in (half_way, first)), before)
     if acts < degree + 0.5:
         raise Degenerate(
@@ -235,11 +235,6 @@ def _power(near: np.ndarray, far: np.ndarray, before: np.ndarray) -> float:
     if not sizes[0] > 1e-12 * np.linalg.norm(before):
         return np.inf
     return float(np.log2(sizes[1] / sizes[0]))
-
-
-@eqx.filter_jit
-def _rates(field: _Dropping, state: Array) -> Array:
-    return field.velocity(jnp.zeros(()), state)
 
 
 def _padded(states: np.ndarray) -> np.ndarray:

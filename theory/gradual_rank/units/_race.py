@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.internal import bracketed_root, on_device
+from gflow.internal import Unframed, bracketed_root, on_device
 
 from ._forces import Units, leading
-from ._steps import Autonomous, followed, one_step
+from ._steps import followed, one_step, rates_of
 
 RTOL, ATOL = 1e-13, 1e-15
 #: e-folds of growth of 1/x^{D−2} after which what is left of τ is below rounding.
@@ -51,7 +51,7 @@ class Winner(NamedTuple):
     gap: float
 
 
-class _Racing(Autonomous):
+class _Racing(Unframed):
     """(u, ℓ, τ) of all units, each in its own clock, and how they change with the start."""
 
     units: Units
@@ -164,7 +164,7 @@ def direction(units: Units, live: np.ndarray, u: np.ndarray, unit: int) -> Winne
     field = _Racing(on_device(start), units, at, on_device(none - np.inf))
     for r, states in followed(field, np.full(len(start), 1e-11), 1e-9):
         u = states[-1][:n]
-        turn = np.asarray(_rates(field, on_device(states[-1])))[:n]
+        turn = np.asarray(rates_of(field, on_device(states[-1])))[:n]
         if np.linalg.norm(turn) < _ALIGNED or r[-1] > _LONGEST:
             break
     u = u / np.linalg.norm(u)
@@ -189,12 +189,7 @@ def direction(units: Units, live: np.ndarray, u: np.ndarray, unit: int) -> Winne
     return Winner(u, growth, float(np.min(gaps[np.abs(gaps) > _NEUTRAL], initial=np.inf)))
 
 
-@eqx.filter_jit
-def _rates(field: Autonomous, state: Array) -> Array:
-    return field.velocity(jnp.zeros(()), state)
-
-
-class _Waiting(Autonomous):
+class _Waiting(Unframed):
     """x' = F(x), and how x changes with the start."""
 
     units: Units

@@ -1,4 +1,4 @@
-"""Autonomous systems of a path, followed in steps."""
+"""Unframed systems of a path, followed in steps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,32 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.internal import TERM, Field, Pace, march, on_device
+from gflow.internal import TERM, Pace, Unframed, march, on_device
 from gflow.solvers import Dopri8, Rodas5P
 
 #: Attempted steps in one compiled call, how many calls are explicit, and how many there may be.
 STEPS, EXPLICIT, CALLS = 128, 40, 200
-
-
-class Autonomous(Field):
-    """y' = velocity(y), in one frame."""
-
-    state: Float[Array, " size"]
-
-    def start(self):
-        return self.state
-
-    def horizon(self, t, state, atol):
-        return jnp.full((), jnp.inf, state.dtype)
-
-    def frame(self):
-        return ()
-
-    def framed(self, frame):
-        return self
-
-    def recentred(self, state):
-        return (), state, jnp.array(False)
 
 
 @eqx.filter_jit
@@ -46,7 +25,7 @@ def _advance(field: Any, state: Array, pace: Pace, tolerance: Any, span: Array, 
 
 
 def followed(
-    field: Autonomous,
+    field: Unframed,
     atol: np.ndarray,
     rtol: float,
     span: float = np.inf,
@@ -74,7 +53,13 @@ def followed(
 
 
 @eqx.filter_jit
-def one_step(field: Autonomous, state: Array, step: Float[Array, ""]) -> Array:
+def rates_of(field: Unframed, state: Array) -> Array:
+    """y' at a state."""
+    return field.velocity(jnp.zeros(()), state)
+
+
+@eqx.filter_jit
+def one_step(field: Unframed, state: Array, step: Float[Array, ""]) -> Array:
     """The state after one explicit step of this length."""
     zero, moved = jnp.zeros_like(step), eqx.tree_at(lambda f: f.state, field, state)
     args = (moved, zero)
