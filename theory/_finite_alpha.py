@@ -36,7 +36,7 @@ class Orbits(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FiniteAlpha:
-    """A prediction at one α: `t` = T·Λ + C, `tau` = T + C/Λ, `exists`, curves.
+    """A prediction at one α: `t` = T·Λ + C, `tau` = T + C/Λ, Λ = `scale`, `exists`, curves.
 
     `exists[k]`: the plateau after stage k lasts (t_{k+1} > t_k); where it does not, the
     next transition has overtaken this one. The remainder of `t` is a power of α.

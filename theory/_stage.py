@@ -47,7 +47,8 @@ NOWHERE = Start(0.0, {}, math.nan, {})
 class Stage:
     r"""One transition and the saddle after it.
 
-    The transition happens at flow time t_k = T_k·Λ + C_k + (a power of α), Λ = log(1/α).
+    The transition happens at flow time t_k = T_k·Λ + C_k + (a power of α), Λ = log(1/α); at
+    saddles of order D > 2 Λ is α^{−(D−2)} here and below.
 
     - `tau`: T_k. `offset`: C_k, for crossing `level`; NaN where it is not predicted.
     - `activated`, `deactivated`: (leaf name, index) of the weights that switch.

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, first_crossing, instance, one_thread
+from gflow.internal import Crossing, Quantity, first_crossing, instance, one_thread, unit_name
 
 from .._extrapolate import check_same_problem
 from .._prediction import Prediction
@@ -227,6 +227,13 @@ def _check_leaves(trajectory: Trajectory, prediction: Prediction) -> None:
     """The prediction's leaves are the run's, with equal shapes."""
     shapes = {n: v.shape for n, v in by_leaf(prediction.start.value).items()}
     present = {n: leaf["value"].shape[1:] for n, leaf in trajectory.leaves.items()}
+    if prediction.staged and prediction.order != trajectory.order:
+        raise ValueError(
+            f"The prediction is of saddles of order {prediction.order}, whose times count "
+            f"{unit_name(prediction.order)}, and the run starts near one of order "
+            f"{trajectory.order} (run.order): they belong to different models. In a prediction of "
+            "your own say order=."
+        )
     if any(present.get(n) != shape for n, shape in shapes.items()):
         raise ValueError(
             f"The prediction is about leaves {shapes}, the run about {present} (name: shape): "

@@ -67,7 +67,8 @@ def predict(
     `gflow.Frozen`). `objective`: differentiable,
     model ↦ scalar. `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or
     {leaf: λ}. `rtol`: relative error of the weights along connecting orbits, and so about that
-    of exp(rate·C); saddles and T are polished to rounding whatever it is.
+    of exp(rate·C); saddles and T are polished to rounding whatever it is (units are followed
+    at 1e-12).
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
     the times and curves at a finite α. The modes of a factored leaf are its columns, in the

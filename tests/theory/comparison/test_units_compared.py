@@ -96,6 +96,11 @@ def test_another_start_is_told(path):
     assert any(c.key == "start.factors" and c.verdict == "refuted" for c in table.claims)
 
 
+def test_another_order_is_another_model(path, runs):
+    with pytest.raises(ValueError, match=r"of order 2, .* order 3"):
+        theory.compare(runs[1e-4], dataclasses.replace(path, order=2))
+
+
 def test_figures_have_the_axis_of_their_order(path, runs):
     ax = theory.compare(runs[1e-4], path).plot()
     assert ax.get_xlabel() == r"rescaled time $\tau = \alpha\,t$"

@@ -13,6 +13,7 @@ from small_heads import (
     MIXING,
     PLATEAUS,
     TARGETS,
+    Cubes,
     Heads,
     N,
     cubes,
@@ -95,6 +96,21 @@ def test_scalar_units_against_the_exact_limit(three):
     np.testing.assert_allclose([s.loss for s in three.stages], losses[1:], rtol=1e-12, atol=1e-15)
     # margins: what the next to blow up on the plateau would come later by
     assert three.stages[0].margin == pytest.approx(0.0759, rel=1e-2)
+
+
+def test_factors_are_what_alpha_leaves_of_the_weights(three):
+    # the same weights said to be of another α, and leaves of log-sizes of their own
+    u, v = CUBES
+    log = float(np.log(1e-20))
+    apart = Cubes(
+        gflow.Scaled(10.0 * u, log - np.log(10.0), units="u"), gflow.Scaled(v, log, units="v")
+    )
+    with pytest.raises(ValueError, match="disagree on log_alpha"):
+        predict(apart, cubes_loss)
+    for model, alpha in ((apart, 1e-20), (cubes(1e-20), 1e-18)):
+        path = predict(model, cubes_loss, log_alpha=float(np.log(alpha)))
+        found = [s.tau / alpha for s in path.stages]
+        np.testing.assert_allclose(found, [s.tau / 1e-20 for s in three.stages], rtol=1e-11)
 
 
 def raw_times(epsilon, levels):

@@ -59,7 +59,7 @@ def follow(
     **Raises:** ValueError for forces of no common degree, units that feel each other while they are
     dormant, a start that is not small, and where not even the first stage can be told.
     """
-    units, dormant = _flattened(flow, labels, order)
+    units, dormant = _flattened(flow, labels, order, log_alpha)
     path = _Path(units, dormant, log_alpha)
 
     @functools.cache
@@ -93,11 +93,13 @@ def follow(
 
 
 def _flattened(
-    flow: Flow, labels: Mapping[str, tuple[str, int]], order: int
+    flow: Flow, labels: Mapping[str, tuple[str, int]], order: int, log_alpha: float
 ) -> tuple[Units, np.ndarray]:
-    """The flow of flat weights in units, and its O(1) factors."""
+    """The flow of flat weights in units, and its O(1) factors, the weights over α."""
     names, coordinates = flow.names, flow.coordinates
-    arrays = [np.asarray(c.initial, float) for c in coordinates]
+    arrays = [
+        np.asarray(c.initial, float) * math.exp(float(c.log_scale) - log_alpha) for c in coordinates
+    ]
     counts: dict[str, int] = {}
     for name, x in zip(names, arrays, strict=True):
         label, axes = labels[name]
