@@ -64,7 +64,7 @@ class Field(eqx.Module):
 
     @abc.abstractmethod
     def horizon(
-        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
+        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, "..."]
     ) -> Float[Array, ""]:
         """The longest step worth trying from here; ∞ where nothing is known."""
 
@@ -127,7 +127,7 @@ class Unframed(Field):
         return self.state
 
     def horizon(
-        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, " size"]
+        self, t: Float[Array, ""], state: Float[Array, " size"], atol: Float[Array, "..."]
     ) -> Float[Array, ""]:
         return jnp.full((), jnp.inf, state.dtype)
 
