@@ -26,7 +26,7 @@ import numpy as np
 import optimistix
 
 import gflow
-from gflow.internal import ATTEMPTS, KEPT, Rounds, build_flow, divide, march, united
+from gflow.internal import ATTEMPTS, KEPT, Resting, Rounds, build_flow, divide, march, united
 from gflow.models import DeepLinear, FactoredLinear, SoftmaxAttention
 from theory import exact_linear
 
@@ -201,7 +201,14 @@ def _loop(model: Any, objective: Any) -> Callable[[], int]:
     flow = build_flow(model, objective)
     solver = _PLAIN["solver"]
     first = Rounds(
-        flow, solver=solver, rtol=1e-8, observables={}, start=0.0, end=[1e6], error_bars=False
+        flow,
+        solver=solver,
+        rtol=1e-8,
+        observables={},
+        start=0.0,
+        end=[1e6],
+        error_bars=False,
+        lookout=Resting(1e-2),
     )
     pace = jax.tree.map(lambda x: jnp.asarray(x[0]), first.pace)
     parts, fixed = divide(flow, False, True)

@@ -27,8 +27,15 @@ from .flow._underflow import check_felt
 from .integrate._binding import bindings, bound
 from .integrate._choose import better_method, check_memory, check_rtol, choose, describe
 from .integrate._climbing import Climbing
-from .integrate._conditions import Condition, check_unmet, conditions, with_readings
+from .integrate._conditions import (
+    Condition,
+    check_unmet,
+    conditions,
+    resting_direction,
+    with_readings,
+)
 from .integrate._outcome import trajectory_of
+from .integrate._resting import Resting
 from .integrate._round import BLOCK
 from .integrate._run import ATTEMPTS, Rounds
 from .integrate._status import Status, message
@@ -38,7 +45,7 @@ from .kinks._treatments import Rounded
 from .parameters._base import trained_leaves
 from .results._trajectory import Trajectory
 from .save import Save, wanted
-from .stop import Stop
+from .stop import Ending
 
 #: How a run ends that does not get on.
 _STALLED = (Status.max_steps, Status.step_underflow)
@@ -57,7 +64,7 @@ def simulate(
     solver: diffrax.AbstractSolver | None = None,
     observables: Any = None,
     save: ArrayLike | Sequence[float] | Save | None = None,
-    stop: Stop | Sequence[Stop] | None = None,
+    stop: Ending | Sequence[Ending] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
     progress: bool = False,
@@ -78,8 +85,8 @@ def simulate(
       shape compile nothing; other numbers or settings compile anew.
     - `t1` or `tau1`: end, in flow time t or in τ = t/log(1/α), for units α^{D−2} t with D the
       order of the saddle they start near. Neither: until every weight rests on its own scale.
-      A saddle, and a minimum at infinity, end such a run
-      as what they are, without success.
+      A saddle ends such a run as what it is, without success. To a minimum at infinity it goes on
+      until the directions of the weights rest (`gflow.stop.direction_rests`; `traj.heading`).
     - `t0`: flow time that the model stands at, the origin of t, τ and λ(t). A model handed out
       by a trajectory knows it (see `Trajectory.final`), any other stands at 0.
     - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it.
@@ -118,6 +125,7 @@ def simulate(
         allow_frozen_sign=allow_frozen_sign,
     )
     wished = conditions(stop)
+    direction = resting_direction(stop, t1 is None and tau1 is None)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
     asked = wanted(save)
@@ -150,7 +158,7 @@ def simulate(
             watched=given is not None and isinstance(solver, diffrax.AbstractERK),
             conditions=wished,
             weights=asked.weights or in_units,
-            lookout=Climbing(times.end) if in_units else None,
+            lookout=Climbing(times.end) if in_units else Resting(direction),
             attempts=2 * BLOCK if in_units else ATTEMPTS,
         )
         check_unmet(wished, run.first)

@@ -27,8 +27,15 @@ from .flow._underflow import check_felt
 from .integrate._binding import bindings, bound
 from .integrate._choose import check_memory, check_rtol, choose, describe
 from .integrate._climbing import Climbing
-from .integrate._conditions import Condition, check_unmet, conditions, with_readings
+from .integrate._conditions import (
+    Condition,
+    check_unmet,
+    conditions,
+    resting_direction,
+    with_readings,
+)
 from .integrate._outcome import trajectory_of
+from .integrate._resting import Resting
 from .integrate._run import Rounds
 from .integrate._status import Status, message
 from .kinks._choose import rounded_batch
@@ -36,7 +43,7 @@ from .parameters._base import leaf_name, trained_leaves
 from .programs._closure import check_untraced
 from .results._trajectory import Trajectory
 from .save import Save, wanted
-from .stop import Stop
+from .stop import Ending
 
 #: Members that advance together: on a CPU as many as stay in its caches.
 WIDTH_CPU, WIDTH_ACCELERATOR = 256, 65_536
@@ -97,7 +104,7 @@ def simulate_batch(
     solver: diffrax.AbstractSolver | None = None,
     observables: Any = None,
     save: ArrayLike | Sequence[float] | Save | None = None,
-    stop: Stop | Sequence[Stop] | None = None,
+    stop: Ending | Sequence[Ending] | None = None,
     error_bars: bool = True,
     max_steps: int = 100_000,
     width: int | None = None,
@@ -151,6 +158,7 @@ def simulate_batch(
         shared=shared,
     )
     wished = conditions(stop)
+    direction = resting_direction(stop, t1 is None and tau1 is None)
     programs = traced_observables(with_readings(observables, wished), model, flow, members)
     max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
     check_rtol(rtol, flow)
@@ -187,7 +195,7 @@ def simulate_batch(
         width=width,
         conditions=wished,
         weights=asked.weights or in_units,
-        lookout=Climbing(times.end) if in_units else None,
+        lookout=Climbing(times.end) if in_units else Resting(direction),
     )
     check_unmet(wished, run.first)
     check_memory(run, flow, solver)

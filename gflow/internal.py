@@ -58,6 +58,7 @@ from .integrate._march import (
 from .integrate._recorder import (
     KEPT as KEPT,
 )
+from .integrate._resting import Resting as Resting
 from .integrate._round import (
     divide as divide,
     united as united,
@@ -95,6 +96,7 @@ from .results._fingerprint import (
     start_factors as start_factors,
     summary as summary,
 )
+from .results._heading import angle as angle
 from .results._labels import (
     Coordinate as Coordinate,
     coordinate_label as coordinate_label,

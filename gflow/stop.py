@@ -13,6 +13,9 @@ run = gflow.simulate(model, objective, t1=1e6, stop=gflow.stop.above(norm, 0.9))
 ```
 
 `traj.crossing(condition)` finds the same moment on a run that went on.
+
+A run without an end whose minimum is at infinity ends where its direction rests, to 0.01 radians
+or to the tolerance of `direction_rests`.
 """
 
 import dataclasses
@@ -49,6 +52,22 @@ class Stop:
         return value >= self.level if self.rising else value <= self.level
 
 
+@dataclasses.dataclass(frozen=True)
+class DirectionRests:
+    """Ends a run to infinity where no weight is farther than `tolerance` from its direction."""
+
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        tolerance = number("tolerance", self.tolerance, "an angle in radians")
+        if not 0.0 < tolerance < math.pi:
+            raise ValueError(f"tolerance = {tolerance}: an angle between 0 and π, in radians.")
+
+
+#: What a run can be ended by.
+Ending = Stop | DirectionRests
+
+
 def loss_below(level: float) -> Stop:
     """Where the data loss has come down to `level`."""
     return Stop(None, level, False, f"the loss came down to {level:g}")
@@ -74,6 +93,18 @@ def norm_above(level: float, *leaves: str) -> Stop:
         return jnp.max(jnp.stack([one(model) for one in read]))
 
     return Stop(largest, level, True, f"the largest norm of {', '.join(leaves)} rose to {level:g}")
+
+
+def direction_rests(tolerance: float = 1e-2) -> DirectionRests:
+    """Where a run to a minimum at infinity is within `tolerance` radians of its direction there.
+
+    For runs without an end. Every weight's angle to the direction of what it still gains is
+    measured, with the error of that direction (`traj.heading`), once the loss has fallen like a
+    power of t for a thousandfold of time. Directions arrive like 1/log t: half the tolerance takes
+    the square of the time, and times end at 1e300. A weight that is dormant all the while is not
+    seen.
+    """
+    return DirectionRests(tolerance)
 
 
 def _called(read: object) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -29,6 +29,8 @@ class Flow(Field):
     `objective` is a program of the arrays it holds (`data`), those of the model that stay
     (`others`) and the weights.
     """
+
+    stretches: ClassVar[bool] = True
 
     coordinates: tuple[Any, ...]
     decay: tuple[Constant | Traced | None, ...]

@@ -12,7 +12,7 @@ from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ._resting import Found
 from ._round import Round
-from ._status import Status
+from ._status import Ended, Status
 from ._units import PLAIN
 
 #: Share of the largest curvature of frozen units below which one is none, and of those that are.
@@ -61,12 +61,13 @@ class Climbing:
         """Up to where the next round may go."""
         return np.inf
 
-    def late(self, run: Any, i: int) -> str:
+    def late(self, run: Any, i: int) -> Ended:
         """Why a run of units needs so many steps."""
-        return (
+        return Ended(
+            Status.max_steps,
             "units are followed through every plateau in a number of steps like log(1/ε), so that "
             "something is left that does not come to rest: a minimum at infinity, or a unit on its "
-            "way through zero. Pass t1, a larger max_steps or rtol"
+            "way through zero. Pass t1, a larger max_steps or rtol",
         )
 
     def stay(self, run: Any, i: int, column: int, found: Found, done: Round) -> None:

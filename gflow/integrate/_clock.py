@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ class Clocked(Flow):
     so that no log‖W‖ grows faster than r, whatever the size of the weights; t' = 1/κ. The other
     leaves move in their own coordinates. The last component of the state is t.
     """
+
+    stretches: ClassVar[bool] = False
 
     elapsed: Float[Array, ""] = dataclasses.field(kw_only=True)
 

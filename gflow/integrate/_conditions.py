@@ -10,7 +10,7 @@ import numpy as np
 from ..results._crossings import Quantity, bar_of_time, first_in_clock
 from ..results._resolver import joined
 from ..results._trajectory import Trajectory
-from ..stop import Stop
+from ..stop import DirectionRests, Ending, Stop, direction_rests
 from ._status import Status
 
 #: What the readings of conditions are recorded as.
@@ -71,16 +71,37 @@ def conditions(stop: Any) -> list[Condition]:
 
     **Raises:** ValueError for what is no condition.
     """
-    given = [] if stop is None else [stop] if isinstance(stop, Stop) else stop
-    if not isinstance(given, list | tuple) or not all(isinstance(x, Stop) for x in given):
-        raise ValueError(
-            f"stop = {stop!r} is no condition. Make one of gflow.stop, such as "
-            "gflow.stop.loss_below(1e-6) or gflow.stop.above(function, level), or a list of them."
-        )
+    given = [x for x in _given(stop) if isinstance(x, Stop)]
     names = [PREFIX] if len(given) == 1 else [f"{PREFIX}.{i}" for i in range(len(given))]
     return [
         Condition(x, None if x.read is None else name) for x, name in zip(given, names, strict=True)
     ]
+
+
+def resting_direction(stop: Any, endless: bool) -> float:
+    """The angle from its direction at which a run to infinity ends.
+
+    **Raises:** ValueError for several, and where the run has an end.
+    """
+    found = [x for x in _given(stop) if isinstance(x, DirectionRests)]
+    if len(found) > 1:
+        raise ValueError("stop has several direction_rests, of which one would do.")
+    if found and not endless:
+        raise ValueError(
+            "gflow.stop.direction_rests ends runs that have no other end: leave out t1 and tau1."
+        )
+    return (found[0] if found else direction_rests()).tolerance
+
+
+def _given(stop: Any) -> list[Ending]:
+    """**Raises:** ValueError for what is no condition."""
+    given = [] if stop is None else [stop] if isinstance(stop, Ending) else stop
+    if not isinstance(given, list | tuple) or not all(isinstance(x, Ending) for x in given):
+        raise ValueError(
+            f"stop = {stop!r} is no condition. Make one of gflow.stop, such as "
+            "gflow.stop.loss_below(1e-6) or gflow.stop.above(function, level), or a list of them."
+        )
+    return list(given)
 
 
 def with_readings(observables: Any, found: list[Condition]) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._resting import Found
 from ._round import Round
-from ._status import Status
+from ._status import Ended, Status
 
 #: e-folds below its start at which a weight has fallen through zero.
 _FALLEN = 35.0
@@ -46,9 +46,9 @@ class Departing:
         left = self.log_level - float(np.max(self.now))
         return 1.05 * math.sqrt(len(self.first)) * max(left, 0.0) + 0.2
 
-    def late(self, run: Any, i: int) -> str:
+    def late(self, run: Any, i: int) -> Ended:
         """Why an escape needs so many steps."""
-        return _LATE
+        return Ended(Status.max_steps, _LATE)
 
     def stay(self, run: Any, i: int, column: int, found: Found, done: Round) -> None:
         """Nothing stays where an escape has failed."""

@@ -54,6 +54,9 @@ class Field(eqx.Module):
     #: Factor by which a step may be longer than the one before.
     grow: ClassVar[float] = GROW
 
+    #: Whether time may pass by factors in a step: it is flow time, and no clock of the field's own.
+    stretches: ClassVar[bool] = False
+
     @abc.abstractmethod
     def start(self) -> Float[Array, " size"]:
         """The state the field was made at."""

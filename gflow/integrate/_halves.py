@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._march import FINE, TERM, with_tolerance
+from ._passing import Passing, middle
 
 #: Error, in tolerances, that half a step does not have unless its start is elsewhere.
 ASTRAY = 1e6
@@ -28,6 +29,7 @@ def halved(
     choice: PyTree[Array] = (),
     patient: bool = False,
     frames: PyTree[Array] = (),
+    by_factors: Bool[Array, " attempts"] | None = None,
 ) -> tuple[Array, PyTree[Array], Bool[Array, ""]]:
     """States and frames at times `t`, each step that was kept taken as two of half its length.
 
@@ -41,37 +43,42 @@ def halved(
     """
     field, solver = build(parts), with_tolerance(solver, tolerance)
 
-    def step(method, now, begin, end, offset):
+    uneven = jnp.zeros_like(kept) if by_factors is None else by_factors
+
+    def step(method, now, begin, end, offset, uneven):
         state, frame, inner, jumped = now
         here = field.framed(frame)
-        new, error, _, inner, _ = method.step(
-            TERM, begin, end, state, (here, offset), inner, jumped
-        )
+        args = here, offset
+        if field.stretches:
+            passing = Passing(offset + begin, offset + end, begin, end - begin, uneven)
+            args, jumped = (*args, passing), jumped | uneven
+        new, error, _, inner, _ = method.step(TERM, begin, end, state, args, inner, jumped)
         allowed = here.allowed(tolerance, state, new)
         error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         error = jnp.where(jnp.all(jnp.isfinite(new)), error, jnp.nan)
         frame, new, jumped = here.recentred(new)
+        jumped = jumped | uneven  # the slope kept is one of another passing of time
         return (new, frame, jax.tree.map(jnp.asarray, inner), jumped), error
 
     def begun(now):
         return (field.framed(now[1]).begun(now[0]), *now[1:])
 
-    def two(start, end, kept, choice, now):
-        middle, bound = start + 0.5 * (end - start), jnp.array(False)
-        method = _taking(solver, choice, bound)
+    def two(start, end, kept, choice, uneven, now):
+        between = middle(start, end, offset, uneven)
+        method = _taking(solver, choice, jnp.array(False))
 
         def half(now, edges):
-            return step(method, now, *edges, offset)
+            return step(method, now, *edges, offset, uneven)
 
         def both():
-            edges = jnp.stack([start, middle]), jnp.stack([middle, end])
+            edges = jnp.stack([start, between]), jnp.stack([between, end])
             after, error = jax.lax.scan(half, now, edges)
             return after, ~jnp.all(error < ASTRAY)
 
         return jax.lax.cond(kept, both, lambda: (now, jnp.array(False)))
 
-    def many(start, end, kept, choice, now):
-        middle, no = start + 0.5 * (end - start), jnp.array(False)
+    def many(start, end, kept, choice, uneven, now):
+        half, no = middle(start, end, offset, uneven) - start, jnp.array(False)
 
         def attempt(carry):
             count, begin, h, failed, moved, now = carry
@@ -83,13 +90,15 @@ def halved(
             edges = jnp.where(fine, 0.0, begin), jnp.where(fine, h, until)
             before = (*now[:3], now[3] | fine)
             method = _taking(solver, choice, failed)
-            after, error = step(method, before, *edges, offset + jnp.where(fine, begin, 0.0))
+            since = offset + jnp.where(fine, begin, 0.0)
+            after, error = step(method, before, *edges, since, uneven)
             good = error <= 1.0
             now = jax.tree.map(lambda a, b: jnp.where(good, a, b), after, now)
             # what a solver knows at the end of such a part, it knows at another time
             now = (*now[:3], now[3] | (good & fine))
             begin = jnp.where(good, until, begin)
-            h = jnp.where(good, jnp.minimum(2.0 * h, middle - start), 0.2 * h)
+            grown = jnp.minimum(2.0 * h, jnp.where(uneven, end - start, half))
+            h = jnp.where(good, grown, 0.2 * h)
             return count + 1, begin, h, failed | ~good, moved | good, now
 
         def unfinished(carry):
@@ -97,15 +106,15 @@ def halved(
 
         going = kept & jnp.all(jnp.isfinite(now[0]))
         upto = jnp.where(going, end, start)
-        begun = (0, start, middle - start, no, no, now)
+        begun = (0, start, half, no, no, now)
         *_, moved, now = jax.lax.while_loop(unfinished, attempt, begun)
         state = jnp.where(going & (end > start) & ~moved, jnp.nan, now[0])
         return (state, *now[1:]), no
 
     def body(carry, entry):
         start, now, failed = carry
-        end, kept, choice, frame = entry
-        after, missed = (many if patient else two)(start, end, kept, choice, begun(now))
+        end, kept, choice, uneven, frame = entry
+        after, missed = (many if patient else two)(start, end, kept, choice, uneven, begun(now))
         state, frame = field.framed(now[1]).followed(after[0], frame, after[1])
         after, before = (state, frame, *after[2:]), (now[0], frame, *now[2:])
         now = jax.tree.map(lambda a, b: jnp.where(kept, a, b), after, before)
@@ -115,7 +124,7 @@ def halved(
     inner = solver.init(TERM, zero, 0.5 * t[0], start, (field, offset))
     now = (start, field.frame(), jax.tree.map(jnp.asarray, inner), jnp.array(False))
     first = (zero, now, jnp.array(False))
-    (_, _, failed), (states, frames) = jax.lax.scan(body, first, (t, kept, choice, frames))
+    (_, _, failed), (states, frames) = jax.lax.scan(body, first, (t, kept, choice, uneven, frames))
     return states, frames, failed
 
 

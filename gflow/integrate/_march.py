@@ -12,6 +12,7 @@ import optimistix
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._field import Landing, Pace
+from ._passing import Passing, log_ratio, straighter_in_log
 
 SAFETY, SHRINK = 0.9, 0.1
 
@@ -30,7 +31,7 @@ class Steps(eqx.Module):
     """The attempts of `march`: entry i is what attempt i led to, if `kept`.
 
     A batch has its axis second. `choice` is what `halved` takes over from a solver that chooses
-    between methods. `pace` and `solver_state` continue the solve. `blocked`: the last attempt, of
+    between methods, `by_factors` whether time passed so in the step (see `Passing`). `pace` and `solver_state` continue the solve. `blocked`: the last attempt, of
     length `pace.step`, went beyond a surface at which the field is another. `turned`: the next one
     is another method's (see `Turn`).
     """
@@ -41,6 +42,7 @@ class Steps(eqx.Module):
     kept: Bool[Array, "attempts ..."]
     tried: Bool[Array, "attempts ..."]
     choice: PyTree[Array]
+    by_factors: Bool[Array, "attempts ..."]
     pace: Pace
     solver_state: PyTree
     blocked: Bool[Array, "..."]
@@ -48,6 +50,8 @@ class Steps(eqx.Module):
 
 
 class _Now(eqx.Module):
+    """Where a solve is; `before` and `moved`: when the last step began, and how far it went."""
+
     t: Array
     left: Array
     state: Array
@@ -57,12 +61,22 @@ class _Now(eqx.Module):
     solver_state: PyTree
     blocked: Array
     turned: Array
+    before: Array
+    moved: Array
+    by_factors: Array
+    last_by_factors: Array
 
 
 def velocity(t, state, args):
-    """The field as a Diffrax term, `args` = (field, time at the start of the round)."""
-    field, offset = args
-    return field.velocity(offset + t, state)
+    """The field as a Diffrax term, `args` = (field, time at the start of the round).
+
+    And how time passes in the step, if it may pass otherwise than evenly.
+    """
+    field, offset, *passing = args
+    if not passing:
+        return field.velocity(offset + t, state)
+    time, rate = passing[0](t, offset + t)
+    return rate.astype(state.dtype) * field.velocity(time, state)
 
 
 TERM = diffrax.ODETerm(velocity)
@@ -125,7 +139,7 @@ def march(
         after, tried = each(attempt)(parts, tolerance, offset, span, now)
         kept = tried & (after.t > now.t)
         choice = _choice(solver, after.solver_state)
-        entry = (after.t, after.state, after.frame, kept, tried, choice)
+        entry = (after.t, after.state, after.frame, kept, tried, choice, after.last_by_factors)
         steps = jax.tree.map(lambda log, x: log.at[i].set(x), steps, entry)
         return i + 1, after, steps
 
@@ -139,7 +153,7 @@ def march(
     now = each(begin)(parts, offset, span, pace, most)
     nothing = jnp.zeros_like(span, bool)
     choice = _choice(solver, now.solver_state)
-    entry = (now.t, now.state, now.frame, nothing, nothing, choice)
+    entry = (now.t, now.state, now.frame, nothing, nothing, choice, nothing)
     blank = jax.tree.map(lambda x: jnp.broadcast_to(x, (attempts, *x.shape)), entry)
     _, now, steps = jax.lax.while_loop(unfinished, body, (0, now, blank))
     return Steps(*steps, now.pace, now.solver_state, now.blocked, now.turned)
@@ -157,7 +171,8 @@ def _stepper(
         inner = solver.init(TERM, zero, first, state, (field, offset))
         inner = jax.tree.map(jnp.asarray, inner)
         no = jnp.array(False)
-        return _Now(zero, most, state, field.frame(), pace, no, inner, no, no)
+        still = zero, jnp.zeros_like(state), no, no
+        return _Now(zero, most, state, field.frame(), pace, no, inner, no, no, *still)
 
     def attempt(parts, tolerance, offset, span, now):
         atol, _ = tolerance
@@ -169,9 +184,20 @@ def _stepper(
         # a member that has arrived idles with a step that is harmless
         end = jnp.where(running & last, span, now.t + limit)
         begun = field.begun(now.state) if whole else now.state
-        state, error, _, inner, _ = method.step(
-            TERM, now.t, end, begun, (field, offset), now.solver_state, now.jumped
+        begin, until, args, by_factors = (
+            offset + now.t,
+            offset + end,
+            (field, offset),
+            now.by_factors,
         )
+        jumped = now.jumped
+        if field.stretches:
+            passing = Passing(begin, until, now.t, end - now.t, by_factors)
+            args, jumped = (*args, passing), jumped | by_factors | now.last_by_factors
+        state, error, _, inner, _ = method.step(
+            TERM, now.t, end, begun, args, now.solver_state, jumped
+        )
+        moved = state - begun
         allowed = field.allowed(tolerance, begun, state)
         error = jnp.max(jnp.abs(jnp.asarray(error)) / allowed)
         sound = jnp.isfinite(error) & jnp.all(jnp.isfinite(state))
@@ -194,18 +220,34 @@ def _stepper(
         order = jnp.asarray(_error_order(solver, inner), error.dtype)
         factor = SAFETY * error ** (-1.0 / order)
         trend = h / now.pace.kept_step * (now.pace.kept_error / error) ** (1.0 / order)
-        factor = jnp.where(kept, factor * jnp.minimum(trend, 1.0), factor)
+        # lengths of steps in which time passes differently have no trend
+        uneven = by_factors | now.last_by_factors
+        factor = jnp.where(kept & ~uneven, factor * jnp.minimum(trend, 1.0), factor)
         factor = jnp.where(sound, jnp.clip(factor, SHRINK, field.grow), SHRINK)
         factor = jnp.where(
             sound & (error <= 1.0) & ~kept, jnp.where(blocked | again, 1.0, way), factor
         )
         factor = jnp.where(turned, 1.0, factor)
         left = jnp.where(blocked | turned, 0, left)
-        step = jnp.minimum(h * factor, _longest(h.dtype))
+        step = h * factor
+        if field.stretches:
+            log = factor * log_ratio(begin, until, by_factors)
+            step = jnp.where(by_factors, jnp.where(kept, until, begin) * jnp.expm1(log), step)
+        step = jnp.minimum(step, _longest(h.dtype))
         pace = Pace(step, h, jnp.maximum(error, LEAST))
         if whole:
             frame, pace = field.paced(frame, pace)
-        after = _Now(end, left, state, frame, pace, jumped, inner, blocked, turned)
+        bends = jnp.array(False)
+        if field.stretches:
+            bends = (
+                straighter_in_log(offset + now.before, begin, until, now.moved, moved, allowed)
+                & ~jumped
+            )
+            moved = jnp.where(jumped, 0.0, moved)
+        after = _Now(
+            end, left, state, frame, pace, jumped, inner, blocked, turned, now.t, moved, bends,
+            by_factors,
+        )  # fmt: skip
         stay = eqx.tree_at(
             lambda n: (n.frame, n.pace.step, n.left, n.blocked, n.turned),
             now,

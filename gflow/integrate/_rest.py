@@ -29,6 +29,9 @@ FLAT = 1e-6
 #: Size and number of the displacements of weights that are exactly zero.
 ASIDE, DIRECTIONS = 1e-3, 32
 
+#: A descent that has all its digits.
+_LEAST = 1e-300
+
 #: State components up to which the Jacobian is taken whole.
 DENSE = 128
 
@@ -232,11 +235,16 @@ def escapes_to_infinity(
     like t^{−q}, q > 1, so that fallen·rtol is more than is left, and the weights (`size`, their
     norm) grow by as much in every decade, like log t or a power of it. A slow mode that dies out
     exponentially, or one that comes to rest like a power of t, grows by less and less.
+    Once the descent is below the floats the three decades are those before.
     """
+    told = descent > _LEAST
+    t, descent, size = t[told], descent[told], size[told]
+    if len(t) < 2:
+        return False
     if t[-1] <= 0.0 or t[1] > 1e-3 * t[-1]:
         return False
     marks = t[-1] * np.array([1e-3, 1e-2, 1e-1, 1.0])
-    at, rate, norm = np.log(t[1:]), np.log(np.maximum(descent[1:], 1e-320)), size[1:]
+    at, rate, norm = np.log(t[1:]), np.log(descent[1:]), size[1:]
     powers = -np.diff(np.interp(np.log(marks), at, rate)) / np.log(10.0)
     growth = np.diff(np.interp(np.log(marks), at, norm))
     if not (np.all(powers > 1.0) and np.max(powers) < 1.5 * np.min(powers)):

@@ -7,29 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..parameters._base import Constant
+from ..results._heading import heading
 from ..results._resolver import joined
 from ._diagnosis import Stop, cause
 from ._rest import Verdict, escapes_to_infinity, settled_record, verdict
 from ._round import Round
-from ._status import Status
+from ._status import Ended, Status
 
 #: Attempts from which on a run to a given end is looked at: it may rest long before.
 _LONG = 1024
 
 
 class Found(NamedTuple):
-    """The row of a round at which a member has ended, how, and the time from which it stays."""
+    """The row of a round at which a member has ended, how, why, and from which time it stays."""
 
     row: int
     status: Status
     since: float = np.inf
+    cause: str = ""
 
 
 class Resting:
-    """Looks whether members of a run are at rest: where they would not arrive, or have no end."""
+    """Looks whether members of a run are at rest: where they would not arrive, or have no end.
+
+    On the way to a minimum at infinity directions rest: up to `direction` radians.
+    """
 
     #: Whether it looks at runs that a condition has stopped as well.
     afterwards = False
+
+    def __init__(self, direction: float):
+        self.direction = direction
 
     def begin(self, run: Any) -> None:
         """Before the first step."""
@@ -42,6 +50,8 @@ class Resting:
         self.fallen, self.examined = np.zeros(members), np.zeros(members)
         self.due = np.full(members, _LONG)
         self.rest = np.full(members, np.inf)
+        # of members on their way to infinity, how far they are from their direction there
+        self.turning = np.full(members, np.nan)
 
     @property
     def plateaus(self) -> bool:
@@ -113,25 +123,38 @@ class Resting:
                 return Found(row, Status.converged if endless else Status.reached, t)
             if endless and found is Verdict.saddle:
                 return Found(row, Status.saddle)
+            if not endless:
+                continue
             here = recorder.rows(done.record, rows[: k + 1], column)
-            if endless and self._escapes(run, i, here, time[: k + 1], float(fallen[k])):
-                return Found(row, Status.unbounded)
+            self.turning[i] = self._turning(run, i, here, time[: k + 1], float(fallen[k]))
+            if self.turning[i] <= self.direction:
+                return Found(row, Status.directed, cause=self._angle(run, i, t))
         return None
 
-    def _escapes(self, run: Any, i: int, here: Any, t: np.ndarray, fallen: float) -> bool:
-        """Whether member i is on its way to infinity at the last of these rows of a round."""
+    def _angle(self, run: Any, i: int, t: float) -> str:
+        return f"they are {self.turning[i]:.2g} rad from their direction there at t = {t:.3g}"
+
+    def _turning(self, run: Any, i: int, here: Any, t: np.ndarray, fallen: float) -> float:
+        """How far member i is from its direction at infinity at the last of these rows of a round.
+
+        NaN where it is not on its way there.
+        """
         before = run.recorder.member(i)
         times, records = before.t, before.records
         if before.checkpoints is not None:
             at = before.checkpoints
             times, records = times[at], records | {"descent": records["descent"][at]}
-        names = ("descent", "leaves")
+        names = ("descent", "loss", "leaves")
         whole = joined([{name: x[name] for name in names} for x in (records, here)])
-        values = [leaf["value"] for leaf in whole["leaves"].values()]
-        values = np.concatenate([x.reshape(len(x), -1) for x in values], axis=1)
-        size = np.linalg.norm(values, axis=1)
+        values = [
+            leaf["value"].reshape(len(leaf["value"]), -1) for leaf in whole["leaves"].values()
+        ]
+        size = np.linalg.norm(np.stack([np.linalg.norm(x, axis=1) for x in values]), axis=0)
         times = np.concatenate([times, t]) - run.start[i]
-        return escapes_to_infinity(times, whole["descent"], size, fallen, run.rtol)
+        if not escapes_to_infinity(times, whole["descent"], size, fallen, run.rtol):
+            return np.nan
+        found = [heading(times, whole["loss"], x.__getitem__) for x in values if np.any(x[-1])]
+        return max((np.inf if x is None else x.left + x.error for x in found), default=np.inf)
 
     def stay(self, run: Any, i: int, column: int, found: Found, done: Round) -> None:
         """Member i rests from then on: the last of its rows is where it rests.
@@ -154,8 +177,13 @@ class Resting:
         run.time[i] = self.rest[i] if np.isinf(run.end[i]) else run.end[i]
         run.recorder.append(i, run.time[i], main, second)
 
-    def late(self, run: Any, i: int) -> str:
-        """Why member i needs so many steps."""
+    def late(self, run: Any, i: int) -> Ended:
+        """How member i ended that needs too many steps, or too much time."""
+        if not np.isnan(self.turning[i]):
+            return Ended(Status.unbounded, self._angle(run, i, float(run.time[i])))
+        return Ended(Status.max_steps, self._late(run, i))
+
+    def _late(self, run: Any, i: int) -> str:
         record = run.member(i).records
         made = run.accepted[i] + run.rejected[i]
         if not run.accepted[i]:

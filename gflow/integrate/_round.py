@@ -174,17 +174,18 @@ def run_round(
     if companion is not None:
         method = solver.method if isinstance(solver, Turn) else solver
 
-        def halves(parts, tolerance, offset, t, kept, frames, choice):
+        def halves(parts, tolerance, offset, t, kept, frames, choice, by_factors):
             closer = jax.tree.map(lambda x: parts["kinks"].closeness * x, tolerance)
             *points, missed = halved(
-                build, parts, method, closer, offset, t, kept, choice, patient, frames
+                build, parts, method, closer, offset, t, kept, choice, patient, frames, by_factors
             )
             # members along the second axis, as everything recorded
             return *points, jnp.broadcast_to(missed, kept.shape)
 
-        states, frames, missed = each(halves, 0, 0, 0, 1, 1, 1, 1)(
-            companion, tolerance, offset, steps.t, steps.kept, steps.frame, steps.choice
-        )
+        states, frames, missed = each(halves, 0, 0, 0, 1, 1, 1, 1, 1)(
+            companion, tolerance, offset, steps.t, steps.kept, steps.frame, steps.choice,
+            steps.by_factors,
+        )  # fmt: skip
         missed = missed[-1]
         second = each(recorded, 0, 0, 1, 1, 1, 1)(
             companion, offset, steps.t, states, frames, steps.tried

@@ -46,8 +46,7 @@ class Rounds:
     def __init__(
         self, flow: Flow, *, solver, rtol, observables, start, end, error_bars, watched=False,
         members: int | None = None, shared: bool = True, width: int = 1, conditions=(),
-        lookout: Resting | Departing | Climbing | None = None, attempts: int = ATTEMPTS,
-        weights: bool = True,
+        lookout: Resting | Departing | Climbing, attempts: int = ATTEMPTS, weights: bool = True,
     ):  # fmt: skip
         self.solver, self.observables, self.dtype = solver, observables, flow.dtype
         self.rtol, self.conditions = rtol, conditions
@@ -87,7 +86,7 @@ class Rounds:
             self.course = Course(flow, float(self.start[0]))
             self.course.begin(self)
             self.recorder.first = self._rows(self._first_record()[0])
-        self.lookout = Resting() if lookout is None else lookout
+        self.lookout = lookout
         self.lookout.begin(self)
 
     @property
@@ -127,7 +126,7 @@ class Rounds:
         except KeyboardInterrupt:
             self.status[_going(self.status)] = Status.interrupted
         for i in np.flatnonzero(self.status == Status.max_steps):
-            self.cause[i] = self.lookout.late(self, int(i))
+            self.status[i], self.cause[i] = self.lookout.late(self, int(i))
 
     def ended(self, i: int) -> Ended:
         """How member i ended."""
@@ -149,7 +148,9 @@ class Rounds:
         tolerance = self.tolerance
         if self.batched:
             tolerance = jax.tree.map(lambda x: x[rows], tolerance)
-        ahead = np.minimum(span, self.lookout.aim(self))
+        far = 2.0 * _LATE * np.finfo(self.dtype).max  # no farther than where it would end
+        ahead = np.where(np.isinf(span), np.maximum(far - offset, 0.0), span)
+        ahead = np.minimum(ahead, self.lookout.aim(self))
         if self.course is not None:
             ahead = np.minimum(ahead, self.course.aim)
         given = (
@@ -221,9 +222,11 @@ class Rounds:
         found = {j: x for j, x in found.items() if not (halted[j] and x.status.successful)}
         for j, one in found.items():
             status[j] = one.status
+            self.cause[members[j]] = one.cause
             kept[one.row + 1 :, j] = False
 
         last = np.max(np.where(kept, attempt, 0), axis=0)
+        halted[list(found)] = True
         tries = tries & ((attempt <= last) | ~halted)  # none that lies beyond
         count, tried = kept.sum(axis=0), tries.sum(axis=0)
         reached = np.where(count > 0, local[last, np.arange(len(members))], 0.0)

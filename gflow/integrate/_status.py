@@ -11,10 +11,15 @@ class Status(enum.StrEnum):
     stepped = "made the requested number of steps"
     stopped = "stopped where a condition was met"
     converged = "converged: no weight moves or grows any more, and the loss does not curve down"
+    directed = (
+        "came to rest in direction: the minimum is at infinity, where the weights grow for ever, "
+        "and they hardly turn any more"
+    )
     unbounded = (
-        "stopped on the way to a minimum at infinity: for a thousandfold of time the loss has "
-        "fallen towards its infimum like a power of t while the weights grew on, which they do "
-        "for ever. Pass t1, or a decay that makes the minimum finite"
+        "stopped on the way to a minimum at infinity: the loss falls towards its infimum like a "
+        "power of t while the weights grow on, which they do for ever, and their direction still "
+        "turns. Pass t1, gflow.stop.direction_rests with a larger tolerance, or a decay that makes "
+        "the minimum finite"
     )
     saddle = (
         "stopped at a saddle: no weight moves by more than its rounding, but the loss curves "
@@ -63,7 +68,12 @@ class Status(enum.StrEnum):
 
     @property
     def successful(self) -> bool:
-        return self in (Status.reached, Status.converged, Status.stepped, Status.stopped)
+        return self in _SUCCESSFUL
+
+
+_SUCCESSFUL = (
+    Status.reached, Status.converged, Status.directed, Status.stepped, Status.stopped
+)  # fmt: skip
 
 
 class Ended(NamedTuple):

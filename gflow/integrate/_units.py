@@ -75,6 +75,7 @@ class UnitFlow(Flow):
     counts: tuple[int, ...] = eqx.field(static=True, kw_only=True)
 
     grow: ClassVar[float] = 1e3
+    stretches: ClassVar[bool] = False
 
     # the state: directions of all leaves, log-sizes label by label, time
 

@@ -84,6 +84,15 @@ class CrossEntropy(eqx.Module):
         count = self.labels.shape[0] if self.reduction.endswith("mean") else 1
         return factor / count * jnp.sum(losses)
 
+    def margins(self, model: Any) -> Float[Array, "examples ..."]:
+        """Logit of every label less the largest of the others; ∞ where nothing is asked for."""
+        asked, logits = self._logits(model)
+        labels = jnp.maximum(self.labels, 0)[..., None]
+        true = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
+        classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+        others = jnp.max(jnp.where(classes == labels, -jnp.inf, logits), axis=-1)
+        return jnp.where(asked, true - others, jnp.inf)
+
     def accuracy(self, model: Any) -> Float[Array, ""]:
         """Share of the labels that get the largest logit."""
         asked, logits = self._logits(model)

@@ -15,7 +15,8 @@ class MarginLoss(eqx.Module):
     r"""Mean of ℓ(y f(x)) over examples with labels y = ±1: a function of the margins alone.
 
     `loss`: "exponential", ℓ(q) = e^{−q}, or "logistic", ℓ(q) = log(1 + e^{−q}). Neither has a
-    minimum where the data can be separated: weights then grow for ever, and a run needs an end.
+    minimum where the data can be separated: weights then grow for ever, and a run without an end
+    goes on until their directions rest.
 
     **Arguments:** `inputs`: (examples, …), each for one call of the model, which returns a
     number; `labels`: (examples,) of +1 and −1.
@@ -51,14 +52,18 @@ class MarginLoss(eqx.Module):
         if others.size:
             raise ValueError(f"labels contain {others[0]:g}: they are +1 or −1.")
 
-    def __call__(self, model: Any) -> Float[Array, ""]:
+    def margins(self, model: Any) -> Float[Array, " examples"]:
+        """y f(x) of every example."""
         outputs = jax.vmap(lambda x: model(x))(self.inputs)
         if outputs.shape != self.labels.shape:
             raise ValueError(
                 f"The model returns shape {outputs.shape[1:]} for one example; a margin y f(x) "
                 "needs a number."
             )
-        margins = self.labels * outputs
+        return self.labels * outputs
+
+    def __call__(self, model: Any) -> Float[Array, ""]:
+        margins = self.margins(model)
         if self.loss == "exponential":
             return jnp.mean(jnp.exp(-margins))
         return jnp.mean(jnp.logaddexp(jnp.zeros_like(margins), -margins))

@@ -14,6 +14,7 @@ from ..integrate._status import message
 from ..stop import Stop, norm_above
 from . import _storage as storage
 from ._crossings import Quantity, bar_of_time, first_in_clock
+from ._heading import Heading, heading
 from ._record import Record
 from ._stages import MeasuredStage, find_stages
 
@@ -57,7 +58,8 @@ class Trajectory(Record):
     - `status` (a `gflow.Status`), with its `cause` where one was looked for; `successful`,
       `method`, `statistics`: how it was computed. `counts_steps`: whether
       `t` is the number of steps of an optimiser and no flow time.
-    - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found.
+    - `final`, `model(at=τ)`: the model there. `stages()`: the transitions found. `heading(leaf)`:
+      the direction in which a weight goes to infinity.
       `crossing(condition)`: when a condition of `gflow.stop` is first met.
     """
 
@@ -165,6 +167,33 @@ class Trajectory(Record):
                 "rise to a level. Give crossing() a condition on another number."
             )
         return self.crossing(norm_above(level, *plain))
+
+    def heading(self, leaf: str) -> Heading:
+        r"""Where a weight goes that grows for ever: its direction at infinity, and the angle to it.
+
+        From what the weight gained between t^¼, √t and t, counted from where the loss had halved:
+        the last increment has the direction, and the angle between the two is its `error`. Of one
+        linear layer it is that of the separator to all digits, of several layers it arrives like
+        1/log t. A weight that has stopped growing keeps its own.
+
+        **Raises:** ValueError for another leaf, and a run that is too short or a weight of zero.
+
+        ```python
+        run = gflow.simulate(model, objective)              # status: came to rest in direction
+        run.heading("weight").direction, run.heading("weight").left
+        ```
+        """
+        run = self.whole
+        if leaf not in run.leaves:
+            raise ValueError(f"There is no leaf {leaf!r}; the leaves are {', '.join(run.leaves)}.")
+        values = np.asarray(run.leaves[leaf]["value"])
+        found = heading(run.t - run.t[0], run.loss, values.__getitem__)
+        if found is None:
+            raise ValueError(
+                f"No direction can be told of {leaf!r}: it is zero, or the run has not lost half "
+                "of its loss and gone on for three times as long."
+            )
+        return found
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.

@@ -8,12 +8,14 @@ from ._anchor import (
     Anchor as Anchor,
     anchor_function as anchor_function,
 )
+from ._cooccurrence import CoOccurrence as CoOccurrence, word_cooccurrence as word_cooccurrence
 from ._digits import Digits as Digits, digits_rows as digits_rows
 from ._in_context import (
     InContextPrompts as InContextPrompts,
     in_context_regression as in_context_regression,
 )
 from ._last_token import AttentionLabels as AttentionLabels, attention_labels as attention_labels
+from ._next_token import NextToken as NextToken, next_token as next_token
 from ._recall import (
     Recall as Recall,
     associative_recall as associative_recall,

@@ -4,8 +4,10 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..objectives._squared import SquaredLoss
 
@@ -41,3 +43,8 @@ def scikit_data(task: str) -> Any:
             'pip install "gflow[data]".'
         ) from error
     return datasets
+
+
+def generator(key: PRNGKeyArray) -> np.random.Generator:
+    """NumPy's generator of a typed key, for what is drawn one by one."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint32).tolist())

@@ -148,9 +148,9 @@ def test_what_stays_on_a_saddle_says_so():
 
 def test_a_minimum_at_infinity_is_named():
     run, message = run_of(weights(0.0, 1.0, 2.0), landscape(falling=1.0))
-    assert not run.successful
-    assert "minimum at infinity" in run.status
-    assert "minimum at infinity" in message
+    assert run.successful
+    assert "minimum is at infinity" in run.status
+    assert not message
     exact = np.log(np.exp([0.0, 1.0, 2.0]) + run.t[:, None])
     np.testing.assert_allclose(run.observables["a"], exact, rtol=1e-6, atol=1e-7)
 

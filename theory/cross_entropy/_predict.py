@@ -1,6 +1,7 @@
 """A prediction for two linear layers on one-hot inputs, whichever way their factors are held."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
@@ -11,30 +12,44 @@ from gflow.objectives import CrossEntropy
 from .._closed_form import Curve
 from .._factor_pairs import FactorPair, constant_decay, factor_pairs
 from .._prediction import Prediction
+from ..weight_decay import lookup_course
 from ._etf import SOURCE, etf_logit, etf_loss
+from ._hadamard import hadamard_logits, hadamard_loss, hadamard_modes
 
-#: How far a start may be from the equiangular one, relative to its size.
+#: How far a start may be from those with few unknowns, relative to its size.
 _DEVIATION = 1e-11
 _ROUNDING = 1e-12
-_WORDS = "rounding, and how far the start is from the equiangular one, relative to the logit"
+_WORDS = "rounding, and how far the start is from the one assumed, relative to the logits"
+
+
+class _Course(NamedTuple):
+    """Times ↦ the numbers that move, these ↦ logits by class and ↦ loss; and what was assumed."""
+
+    numbers: Callable[[np.ndarray], np.ndarray]
+    logits: Callable[[np.ndarray], np.ndarray]
+    loss: Callable[[np.ndarray], np.ndarray]
+    deviation: float
+    validity: str
 
 
 @one_thread
 def predict(model: PyTree, objective: CrossEntropy, *, decay: Decay = 0.0) -> Prediction:
-    r"""Two linear layers from `etf_start` on one-hot inputs: W₂W₁ and the loss at every time.
+    r"""Two linear layers from `etf_start` or `hadamard_start`: W₂W₁ and the loss at every time.
 
     **Arguments:** `model`: one product A Bᵀ of trained factors (`gflow.models.FactoredLinear` of a
     `gflow.Factored`, or a `gflow.models.DeepLinear` of two plain weights), nothing else trained;
     `objective`: `gflow.objectives.CrossEntropy` of the K one-hot inputs, each as often as any
-    other, with a label of its own; any reduction. `decay`: 0.
+    other, with a label of its own; any reduction. `decay`: a constant rate of both factors.
 
     **Returns:** a `Prediction` with the curves of the product (named after the leaf, or "W2 W1")
     and of "loss".
 
-    **Raises:** ValueError for another model, other data, a start that is not equiangular and
-    balanced, decay (of which `etf_rest` has the end).
+    **Raises:** ValueError for another model, other data, a start of neither kind, or off balance,
+    another decay.
 
-    **Regime:** exact, any t; nothing is simulated. **Source:** as `etf_logit`.
+    **Regime:** exact, any t; the network is not simulated: K numbers of a Hadamard start, or one
+    of an equiangular one with decay, are integrated, and without decay that one is a closed form.
+    **Source:** as `etf_logit`, `hadamard_modes` and `theory.weight_decay.lookup_course`.
 
     ```python
     prediction = theory.cross_entropy.predict(model, objective)
@@ -42,35 +57,31 @@ def predict(model: PyTree, objective: CrossEntropy, *, decay: Decay = 0.0) -> Pr
     ```
     """
     pair = _only_pair(model)
-    if constant_decay(pair, decay) != 0.0:
-        raise ValueError(
-            f"decay = {decay}: the closed form is without decay. theory.cross_entropy.etf_rest is "
-            "where decay ends, and hadamard_modes(..., decay=) the way there for K = 2, 4, 8, …"
-        )
     classes = _labels(objective, pair.right.shape[0])
-    size, deviation = _equiangular(pair, classes)
-    k, began = len(classes), elapsed_time(model)
     count = objective.labels.shape[0] if objective.reduction.endswith("sum") else 1
     rate = count * (0.5 if objective.reduction.startswith("half") else 1.0)
-    simplex = np.zeros((k, k))
-    simplex[classes] = np.eye(k) - 1.0 / k
+    slowed = constant_decay(pair, decay) / rate
+    course = _course(pair, classes, slowed)
+    began = elapsed_time(model)
 
-    def logit(t):
-        return etf_logit(k, size, rate * (t - began))
+    def numbers(t):
+        return course.numbers(rate * (t - began))
 
     def product(t):
-        return logit(t)[:, None, None] * simplex
+        logits = course.logits(numbers(t))
+        return logits[:, np.argsort(classes)]
 
     def loss(t):
-        return rate * etf_loss(k, logit(t))
+        return rate * course.loss(numbers(t))
 
     def off(t):
-        return logit(t) * (_ROUNDING + 2.0 * deviation)
+        largest = np.max(np.abs(numbers(t).reshape(len(t), -1)), axis=1)
+        return largest * (_ROUNDING + 2.0 * course.deviation)
 
-    def loss_off(t):  # |d ln L/da| ≤ 1
+    def loss_off(t):  # the slope of ln L in a logit is at most one
         return loss(t) * (_ROUNDING + off(t))
 
-    about: Any = {"source": SOURCE, "validity": "W₂W₁ = a (I − 11ᵀ/K), balanced, one-hot inputs"}
+    about: Any = {"source": SOURCE, "validity": course.validity}
     single = len(pair.leaves) == 1
     read = None if single else pair.read(lambda a, b: a @ b.swapaxes(-1, -2))
     name = pair.name if single else "W2 W1"
@@ -80,6 +91,69 @@ def predict(model: PyTree, objective: CrossEntropy, *, decay: Decay = 0.0) -> Pr
         made_from=(model, objective),
         decay=decay,
     )
+
+
+def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
+    """**Raises:** ValueError for a start of neither kind."""
+    a, b, top = _factors(pair, classes)
+    k = len(classes)
+    size = float(np.trace(a @ b.T)) / (k - 1.0)
+    simplex = np.eye(k) - 1.0 / k
+    apart = _apart(a, b, size * simplex)
+    if size > 0.0 and apart <= _DEVIATION * size:
+        start = size * top**2
+
+        def logit(t):
+            if decay == 0.0:
+                return etf_logit(k, start, t)
+            return lookup_course(start, k, decay, t)
+
+        return _Course(
+            logit,
+            lambda x: x[:, None, None] * simplex,
+            lambda x: etf_loss(k, x),
+            apart / size,
+            "W₂W₁ = a (I − 11ᵀ/K), balanced, one-hot inputs",
+        )
+    if k & (k - 1) == 0:
+        h = hadamard_logits(np.eye(k)) * k
+        modes = np.einsum("mij,ij->m", h, a @ b.T) / k
+        found = float(np.max(modes))
+        off = _apart(a, b, hadamard_logits(np.maximum(modes, 0.0)))
+        # zeros of a start are zeros of the network, and rounding would grow
+        modes = np.where(modes > _DEVIATION * found, modes, 0.0)
+        if found > 0.0 and off <= _DEVIATION * found:
+            return _Course(
+                lambda t: hadamard_modes(modes * top**2, t, decay),
+                hadamard_logits,
+                hadamard_loss,
+                off / found,
+                "W₂W₁ = H diag(a) H/K, balanced, one-hot inputs",
+            )
+    raise ValueError(
+        f"The start is off a (I − 11ᵀ/K), or off balance, by {apart:.2g} where a = {size:.2g} (of "
+        "the largest weight squared), and of no Hadamard basis. Make one with theory.cross_entropy."
+        "etf_start or hadamard_start; a random one follows neither before it is aligned."
+    )
+
+
+def _factors(pair: FactorPair, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """A, rows in the order of labels, and B over their largest entry, and that."""
+    if len(pair.left) != len(classes):
+        raise ValueError(
+            f"The model has {len(pair.left)} logits for {len(classes)} inputs: there must be K of "
+            "both."
+        )
+    a, b = pair.left[classes], pair.right
+    top = max(float(np.max(np.abs(a))), float(np.max(np.abs(b))))
+    if top == 0.0:
+        raise ValueError("The start is zero, where the flow rests: see etf_start.")
+    return a / top, b / top, top
+
+
+def _apart(a: np.ndarray, b: np.ndarray, product: np.ndarray) -> float:
+    """How far A Bᵀ is from a product, and A from balance with B."""
+    return float(np.linalg.norm(a @ b.T - product) + np.linalg.norm(a.T @ a - b.T @ b))
 
 
 def _only_pair(model: PyTree) -> FactorPair:
@@ -117,25 +191,3 @@ def _labels(objective: CrossEntropy, classes: int) -> np.ndarray:
         "model, each as often as any other and with a label of its own, such as "
         f"gflow.objectives.CrossEntropy(np.eye({classes}), np.arange({classes}))."
     )
-
-
-def _equiangular(pair: FactorPair, classes: np.ndarray) -> tuple[float, float]:
-    """a of A Bᵀ = a (I − 11ᵀ/K), rows in the order of labels, and how far the start is from it."""
-    a, b = pair.left[classes] if len(pair.left) == len(classes) else pair.left, pair.right
-    k = len(classes)
-    if len(a) != k:
-        raise ValueError(f"The model has {len(a)} logits for {k} inputs: there must be K of both.")
-    top = max(float(np.max(np.abs(a))), float(np.max(np.abs(b))))
-    if top == 0.0:
-        raise ValueError("The start is zero, where the flow rests: see etf_start.")
-    a, b = a / top, b / top
-    size = float(np.trace(a @ b.T)) / (k - 1.0)
-    grams = a.T @ a - b.T @ b
-    apart = float(np.linalg.norm(a @ b.T - size * (np.eye(k) - 1.0 / k)) + np.linalg.norm(grams))
-    if not (size > 0.0 and apart <= _DEVIATION * size):
-        raise ValueError(
-            f"The start is off a (I − 11ᵀ/K), or off balance, by {apart:.2g} where a = {size:.2g} "
-            "(of the largest weight squared). Make one with theory.cross_entropy.etf_start; a "
-            "random one follows the closed form only once it is aligned."
-        )
-    return size * top**2, apart / size

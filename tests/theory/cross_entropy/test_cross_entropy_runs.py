@@ -83,7 +83,6 @@ def test_other_orders_and_reductions(reduction):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: cross_entropy.predict(plain(3, 0.1), objective_of(3), decay=0.1), "etf_rest"),
         (lambda: cross_entropy.predict(plain(3, 0.1), objective_of(4)), "3 one-hot inputs"),
         (
             lambda: cross_entropy.predict(

@@ -1,20 +1,4 @@
-r"""What theory reads off one leaf of a model: balance, gap, alignment, spectra and ranks.
-
-Each function takes the name of a leaf and returns a function of the model, to be recorded along a
-run or applied to any model (`traj.final`, a stage's):
-
-```python
-from gflow import observables
-
-watched = {"balance": observables.balance("kq"), "gap": observables.gap("kq")}
-run = gflow.simulate(model, objective, t1=10.0, observables=watched)
-run.observables["gap"], run.error["gap"]
-observables.stable_rank("kq")(run.final)
-```
-
-They are functions of plain floats: what lies below the float range is 0 in them, and the
-logarithms that a run records of its own (`kq.log_singular`) reach farther.
-"""
+"""Functions of one leaf of a model, by its name: balance, gap, alignment, spectra and ranks."""
 
 import dataclasses
 import itertools
@@ -25,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .coordinates._view import View
-from .parameters._base import Parameter, leaf_name
+from ..coordinates._view import View
+from ..parameters._base import Parameter, leaf_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +93,8 @@ def _is_leaf(node: Any) -> bool:
     return isinstance(node, Parameter | View)
 
 
-def _value(leaf: Any) -> Array:
+def value(leaf: Any) -> Array:
+    """The effective weight of a leaf."""
     return leaf.value if _is_leaf(leaf) else jnp.asarray(leaf)
 
 
@@ -120,10 +105,10 @@ def _matrices(leaf: Any) -> tuple[Array, ...]:
 
 
 def _spectrum(leaf: Any) -> Array:
-    value = _value(leaf)
-    if value.ndim < 2:
-        raise ValueError(f"a weight of shape {value.shape} has no singular values.")
-    return jnp.linalg.svd(value, compute_uv=False)
+    weight = value(leaf)
+    if weight.ndim < 2:
+        raise ValueError(f"a weight of shape {weight.shape} has no singular values.")
+    return jnp.linalg.svd(weight, compute_uv=False)
 
 
 def _relative(leaf: Any) -> tuple[Array, Array]:
@@ -178,7 +163,7 @@ def _alignment(leaf: Any) -> Array:
 
 
 def _norm(leaf: Any) -> Array:
-    value = _value(leaf)
-    largest = jnp.max(jnp.abs(value), initial=0.0)  # squares of tiny entries would vanish
+    weight = value(leaf)
+    largest = jnp.max(jnp.abs(weight), initial=0.0)  # squares of tiny entries would vanish
     unit = jnp.where(largest > 0.0, largest, 1.0)
-    return unit * jnp.sqrt(jnp.sum((value / unit) ** 2))
+    return unit * jnp.sqrt(jnp.sum((weight / unit) ** 2))

@@ -1,0 +1,1 @@
+"""Words that mean something together: how attention and the layer before it learn."""

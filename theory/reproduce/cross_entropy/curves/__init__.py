@@ -1,0 +1,1 @@
+"""Two linear layers on one-hot inputs: exact logits, modes and collapse."""

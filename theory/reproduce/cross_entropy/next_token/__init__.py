@@ -1,0 +1,1 @@
+"""A decoder trained in two stages: flow, gradient descent, normalised gradient descent."""

@@ -1,0 +1,1 @@
+"""Linear maps on data that can be separated, and on data that cannot."""
