@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SECTIONS = (
     "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
-    "units", "large", "example", "cold",
+    "units", "infinity", "large", "example", "cold",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         ends,
         example,
         gauge,
+        infinity,
         large,
         reading,
         single,
@@ -87,6 +88,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "decay": decay.run,
         "condensation": condensation.run,
         "units": units.run,
+        "infinity": infinity.run,
         "large": large.run,
         "example": example.run,
         "cold": cold.run,

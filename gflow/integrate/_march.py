@@ -31,9 +31,10 @@ class Steps(eqx.Module):
     """The attempts of `march`: entry i is what attempt i led to, if `kept`.
 
     A batch has its axis second. `choice` is what `halved` takes over from a solver that chooses
-    between methods, `by_factors` whether time passed so in the step (see `Passing`). `pace` and `solver_state` continue the solve. `blocked`: the last attempt, of
-    length `pace.step`, went beyond a surface at which the field is another. `turned`: the next one
-    is another method's (see `Turn`).
+    between methods, `by_factors` whether time passed so in the step (see `Passing`). `pace` and
+    `solver_state` continue the solve. `blocked`: the last attempt, of length `pace.step`, went
+    beyond a surface at which the field is another. `turned`: the next one is another method's (see
+    `Turn`).
     """
 
     t: Float[Array, "attempts ..."]

@@ -37,8 +37,9 @@ def heading(t: np.ndarray, loss: np.ndarray, weight: Callable[[int], np.ndarray]
     r"""The heading of a weight at the last of the times `t`, which count from the start of the run.
 
     With x = log(t/t_half), t_half the time at which the loss has first lost half of itself: from
-    W at x/4, x/2 and x two increments, of which the last is the direction; its error is what is left
-    to turn if their angle dies like x^{−1/2} or faster. A weight that has stopped growing keeps its own direction, known to its last increment.
+    W at x/4, x/2 and x two increments. The last is the direction, and its error what is left to
+    turn if the angle between the two dies like x^{−1/2} or faster. A weight that has stopped
+    growing keeps its own direction, known to its last increment.
     None where less than half of the loss is lost, at three times that are too early to be told
     apart, and for a weight that is zero.
 

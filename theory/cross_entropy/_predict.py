@@ -1,19 +1,21 @@
 """A prediction for two linear layers on one-hot inputs, whichever way their factors are held."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
 
+from gflow import Trajectory, stop
 from gflow.internal import Decay, elapsed_time, one_thread, trained_leaves
 from gflow.objectives import CrossEntropy
 
-from .._closed_form import Curve
+from .._closed_form import Curve, Number
 from .._factor_pairs import FactorPair, constant_decay, factor_pairs
 from .._prediction import Prediction
 from ..weight_decay import lookup_course
-from ._etf import SOURCE, etf_logit, etf_loss
+from ._etf import SOURCE, etf_logit, etf_loss, etf_time
 from ._hadamard import hadamard_logits, hadamard_loss, hadamard_modes
 
 #: How far a start may be from those with few unknowns, relative to its size.
@@ -23,13 +25,17 @@ _WORDS = "rounding, and how far the start is from the one assumed, relative to t
 
 
 class _Course(NamedTuple):
-    """Times ↦ the numbers that move, these ↦ logits by class and ↦ loss; and what was assumed."""
+    """Times ↦ the numbers that move, these ↦ logits by class and ↦ loss; and what was assumed.
+
+    `half`: when the loss is half of ln K, NaN if it starts below or is not known in closed form.
+    """
 
     numbers: Callable[[np.ndarray], np.ndarray]
     logits: Callable[[np.ndarray], np.ndarray]
     loss: Callable[[np.ndarray], np.ndarray]
     deviation: float
     validity: str
+    half: float = math.nan
 
 
 @one_thread
@@ -42,7 +48,8 @@ def predict(model: PyTree, objective: CrossEntropy, *, decay: Decay = 0.0) -> Pr
     other, with a label of its own; any reduction. `decay`: a constant rate of both factors.
 
     **Returns:** a `Prediction` with the curves of the product (named after the leaf, or "W2 W1")
-    and of "loss".
+    and of "loss". From an equiangular start without decay all K − 1 modes switch on at one time,
+    "half-drop", when the loss is half of ln K and a = ln(1 + √K): t = (K/2) ln(1/a₀) + O(1).
 
     **Raises:** ValueError for another model, other data, a start of neither kind, or off balance,
     another decay.
@@ -85,12 +92,31 @@ def predict(model: PyTree, objective: CrossEntropy, *, decay: Decay = 0.0) -> Pr
     single = len(pair.leaves) == 1
     read = None if single else pair.read(lambda a, b: a @ b.swapaxes(-1, -2))
     name = pair.name if single else "W2 W1"
+    numbers_of = [] if math.isnan(course.half) else [_half(course, rate, began, len(classes))]
     return Prediction.of(
+        *numbers_of,
         Curve(name, product, off, _WORDS, read=read, regime=(began, np.inf), **about),
         Curve("loss", loss, loss_off, _WORDS, regime=(began, np.inf), **about),
         made_from=(model, objective),
         decay=decay,
     )
+
+
+def _half(course: _Course, rate: float, began: float, classes: int) -> Number:
+    """When the loss has halved."""
+
+    def read(run: Trajectory) -> tuple[float, float]:
+        try:
+            found = run.crossing(stop.loss_below(0.5 * rate * math.log(classes)))
+        except ValueError:  # it does not come so far
+            return math.nan, math.nan
+        return found.t, found.error
+
+    time = began + course.half / rate
+    return Number(
+        "half-drop", time, read, time * (_ROUNDING + 2.0 * course.deviation), _WORDS, SOURCE,
+        course.validity, unit="flow time",
+    )  # fmt: skip
 
 
 def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
@@ -101,7 +127,7 @@ def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
     simplex = np.eye(k) - 1.0 / k
     apart = _apart(a, b, size * simplex)
     if size > 0.0 and apart <= _DEVIATION * size:
-        start = size * top**2
+        start, half = size * top**2, math.log1p(math.sqrt(k))
 
         def logit(t):
             if decay == 0.0:
@@ -114,6 +140,7 @@ def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
             lambda x: etf_loss(k, x),
             apart / size,
             "W₂W₁ = a (I − 11ᵀ/K), balanced, one-hot inputs",
+            float(etf_time(k, start, half)) if decay == 0.0 and start < half else math.nan,
         )
     if k & (k - 1) == 0:
         h = hadamard_logits(np.eye(k)) * k

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from ... import style
 from ...style import COLOURS, MARKERS, SIMULATED, TIME
-from .measure import KINDS, Run, Words, by_kind
+from .measure import KINDS, Run, Words
 
 
 def words(numbers: Words) -> Figure:
@@ -20,8 +20,6 @@ def _row(row: np.ndarray, run: Run, title: str) -> None:
     t, shown = run.flow.t, run.flow.t > 1e-3
     labels, kinds = np.asarray(run.task.labels), np.asarray(run.task.kinds)
     each = np.logaddexp(0.0, -labels * run.seen["outputs"])
-    counts = np.bincount(kinds)
-    residuals = by_kind(run) / counts
 
     def line(ax, n, y, label, **more):
         ax.semilogx(t[shown], y[shown], color=COLOURS[n], **{**SIMULATED, "lw": 1.5}, **more)
