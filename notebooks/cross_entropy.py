@@ -134,8 +134,9 @@ left.set(xlabel="flow time $t$", ylabel="loss", xlim=(0.01, 300))
 left.legend(fontsize="x-small")
 change = run.observables["scores"] - run.observables["scores"][0]
 for n, (i, j) in enumerate(((0, 1), (1, 0), (2, 0), (2, 1))):
+    label = rf"$(\mu_{i + 1}, \mu_{j + 1})$"
     right.semilogx(run.t[1:], change[1:, i, j], color=COLOURS[n], marker="osD^"[n], mfc="white",
-                   ms=3.5, markevery=(3 * n, 12), label=rf"$(\mu_{i + 1}, \mu_{j + 1})$")  # fmt: skip
+                   ms=3.5, markevery=(3 * n, 12), label=label)  # fmt: skip
 right.axhline(0.0, color="0.7", lw=0.6)
 right.set(xlabel="flow time $t$", ylabel="change of the score", xlim=(0.01, 300))
 right.legend(fontsize="x-small")

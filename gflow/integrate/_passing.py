@@ -13,8 +13,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-#: How much closer the line in log t has to be.
-CLOSER = 0.5
+#: How much closer the line in log t has to be, how many tolerances off the one in t (less is
+#: rounding, or jitter), and how long the step, as a share of the time (less is straight in both).
+CLOSER, BENT, LONG = 0.2, 100.0, 0.02
 
 
 class Passing(eqx.Module):
@@ -54,9 +55,9 @@ def straighter_in_log(
     allowed: Float[Array, " size"],
 ) -> Bool[Array, ""]:  # fmt: skip
     """Whether steps from `before` to `begin` to `end` lie on a line in log t sooner than in t."""
-    real = (before > 0.0) & (begin > before)
+    real = (before > 0.0) & (begin > before) & (end - begin > LONG * begin)
     even = (end - begin) / jnp.where(real, begin - before, 1.0)
     last = jnp.where(real, log_ratio(before, begin, real), 1.0)
     in_log = log_ratio(begin, end, real) / last
     off = [jnp.max(jnp.abs(moved - x * moved_before) / allowed) for x in (even, in_log)]
-    return real & (off[1] < CLOSER * off[0])
+    return real & (off[0] > BENT) & (off[1] < CLOSER * off[0])

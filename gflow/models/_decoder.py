@@ -1,10 +1,10 @@
 """One layer of attention from the last token, and logits of the next one."""
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float
 
 from ..parameters._base import Weight
+from ._attended import attended
 
 
 class OneLayerDecoder(eqx.Module):
@@ -14,7 +14,8 @@ class OneLayerDecoder(eqx.Module):
     `gflow.Frozen`. A sequence of one token has the logits W_OV x, whatever W_KQ is.
 
     Huang, Liang, Yang 2024 (2409.17335), where W_OV is trained first, on pairs, and then W_KQ on
-    sentences; data: `gflow.tasks.next_token`.
+    sentences; data: `gflow.tasks.next_token`. Forces on W_KQ keep their digits when attention is
+    all on one token.
 
     **Raises:** ValueError for shapes that do not chain.
 
@@ -37,5 +38,4 @@ class OneLayerDecoder(eqx.Module):
         self.kq, self.ov = kq, ov
 
     def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, " classes"]:
-        attention = jax.nn.softmax(x @ (self.kq.value @ x[-1]))
-        return self.ov.value @ (attention @ x)
+        return self.ov.value @ attended(x @ (self.kq.value @ x[-1]), x)

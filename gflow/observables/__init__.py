@@ -17,6 +17,7 @@ logarithms that a run records of its own (`kq.log_singular`) reach farther.
 """
 
 from ._direction import (
+    HasMargins as HasMargins,
     Margin as Margin,
     angle as angle,
     margin as margin,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +11,19 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ._leaf import Observable, norm, value
 
 
+@runtime_checkable
+class HasMargins(Protocol):
+    """An objective that knows the margins of its examples."""
+
+    def margins(self, model: PyTree) -> Float[Array, "..."]:
+        """How far the output of every example is on the side of its label."""
+        ...
+
+
 class Margin:
     """Smallest margin of the data of an objective that has `margins(model)`."""
 
-    def __init__(self, objective: Any, leaves: tuple[str, ...] = ()):
+    def __init__(self, objective: HasMargins, leaves: tuple[str, ...] = ()):
         self.objective = objective
         self.norms = [norm(leaf) for leaf in leaves]
 
@@ -25,7 +34,7 @@ class Margin:
         return smallest
 
 
-def margin(objective: Any) -> Margin:
+def margin(objective: HasMargins) -> Margin:
     """Smallest margin of the examples: the label's logit less the largest other, or y f(x).
 
     Positive where every label is met. **Raises:** ValueError for an objective without margins
@@ -34,7 +43,7 @@ def margin(objective: Any) -> Margin:
     return Margin(_with_margins(objective))
 
 
-def normalised_margin(objective: Any, *leaves: str) -> Margin:
+def normalised_margin(objective: HasMargins, *leaves: str) -> Margin:
     """The smallest margin over the product of the Frobenius norms of these leaves.
 
     Of a model that is of degree one in each of them it depends on their directions alone, and of

@@ -5,6 +5,7 @@ its D-th root), and their direction arrives like 1/log t. What is added between 
 the direction of the end sooner than the whole has: W = Ŵ log t + W̃ of a linear map has it at once.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 #: At which shares of the logarithm of time a run is compared with itself.
-_MARKS = np.array([0.25, 0.5, 1.0])
+_MARKS = 2.0 ** np.array([-2.0, -1.5, -1.0, -0.5, 0.0])
 
 #: What is left of x^{−1/2} once x has doubled, over what it has just changed by.
 _SLOWEST = 1.0 / (2.0**0.5 - 1.0)
@@ -36,10 +37,10 @@ class Heading(NamedTuple):
 def heading(t: np.ndarray, loss: np.ndarray, weight: Callable[[int], np.ndarray]) -> Heading | None:
     r"""The heading of a weight at the last of the times `t`, which count from the start of the run.
 
-    With x = log(t/t_half), t_half the time at which the loss has first lost half of itself: from
-    W at x/4, x/2 and x two increments. The last is the direction, and its error what is left to
-    turn if the angle between the two dies like x^{−1/2} or faster. A weight that has stopped
-    growing keeps its own direction, known to its last increment.
+    With x = log(t/t_half), t_half the time at which the loss has first lost half of itself: what W
+    gained from x/2 to x is the direction. Its error is what is left to turn if it turns like
+    x^{−1/2} or faster, from the largest angle to what W gained in four parts since x/4. A weight
+    that has stopped growing keeps its own direction, known to its last increment.
     None where less than half of the loss is lost, at three times that are too early to be told
     apart, and for a weight that is zero.
 
@@ -59,16 +60,18 @@ def heading(t: np.ndarray, loss: np.ndarray, weight: Callable[[int], np.ndarray]
         before, after = (np.asarray(weight(first + j), float) for j in (i - 1, i))
         return before + share * (after - before)
 
-    early, middle, late = (at(mark) for mark in _MARKS * x[-1])
+    seen = [at(mark) for mark in _MARKS * x[-1]]
+    late = seen[-1]
     size = float(np.linalg.norm(late))
     if size == 0.0:
         return None
-    one, two = middle - early, late - middle
-    grown = float(np.linalg.norm(two)) / size
+    gained = late - seen[2]
+    grown = float(np.linalg.norm(gained)) / size
     if grown < _GROWING:
         return Heading(late / size, grown, grown)
-    direction = two / (grown * size)
-    return Heading(direction, angle(late, direction), _SLOWEST * angle(one, direction))
+    direction = gained / (grown * size)
+    turned = max(angle(b - a, direction) for a, b in itertools.pairwise(seen))
+    return Heading(direction, angle(late, direction), _SLOWEST * turned)
 
 
 def angle(a: np.ndarray, b: np.ndarray) -> float:

@@ -54,7 +54,7 @@ def test_a_settled_state_has_the_bar_of_a_settled_state():
     assert np.max(run.error["loss"]) > 0.5  # companion and run are apart for rtol/ε
 
 
-@pytest.mark.parametrize("rtol", [1e-6, 1e-8])
+@pytest.mark.parametrize("rtol", [pytest.param(1e-6, marks=pytest.mark.slow), 1e-8])
 def test_times_that_are_known_less_well_than_a_drop_lasts(rtol):
     """Of plain weights from 1e-8, whose companion is through a drop of ten units of time, at 4e8,
     long before the run or after it; against the same heads in units."""

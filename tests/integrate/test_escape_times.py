@@ -124,7 +124,10 @@ def test_full_flow_is_effective_to_second_order_at_fixed_rescaled_time():
 # ---- the escape -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loss", "slope"), [("exponential", 1.0), ("logistic", 0.5)])
+@pytest.mark.parametrize(
+    ("loss", "slope"),
+    [("exponential", 1.0), pytest.param("logistic", 0.5, marks=pytest.mark.slow)],
+)
 def test_escape_time(loss, slope):
     start = unit_start(small(0))
     time = float(co.blow_up_time(*start))

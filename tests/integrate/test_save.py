@@ -89,6 +89,7 @@ def test_conditions_end_it_where_they_end_any():
     assert 0.5 * jnp.sum(few.final.weight.value**2) > 0.1
 
 
+@pytest.mark.slow
 def test_members_of_a_batch():
     models = eqx.filter_vmap(
         lambda key: gflow.models.DiagonalLinear(gflow.Hadamard.small(4, log_alpha=-20.0, key=key))

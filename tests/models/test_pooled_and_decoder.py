@@ -9,6 +9,7 @@ import pytest
 
 import gflow
 from gflow.models import OneLayerDecoder, PooledTransformer
+from gflow.models._attended import attended
 from theory import cross_entropy
 
 
@@ -82,6 +83,32 @@ def test_the_decoder_is_its_sum():
         model(jnp.asarray(x)), ov @ (x.T @ softmax(x @ kq @ x[-1])), rtol=1e-12
     )
     np.testing.assert_allclose(model(jnp.asarray(x[:1])), ov @ x[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 1.0, 30.0, 300.0])
+def test_attention_on_one_token_keeps_the_digits_of_forces(ahead):
+    """Against sums at 60 digits: a_j (v_j − Σ a v), where a floats' 1 − a is rounding."""
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(3)
+    values, direction = rng.normal(size=(4, 3)), rng.normal(size=3)
+    logits = rng.normal(size=4) + ahead * np.array([0.0, 0.0, 1.0, 0.0])
+    read = jax.value_and_grad(lambda s: attended(s, jnp.asarray(values)) @ jnp.asarray(direction))
+    value, force = read(jnp.asarray(logits))
+    with mpmath.workdps(60 + int(ahead)):
+        e = [mpmath.exp(mpmath.mpf(float(x))) for x in logits]
+        a = [x / sum(e) for x in e]
+        v = [
+            sum(mpmath.mpf(float(x * 1.0)) * float(y) for x, y in zip(row, direction, strict=True))
+            for row in values
+        ]
+        mean = sum(x * y for x, y in zip(a, v, strict=True))
+        exact = [float(x * (y - mean)) for x, y in zip(a, v, strict=True)]
+    assert float(value) == pytest.approx(float(mean), rel=1e-13)
+    np.testing.assert_allclose(force, exact, rtol=1e-12)
+    # of equals the first is taken out, and nothing is lost
+    tied = jnp.array([1.0, 2.0, 2.0, 0.5])
+    softmax_of = jax.nn.softmax(tied) @ jnp.asarray(values)
+    np.testing.assert_allclose(attended(tied, jnp.asarray(values)), softmax_of, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

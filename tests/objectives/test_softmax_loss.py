@@ -52,6 +52,7 @@ def test_the_formula_head_by_head():
     assert SoftmaxContextRegression(D, LENGTH, NOISE)(model) == pytest.approx(0.5 * expected)
 
 
+@pytest.mark.slow
 def test_its_optima_are_those_of_the_theory():
     objective = SoftmaxContextRegression(D, LENGTH, NOISE, reduction="mean")
     best = linear_icl.softmax_optimum(1, D, LENGTH, NOISE)

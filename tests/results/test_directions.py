@@ -8,6 +8,7 @@ import pytest
 
 import gflow
 from gflow import observables
+from gflow.observables._direction import _with_margins
 from theory import cross_entropy
 
 INPUTS = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
@@ -67,7 +68,7 @@ def test_angles_are_recorded_with_bars():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: observables.margin(lambda model: 0.0), "has no margins"),
+        (lambda: _with_margins(lambda model: 0.0), "has no margins"),
         (lambda: observables.normalised_margin(gflow.objectives.MarginLoss(INPUTS, LABELS)),
          "names of the leaves"),
         (lambda: observables.angle("weight", [0.0, 0.0]), "norm 0.0"),

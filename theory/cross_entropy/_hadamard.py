@@ -6,14 +6,15 @@ softmax(W) = H diag(p̂) H/K, p̂ = H softmax(Ha/K): the singular vectors stay.
 
 import numpy as np
 from jaxtyping import Float
-from scipy.integrate import solve_ivp
+from scipy.integrate import DOP853, solve_ivp
 from scipy.linalg import hadamard
 
 from .._arguments import Numbers, real_array, times
 from ._etf import sizes
 
 RTOL = 1e-13
-_LATE = 1e13
+#: When log t makes it stiff, and after how many lives of the decay.
+_LATE, _FAR = 1e13, 30.0
 
 
 def hadamard_modes(start: Numbers, t: Numbers, decay: float = 0.0) -> Float[np.ndarray, "*t K"]:
@@ -99,21 +100,32 @@ def _followed(logs: np.ndarray, h: np.ndarray, clock: np.ndarray, rate: float) -
             missed = 2.0 * (odds / np.sum(odds)) @ negative  # 1 − p̂
         return (2.0 / classes * missed - 2.0 * rate) * np.exp(s)
 
-    # DOP853 is the more exact of the two until log t, or a rest under decay, makes it stiff
-    stiff = np.log1p(_LATE if rate == 0.0 else 1e3 / rate)
-    grown, began, x = np.zeros((clock.size, logs.size)), 0.0, np.zeros_like(logs)
-    for method, ended in (("DOP853", min(clock[-1], stiff)), ("LSODA", clock[-1])):
+    # DOP853 is the more exact of the two until log t, or a rest under decay, makes it stiff; its
+    # steps end at the times asked for, between which it is known less well
+    stiff = np.log1p(_LATE if rate == 0.0 else _FAR / rate)
+    grown, began, x, step = np.zeros((clock.size, logs.size)), 0.0, np.zeros_like(logs), None
+    for i, ended in enumerate(np.minimum(clock, stiff)):
         if ended <= began:
+            grown[i] = x
             continue
-        asked = (clock > began) & (clock <= ended)
+        first = None if step is None else min(step, ended - began)
+        solver = DOP853(velocity, began, x, ended, rtol=RTOL, atol=RTOL, first_step=first)
+        while solver.status == "running":
+            said = solver.step()
+            if solver.status == "failed":
+                raise RuntimeError(f"DOP853 stopped: {said} Take a smaller last time t.")
+            if solver.status == "running":
+                step = solver.h_abs
+        began, x = ended, solver.y
+        grown[i] = x
+    late = clock > stiff
+    if np.any(late):
         found = solve_ivp(
-            velocity, (began, ended), x, method,
-            t_eval=np.append(clock[asked & (clock < ended)], ended), rtol=RTOL, atol=RTOL,
-        )  # fmt: skip
+            velocity, (stiff, clock[-1]), x, "LSODA", t_eval=clock[late], rtol=RTOL, atol=RTOL
+        )
         if not found.success:
-            raise RuntimeError(f"{method} stopped: {found.message} Take a smaller last time t.")
-        grown[asked] = found.y.T[: np.sum(asked)]
-        began, x = ended, found.y[:, -1]
+            raise RuntimeError(f"LSODA stopped: {found.message} Take a smaller last time t.")
+        grown[late] = found.y.T
     return grown
 
 

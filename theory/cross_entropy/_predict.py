@@ -21,7 +21,11 @@ from ._hadamard import hadamard_logits, hadamard_loss, hadamard_modes
 #: How far a start may be from those with few unknowns, relative to its size.
 _DEVIATION = 1e-11
 _ROUNDING = 1e-12
-_WORDS = "rounding, and how far the start is from the one assumed, relative to the logits"
+#: To which the numbers of a start are integrated that has no closed form.
+_INTEGRATED = 2e-11
+#: Roundings of ln a₀ that steps on a plateau add up.
+_ROUNDINGS = 100
+_WORDS = "rounding, of ln a(0) as well, and how far the start is from the one assumed"
 
 
 class _Course(NamedTuple):
@@ -33,7 +37,7 @@ class _Course(NamedTuple):
     numbers: Callable[[np.ndarray], np.ndarray]
     logits: Callable[[np.ndarray], np.ndarray]
     loss: Callable[[np.ndarray], np.ndarray]
-    deviation: float
+    accuracy: float
     validity: str
     half: float = math.nan
 
@@ -83,7 +87,7 @@ def predict(model: PyTree, objective: CrossEntropy, *, decay: Decay = 0.0) -> Pr
 
     def off(t):
         largest = np.max(np.abs(numbers(t).reshape(len(t), -1)), axis=1)
-        return largest * (_ROUNDING + 2.0 * course.deviation)
+        return largest * course.accuracy
 
     def loss_off(t):  # the slope of ln L in a logit is at most one
         return loss(t) * (_ROUNDING + off(t))
@@ -114,7 +118,7 @@ def _half(course: _Course, rate: float, began: float, classes: int) -> Number:
 
     time = began + course.half / rate
     return Number(
-        "half-drop", time, read, time * (_ROUNDING + 2.0 * course.deviation), _WORDS, SOURCE,
+        "half-drop", time, read, time * course.accuracy, _WORDS, SOURCE,
         course.validity, unit="flow time",
     )  # fmt: skip
 
@@ -138,7 +142,7 @@ def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
             logit,
             lambda x: x[:, None, None] * simplex,
             lambda x: etf_loss(k, x),
-            apart / size,
+            _accuracy(decay == 0.0, start, apart / size),
             "W₂W₁ = a (I − 11ᵀ/K), balanced, one-hot inputs",
             float(etf_time(k, start, half)) if decay == 0.0 and start < half else math.nan,
         )
@@ -154,7 +158,7 @@ def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
                 lambda t: hadamard_modes(modes * top**2, t, decay),
                 hadamard_logits,
                 hadamard_loss,
-                off / found,
+                _accuracy(False, found * top**2, off / found),
                 "W₂W₁ = H diag(a) H/K, balanced, one-hot inputs",
             )
     raise ValueError(
@@ -162,6 +166,12 @@ def _course(pair: FactorPair, classes: np.ndarray, decay: float) -> _Course:
         "the largest weight squared), and of no Hadamard basis. Make one with theory.cross_entropy."
         "etf_start or hadamard_start; a random one follows neither before it is aligned."
     )
+
+
+def _accuracy(closed: bool, size: float, deviation: float) -> float:
+    """Of the logits, relative to them."""
+    rounding = 0.5 * _ROUNDINGS * np.finfo(float).eps * abs(math.log(size))
+    return (_ROUNDING if closed else _INTEGRATED) + rounding + 2.0 * deviation
 
 
 def _factors(pair: FactorPair, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

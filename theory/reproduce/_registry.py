@@ -32,6 +32,7 @@ SHIPPED = (
     "weight-decay",
     "condensation",
     "linear-icl",
+    "cross-entropy",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

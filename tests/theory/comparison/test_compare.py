@@ -365,7 +365,7 @@ def test_a_near_tie_is_decided_at_a_smaller_alpha():
     assert theory.compare(fine, pred).rows[0].verdict == "confirmed"
 
 
-@pytest.mark.parametrize("folds", [2.0, 4.0, 60.0])
+@pytest.mark.parametrize("folds", [pytest.param(2.0, marks=pytest.mark.slow), 4.0, 60.0])
 def test_a_plateau_still_on_its_way_refutes_no_true_weight(folds):
     """The run ends so many e-folds after the last transition; a weight 10 % off never passes."""
     model, objective = quadratic(25, -70.0)

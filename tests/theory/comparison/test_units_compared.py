@@ -21,7 +21,7 @@ def runs():
     return {e: gflow.simulate(heads(e), loss) for e in (1e-2, 1e-4, 1e-100)}
 
 
-@pytest.mark.parametrize("epsilon", [1e-4, 1e-100])
+@pytest.mark.parametrize("epsilon", [pytest.param(1e-4, marks=pytest.mark.slow), 1e-100])
 def test_every_claim_is_confirmed(path, runs, epsilon):
     table = theory.compare(runs[epsilon], path)
     assert table.passed, str(table)
@@ -79,6 +79,7 @@ def test_wrong_theories_are_refuted(path, runs, what):
     assert table.counts["refuted"] > 0, what
 
 
+@pytest.mark.slow
 def test_offsets_are_told_where_time_has_digits():
     path, run = theory.gradual_rank.predict(cubes(1e-4), cubes_loss), None
     run = gflow.simulate(cubes(1e-4), cubes_loss, rtol=1e-10)

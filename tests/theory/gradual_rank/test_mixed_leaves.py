@@ -46,7 +46,7 @@ def both(seed, log_alpha):
     return model, Quadratic(jnp.asarray(kernel), jnp.asarray(target))
 
 
-@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_matrix_and_weights_switch_in_the_predicted_order(seed):
     model, objective = both(seed, -600.0)
     prediction = predict(model, objective)
@@ -92,6 +92,7 @@ class Regression(eqx.Module):
         return 0.5 * jnp.sum((jnp.matmul(self.x, w) - self.y) ** 2)
 
 
+@pytest.mark.slow
 def test_a_hadamard_weight_is_a_matrix_of_one_entry():
     """The fixture of 2607.12332, in which a weight switches off: as weights and as matrices."""
     x = np.array([[1, 0.5, 0.7, 0], [0.5, 1, 0.1, 0.7], [0, 0, 0, 0], [0, 0, 0, 0]])

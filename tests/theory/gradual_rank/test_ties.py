@@ -70,6 +70,7 @@ def test_so_do_eigenvectors_of_a_square(values, rank):
     assert np.all(np.abs(gaps) < 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_columns_that_first_feel_no_force_keep_their_directions_until_they_do(rank):
     """The second mode feels a force once the first is learned; at zero weights none does."""

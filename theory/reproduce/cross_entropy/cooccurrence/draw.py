@@ -23,7 +23,7 @@ def _row(row: np.ndarray, run: Run, title: str) -> None:
 
     def line(ax, n, y, label, **more):
         ax.semilogx(t[shown], y[shown], color=COLOURS[n], **{**SIMULATED, "lw": 1.5}, **more)
-        at = np.searchsorted(t, 10.0 ** (np.arange(-2.5, 2.4, 1.2) + 0.2 * n))
+        at = np.searchsorted(t[:-1], 10.0 ** (np.arange(-2.5, 2.4, 1.2) + 0.2 * n))
         ax.plot(t[at], y[at], MARKERS[n], mec=COLOURS[n], mfc="white", ms=4, label=label)
 
     for n, kind in enumerate(KINDS):
@@ -41,6 +41,7 @@ def _row(row: np.ndarray, run: Run, title: str) -> None:
     for n, (i, j) in enumerate(pairs):
         change = run.seen["scores"][:, i, j] - run.seen["scores"][0, i, j]
         line(scores, n, change, rf"$(\mu_{i + 1}, \mu_{j + 1})$")
+    scores.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     scores.axhline(0.0, color="0.7", lw=0.6, zorder=0)
     scores.set(xlabel=TIME)
     scores.set_title("change of scores (key, query)")

@@ -17,7 +17,7 @@ def stages(found: list[Stage]) -> Figure:
         left.loglog(
             one.flow.t[late], one.flow.observables["angle"][late], color=colour, **SIMULATED
         )
-        at = np.searchsorted(one.flow.t, 10.0 ** np.arange(1.0 + n, 15.0, 3.0))
+        at = np.searchsorted(one.flow.t, 10.0 ** np.arange(1.0 + 4.0 * n, 60.0, 9.0))
         left.loglog(
             one.flow.t[at],
             one.flow.observables["angle"][at],
@@ -59,7 +59,7 @@ def stages(found: list[Stage]) -> Figure:
     left.legend(fontsize="x-small")
     style.entry(
         right,
-        r"$p - 1$ by rounding (log_softmax)",
+        "softmax, log_softmax as usual",
         {"color": "0.4", "ls": (0, (3, 1.5)), "lw": 1.3},
     )
     right.set(xlabel="step", ylabel="angle to the max-margin solution [rad]")

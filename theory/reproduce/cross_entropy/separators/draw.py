@@ -35,10 +35,14 @@ def angles(found: list[Course]) -> Figure:
     left.set_xlabel(r"$1/\log t$")
     left.set_title(r"flow: directions arrive as $1/\log t$")
     left.legend(fontsize="x-small")
-    style.entry(right, "normalised descent", {"color": "0.4", "lw": 1.0}, "o")
+    line = {"color": "0.4", "lw": 1.0, "marker": "o", "mfc": "white", "ms": 3.5}
+    style.entry(right, "normalised descent", line)
     style.entry(right, "gradient descent", {"color": "0.4", "ls": ":", "lw": 1.2})
     right.axhline(np.arccos(0.999), color="0.6", lw=0.8, zorder=0)
-    right.text(1.1, np.arccos(0.999) * 0.93, "cosine 0.999", fontsize="x-small", va="top")
+    note = {"ha": "right", "va": "bottom", "fontsize": "x-small"}
+    right.text(
+        0.99, np.arccos(0.999), "cosine 0.999", transform=right.get_yaxis_transform(), **note
+    )
     right.set(xlabel="step", ylabel="angle to the separator [rad]")
     right.set_title("descent, and normalised descent")
     right.legend(fontsize="x-small", loc="lower left")

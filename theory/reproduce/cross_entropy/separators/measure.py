@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import optax
 
 import gflow
 from gflow import Status, observables
@@ -12,6 +11,7 @@ from theory import cross_entropy
 from theory.cross_entropy import LateSeparator, MaxMargin
 
 from ... import Report
+from ..normalised import normalised
 from ..settings import Settings
 from .problem import Data, inseparable, separable
 
@@ -127,20 +127,20 @@ def _course(report: Report, data: Data, settings: Settings) -> Course:
     )
     # up to where the smallest of the losses is still a float
     steps = min(settings.steps, int(400.0 / (NORMALISED * goal.margin / top)))
-    normalised = gflow.descend(
+    fast = gflow.descend(
         data.start,
         objective,
         observables=watched,
         steps=steps,
         learning_rate=NORMALISED / top,
-        optimizer=optax.chain(optax.normalize_by_update_norm(), optax.sgd(NORMALISED / top)),
+        optimizer=normalised(NORMALISED / top),
     )
     report.add(
         f"{key}.normalised",
         1.0,
-        float(np.cos(normalised.observables["angle"][-1])),
+        float(np.cos(fast.observables["angle"][-1])),
         1e-3,
         paper="Huang, Liang, Yang 2024, arXiv 2409.17335",
         text=f"cosine to the separator after {steps} steps of normalised descent",
     )
-    return Course(data, goal, late, flow, descent, normalised)
+    return Course(data, goal, late, flow, descent, fast)

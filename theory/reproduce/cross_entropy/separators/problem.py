@@ -52,19 +52,19 @@ def binary(name: str, seed: int, examples: int, dimensions: int, gap: float) -> 
 
 
 def classes(name: str, seed: int, examples: int, dimensions: int, count: int) -> Data:
-    """Gaussian inputs with labels in turn: separable where dimensions are many."""
+    """Gaussian inputs with labels in turn."""
     inputs = np.random.default_rng(seed).normal(size=(examples, dimensions))
     return Data(name, inputs, np.arange(examples) % count)
 
 
 def separable() -> list[Data]:
-    """Five with a separator."""
+    """Five with a separator, whose supports span the inputs: so is the late law known to o(1)."""
     return [
-        binary("plane", 0, 20, 2, 3.0),
-        classes("three-classes", 1, 9, 6, 3),
-        binary("space", 2, 30, 5, 4.0),
-        binary("more-dimensions-than-examples", 3, 6, 10, 0.0),
-        classes("five-classes", 4, 15, 12, 5),
+        binary("plane", 5, 20, 2, 2.0),
+        classes("three-classes", 41, 9, 3, 3),
+        binary("space", 3, 20, 3, 2.0),
+        binary("five-dimensions", 11, 30, 5, 2.0),
+        classes("classes-in-four", 4, 9, 4, 3),
     ]
 
 
