@@ -41,7 +41,7 @@ EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
 # %%
 K = 5
 objective = gflow.objectives.CrossEntropy(np.eye(K), np.arange(K))
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6), layout="constrained")
+figure, a_of_t = plt.subplots(figsize=(3.6, 2.6), layout="constrained")
 for n, size in enumerate((5e-2, 1e-30, 1e-200)):
     first, second = cross_entropy.etf_start(K, size, K, key=jax.random.key(0))
     model = gflow.models.FactoredLinear(gflow.Factored(second, first.T))
@@ -52,13 +52,14 @@ for n, size in enumerate((5e-2, 1e-30, 1e-200)):
     a = np.trace(run.observables["weight"], axis1=1, axis2=2) / (K - 1)
     exact = cross_entropy.etf_logit(K, size, run.t)
     print(f"a(0) = {size:g}: {len(run.t)} steps, a off by {np.max(np.abs(a / exact - 1)):.1e}")
-    left.semilogx(run.t[1:], a[1:], "os^"[n], mec=COLOURS[n], mfc="white", ms=3.5, markevery=4,
-                  label=f"a(0) = {size:g}")  # fmt: skip
+    a_of_t.semilogx(run.t[1:], a[1:], "os^"[n], mec=COLOURS[n], mfc="white", ms=3.5, markevery=4,
+                    label=f"a(0) = {size:g}")  # fmt: skip
     grid = np.geomspace(1.0, 1e12, 300)
-    left.semilogx(grid, cross_entropy.etf_logit(K, size, grid), **EXACT)
-left.plot([], [], **EXACT, label="closed form")
-left.set(xlabel="flow time $t$", ylabel="logit $a$", xlim=(1, 1e12))
-left.legend(fontsize="x-small")
+    a_of_t.semilogx(grid, cross_entropy.etf_logit(K, size, grid), **EXACT)
+a_of_t.plot([], [], **EXACT, label="closed form")
+a_of_t.set(xlabel="flow time $t$", ylabel="logit $a$", xlim=(1, 1e12))
+a_of_t.legend(fontsize="x-small")
+plt.show()
 
 # %% [markdown]
 # ## A model of your own, to infinity
@@ -74,9 +75,11 @@ class Linear(eqx.Module):
         return self.weight @ x
 
 
-rng = np.random.default_rng(0)
-inputs = rng.normal(size=(12, 3))
-labels = np.sign(inputs @ rng.normal(size=3))
+rng = np.random.default_rng(3)
+direction = rng.normal(size=3)
+labels = np.where(np.arange(20) % 2, 1, -1)
+inputs = rng.normal(size=(20, 3))
+inputs += 2 * labels[:, None] * direction / np.linalg.norm(direction)
 assert cross_entropy.separable(inputs, labels)
 margin = gflow.objectives.MarginLoss(inputs, labels, loss="logistic")
 goal = cross_entropy.max_margin(inputs, labels)
@@ -91,9 +94,11 @@ print(f"left {heading.left:.4f} rad, known to {heading.error:.4f}; the separator
 assert run.status is gflow.Status.directed
 assert off <= heading.error
 late = run.t > 1e3
+figure, right = plt.subplots(figsize=(3.6, 2.6), layout="constrained")
 right.plot(1 / np.log(run.t[late]), run.observables["angle"][late], "o", mec=COLOURS[0],
            mfc="white", ms=4, label="angle of the flow")  # fmt: skip
 law = cross_entropy.late_separator(inputs, labels)
+assert law.complete  # the examples on the margin span the inputs
 times = np.geomspace(1e3, run.t[-1], 100)
 at = law.at(times)
 cosines = at @ goal.weights / np.linalg.norm(at, axis=1) * goal.margin

@@ -24,7 +24,7 @@ def course_figure(numbers: Lookup) -> Figure:
         left.text(at, 4.75, rf"$\lambda = {rate:g}$", ha="center", fontsize="x-small", rotation=60)
     style.entry(left, r"rest of each $\lambda$", {"color": "0.35", **DOTTED})
     left.set(ylabel="logit $a$", ylim=(-0.2, 5.6))
-    left.legend(fontsize="x-small", loc="center right")
+    left.legend(fontsize="x-small", loc="lower right")
     left.set_title(f"softmax lookup of {K} tokens")
     right.set_yscale("log")
     right.set(ylabel="logit $a$")
