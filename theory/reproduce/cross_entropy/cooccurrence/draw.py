@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from ... import style
 from ...style import COLOURS, MARKERS, SIMULATED, TIME
-from .measure import KINDS, Run, Words
+from .measure import KINDS, Run, Words, losses_by_kind
 
 
 def words(numbers: Words) -> Figure:
@@ -18,8 +18,7 @@ def words(numbers: Words) -> Figure:
 def _row(row: np.ndarray, run: Run, title: str) -> None:
     losses, readouts, scores = row
     t, shown = run.flow.t, run.flow.t > 1e-3
-    labels, kinds = np.asarray(run.task.labels), np.asarray(run.task.kinds)
-    each = np.logaddexp(0.0, -labels * run.seen["outputs"])
+    means = losses_by_kind(run)
 
     def line(ax, n, y, label, **more):
         ax.semilogx(t[shown], y[shown], color=COLOURS[n], **{**SIMULATED, "lw": 1.5}, **more)
@@ -27,7 +26,7 @@ def _row(row: np.ndarray, run: Run, title: str) -> None:
         ax.plot(t[at], y[at], MARKERS[n], mec=COLOURS[n], mfc="white", ms=4, label=label)
 
     for n, kind in enumerate(KINDS):
-        line(losses, n, np.mean(each[:, kinds == n], axis=1), kind)
+        line(losses, n, means[:, n], kind)
     losses.set(ylabel="loss", xlabel=TIME, ylim=(0, None))
     losses.set_title(f"{title}: by words present")
     losses.legend(fontsize="x-small")

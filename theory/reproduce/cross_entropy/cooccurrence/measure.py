@@ -16,7 +16,7 @@ from ... import Report
 from ..settings import Settings
 
 PAPER = "Yang et al. 2024, arXiv 2410.09605"
-RTOL, END = 1e-8, 300.0
+RTOL, END = 1e-10, 300.0
 #: Times around which slopes are taken, over this share of them.
 MARKS, SHARE = (1.0, 10.0, 100.0), 2e-3
 #: What the small start is of the published one.
@@ -121,6 +121,13 @@ def by_kind(run: Run) -> np.ndarray:
     return np.stack([np.sum(g[:, kinds == kind], axis=1) for kind in range(4)], axis=1)
 
 
+def losses_by_kind(run: Run) -> np.ndarray:
+    """Mean loss of each kind: (times, 4)."""
+    kinds = np.asarray(run.task.kinds)
+    each = np.logaddexp(0.0, -np.asarray(run.task.labels) * run.seen["outputs"])
+    return np.stack([np.mean(each[:, kinds == kind], axis=1) for kind in range(4)], axis=1)
+
+
 def identities(report: Report, key: str, run: Run) -> None:
     """What holds exactly: the balance of the read-out, and two conserved Grams."""
     outputs, labels = run.seen["outputs"], np.asarray(run.task.labels)
@@ -153,7 +160,7 @@ def identities(report: Report, key: str, run: Run) -> None:
             f"{key}.conserved.{name}",
             0.0,
             float(np.max(np.abs(after - before))) / size,
-            10.0 * RTOL,
+            1e-9,
             paper=PAPER,
             text=f"change of the conserved Gram of {name} to t = {END:g}, of its size",
         )
@@ -189,6 +196,16 @@ def phases(report: Report, key: str, run: Run) -> None:
         0.0,
         paper=PAPER,
         text="slopes of the four scores with the sign of Lemma 4.7, at three times",
+    )
+    losses = losses_by_kind(run)
+    worse = np.max(losses, axis=0) > 1.001 * losses[0]
+    report.add(
+        f"{key}.worse-first",
+        2.0,
+        float(np.sum(worse[1:3])),
+        0.0,
+        paper=PAPER,
+        text="kinds of one word whose loss rises before it falls, of two",
     )
     end = run.seen["readout"][-1]
     margins = [np.sum(end) > 0, end[0] + end[2] < 0, end[1] + end[2] < 0]
