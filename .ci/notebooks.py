@@ -1,5 +1,6 @@
 """Run every notebook script in fast mode and hold the .ipynb beside it to the same cells."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -28,18 +29,28 @@ def out_of_step(script: Path) -> str | None:
     return None
 
 
-def main() -> int:
+def executed(script: Path) -> list[str]:
+    """What is wrong with a script and its notebook."""
     failures = []
-    for script in sorted(NOTEBOOKS.glob("*.py")):
-        if problem := out_of_step(script):
-            remedy = f"jupytext --set-kernel python3 --to ipynb --execute notebooks/{script.name}"
-            failures.append(f"{problem}: run {remedy}")
-        start = time.monotonic()
-        environment = os.environ | {"GFLOW_FAST": "1", "MPLBACKEND": "Agg"}
-        run = subprocess.run([sys.executable, script.name], cwd=NOTEBOOKS, env=environment)
-        print(f"{script.name}: {time.monotonic() - start:.0f} s", flush=True)
-        if run.returncode != 0:
-            failures.append(f"{script.name} failed with exit code {run.returncode}")
+    if problem := out_of_step(script):
+        remedy = f"jupytext --set-kernel python3 --to ipynb --execute notebooks/{script.name}"
+        failures.append(f"{problem}: run {remedy}")
+    start = time.monotonic()
+    environment = os.environ | {"GFLOW_FAST": "1", "MPLBACKEND": "Agg"}
+    run = subprocess.run(
+        [sys.executable, script.name], cwd=NOTEBOOKS, env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    print(f"{script.name}: {time.monotonic() - start:.0f} s\n{run.stdout}{run.stderr}", flush=True)
+    if run.returncode != 0:
+        failures.append(f"{script.name} failed with exit code {run.returncode}")
+    return failures
+
+
+def main() -> int:
+    scripts = sorted(NOTEBOOKS.glob("*.py"))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        failures = [line for found in pool.map(executed, scripts) for line in found]
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

