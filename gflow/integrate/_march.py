@@ -185,13 +185,8 @@ def _stepper(
         # a member that has arrived idles with a step that is harmless
         end = jnp.where(running & last, span, now.t + limit)
         begun = field.begun(now.state) if whole else now.state
-        begin, until, args, by_factors = (
-            offset + now.t,
-            offset + end,
-            (field, offset),
-            now.by_factors,
-        )
-        jumped = now.jumped
+        begin, until, by_factors = offset + now.t, offset + end, now.by_factors
+        args, jumped = (field, offset), now.jumped
         if field.stretches:
             passing = Passing(begin, until, now.t, end - now.t, by_factors)
             args, jumped = (*args, passing), jumped | by_factors | now.last_by_factors

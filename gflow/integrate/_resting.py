@@ -143,7 +143,8 @@ class Resting:
         times, records = before.t, before.records
         if before.checkpoints is not None:
             at = before.checkpoints
-            times, records = times[at], records | {"descent": records["descent"][at]}
+            held = {name: records[name][at] for name in ("descent", "loss")}
+            times, records = times[at], records | held
         names = ("descent", "loss", "leaves")
         whole = joined([{name: x[name] for name in names} for x in (records, here)])
         values = [

@@ -93,6 +93,13 @@ def test_the_tolerance_is_that_asked_for():
     sooner = gflow.simulate(start, objective, stop=gflow.stop.direction_rests(0.05))
     later = gflow.simulate(start, objective, stop=[gflow.stop.direction_rests(0.02)])
     assert sooner.status is later.status is Status.directed
+    light = gflow.simulate(
+        start, objective, stop=gflow.stop.direction_rests(0.05), save=gflow.save.observables()
+    )
+    assert light.status is Status.directed
+    np.testing.assert_allclose(
+        light.heading("weight").direction, sooner.heading("weight").direction, atol=0.02
+    )
     assert sooner.t[-1] < later.t[-1]
     for run, most in ((sooner, 0.05), (later, 0.02)):
         found = run.heading("weight")
