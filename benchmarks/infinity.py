@@ -181,3 +181,39 @@ def seeds(members: int, repetitions: int) -> dict[str, Any]:
         "each": seconds["together"] / members,
         "alone": seconds["alone"] / len(single[::32]),
     }
+
+
+def asked(part: dict[str, Any]) -> tuple[list[tuple[str, float, float]], ...]:
+    """(name, bound, measured) of all that must be at most the bound, and at least."""
+    if not part:
+        return [], []
+    most = [
+        (f"steps to t = 1e12, {row['problem']}", 300.0, float(row["steps"]))
+        for row in part["late"]
+        if row["method"] == "gflow"
+    ]
+    words, many = part["words"], part["seeds"]
+    if words["weights"] > 50_000:
+        most += [
+            ("steps of the published co-occurrence run", 105.0, float(words["accepted"])),
+            ("its seconds, warm", 20.0, float(words["seconds"])),
+        ]
+    most.append((f"a member of {many['members']} over a single run", 1.0,
+                 many["each"] / many["alone"]))  # fmt: skip
+    return most, []
+
+
+def tables(part: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and rows of the late times."""
+    if not part:
+        return []
+    rows = [
+        [row["problem"], row["method"], *(
+            ["-"] * 4 if row["steps"] is None else
+            [f"{row['rtol']:.0e}", str(row["steps"]), f"{row['error']:.1e}",
+             f"{1e3 * row['cpu_seconds']:.1f}"]
+        )]
+        for row in part["late"]
+    ]  # fmt: skip
+    title = "To t = 1e12 at about one error: steps, and milliseconds of CPU time"
+    return [(title, ["problem", "method", "rtol", "steps", "error", "ms"], rows)]
