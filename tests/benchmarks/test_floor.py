@@ -132,6 +132,7 @@ def test_second_example_is_the_first_with_other_numbers():
     assert "log_alpha=-230" not in second
 
 
+@pytest.mark.slow
 def test_quick_sections_are_judged_and_printed(tmp_path):
     def quiet(line):
         pass

@@ -297,6 +297,7 @@ def test_an_objective_of_more_than_effective_weights_is_refused():
         gflow.simulate(Matrix(gflow.Factored(ONES, ONES, -3.0)), ReadsFactors(), t1=1.0)
 
 
+@pytest.mark.slow
 def test_more_columns_than_the_matrix_has_rows():
     rng = np.random.default_rng(5)
     left, right = rng.standard_normal((2, 5)), rng.standard_normal((3, 5))

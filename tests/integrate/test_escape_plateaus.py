@@ -32,7 +32,6 @@ def grams(model):
     return np.linalg.eigvalsh(left.T @ left - right.T @ right), value.T @ value - inner @ inner.T
 
 
-@pytest.mark.slow
 def test_conserved_through_both_stages():
     model, loss = small(2, seed=1), objectives.MarginLoss(X, Y)
     out = escape(model, loss, level=0.2, rtol=1e-10)
@@ -47,6 +46,7 @@ def test_conserved_through_both_stages():
     assert np.linalg.norm(outer(traj.final)[1]) ** 2 > 10 * size
 
 
+@pytest.mark.slow
 def test_the_level_of_the_hand_over_does_not_matter():
     model, loss, t1 = small(50), objectives.MarginLoss(X, Y), 600.0
     ends = []

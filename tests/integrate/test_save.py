@@ -89,7 +89,6 @@ def test_conditions_end_it_where_they_end_any():
     assert 0.5 * jnp.sum(few.final.weight.value**2) > 0.1
 
 
-@pytest.mark.slow
 def test_members_of_a_batch():
     models = eqx.filter_vmap(
         lambda key: gflow.models.DiagonalLinear(gflow.Hadamard.small(4, log_alpha=-20.0, key=key))
@@ -107,6 +106,7 @@ def test_members_of_a_batch():
         assert [x.activated for x in one.stages()] == [x.activated for x in other.stages()]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_numbers():
     # 300 weights at 4000 times: value, logarithms, force would be 80 MB with their companions
     leaf = gflow.Hadamard.small(300, log_alpha=-5.0, key=jax.random.key(1))

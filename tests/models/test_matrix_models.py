@@ -213,7 +213,6 @@ def test_a_stack_of_layers_against_its_factors():
 # --- runs from α = 1e-100 -------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_factored_layer_learns_one_singular_value_after_the_other():
     u, v = (np.linalg.qr(gaussian(n, n, seed=20 + n))[0] for n in (3, 4))
     sizes = np.array([3.0, 2.0, 1.2])
@@ -229,6 +228,7 @@ def test_a_factored_layer_learns_one_singular_value_after_the_other():
     np.testing.assert_allclose([s.tau for s in stages], 1.0 / sizes, rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_stack_of_layers_runs_from_far_below_the_floats():
     model = stack(SoftmaxAttention, FAR, seed=30, heads=())
     run = gflow.simulate(

@@ -174,6 +174,7 @@ def best_fit(task, rank, starts=4):
     return best.fun, x @ x.T
 
 
+@pytest.mark.slow
 def test_sensing_visits_the_best_fits_of_every_rank_in_order():
     task, solver = SENSING, diffrax.Tsit5()
     # far enough for the flow to come to rest on the short first plateau

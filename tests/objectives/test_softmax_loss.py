@@ -52,7 +52,6 @@ def test_the_formula_head_by_head():
     assert SoftmaxContextRegression(D, LENGTH, NOISE)(model) == pytest.approx(0.5 * expected)
 
 
-@pytest.mark.slow
 def test_its_optima_are_those_of_the_theory():
     objective = SoftmaxContextRegression(D, LENGTH, NOISE, reduction="mean")
     best = linear_icl.softmax_optimum(1, D, LENGTH, NOISE)
@@ -66,6 +65,7 @@ def test_its_optima_are_those_of_the_theory():
     assert excess[0] / excess[1] == pytest.approx(16.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_it_is_as_near_to_softmax_heads_as_it_says():
     """The numbers of its docstring; heads on prompts that are √d times its own."""
     best = linear_icl.softmax_optimum(1, D, LENGTH, NOISE)

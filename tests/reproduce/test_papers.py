@@ -102,12 +102,12 @@ def test_names_that_a_paper_cannot_have(name, says, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_folder_that_is_missing_is_a_sentence(tmp_path, capsys):
     assert cli.main(["new", "my-paper", "--folder", str(tmp_path / "no")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_runs(tmp_path):
     page = (ROOT / "docs" / "extend" / "a_paper.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -99,7 +99,6 @@ def test_order_of_ranks_is_refuted_where_another_plateau_is_longer(tmp_path):
     assert [row.verdict for row in bad.rows] == ["confirmed", "refuted", "refuted"]
 
 
-@pytest.mark.slow
 def test_the_creep_has_its_next_order_and_no_other_power():
     run = gflow.simulate(problem.softmax(2), problem.softmax_loss(), t1=1e4, rtol=1e-8)
     end = icl.softmax_optimum(2, *problem.SOFTMAX).loss
@@ -116,6 +115,7 @@ def test_the_creep_has_its_next_order_and_no_other_power():
     assert lag < 0.3 * first < 0.01
 
 
+@pytest.mark.slow
 def test_a_wrong_unit_of_training_is_refuted(tmp_path):
     """Without the N of the conversion the drop would come at another step."""
     judged = report(tmp_path)
@@ -128,7 +128,6 @@ def test_a_wrong_unit_of_training_is_refuted(tmp_path):
         assert judged.rows[-1].verdict == "refuted"
 
 
-@pytest.mark.slow
 def test_a_head_is_read_at_the_drop_of_the_run():
     """From a start that is hardly small the last drop is far from where it is predicted."""
     model, objective = problem.separate(1e-2, 0), problem.objective()
@@ -140,6 +139,7 @@ def test_a_head_is_read_at_the_drop_of_the_run():
     assert (rows["head of drop 4"].measured, rows["head of drop 4"].verdict) == (2, "confirmed")
 
 
+@pytest.mark.slow
 def test_separate_heads_from_every_size(tmp_path):
     """All drops of two seeds from 10⁻³ and 10⁻¹⁰⁰: nothing undecided."""
     judged = report(tmp_path)

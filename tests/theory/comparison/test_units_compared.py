@@ -91,6 +91,7 @@ def test_offsets_are_told_where_time_has_digits():
     assert theory.compare(run, wrong).counts["refuted"] > 0
 
 
+@pytest.mark.slow
 def test_another_start_is_told(path):
     run = gflow.simulate(heads(1e-8, seed=4), loss, rtol=1e-6)
     table = theory.compare(run, path)

@@ -64,6 +64,7 @@ def test_references_have_both_signs():
     assert 0 in energies
 
 
+@pytest.mark.slow
 def test_bounds_bracket():
     falling = 0
     for seed in range(100):
