@@ -125,7 +125,6 @@ def simulate(
         allow_frozen_sign=allow_frozen_sign,
     )
     wished = conditions(stop)
-    direction = resting_direction(stop, t1 is None and tau1 is None)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)
     asked = wanted(save)
@@ -134,7 +133,9 @@ def simulate(
         model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha,
         order=order_of(flow, model),
     )  # fmt: skip
-    if in_units := bool(labels) and solver is None:
+    in_units = bool(labels) and solver is None
+    direction = resting_direction(stop, t1 is None and tau1 is None, in_units)
+    if in_units:
         wished = wished if times.end is None else [*wished, Condition.at_times(times.end)]
     programs = traced_observables(with_readings(observables, wished), model, flow)
     kinks = "smooth" if in_units else kinks

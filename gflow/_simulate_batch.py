@@ -158,13 +158,13 @@ def simulate_batch(
         shared=shared,
     )
     wished = conditions(stop)
-    direction = resting_direction(stop, t1 is None and tau1 is None)
     programs = traced_observables(with_readings(observables, wished), model, flow, members)
     max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")
     check_rtol(rtol, flow)
     flow = rounded_batch(flow, shared, rtol)
     labels = bindings(trained_leaves(model))
     in_units = bool(labels) and solver is None
+    direction = resting_direction(stop, t1 is None and tau1 is None, in_units)
     asked = wanted(save)
     times = prepare_times(
         model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha, members=members,

@@ -91,7 +91,7 @@ print(run)
 heading = run.heading("weight")
 off = np.linalg.norm(heading.direction - goal.weights * goal.margin)
 print(f"left {heading.left:.4f} rad, known to {heading.error:.4f}; the separator is {off:.1e} away")
-assert run.status is gflow.Status.directed
+assert run.status is gflow.Status.directional
 assert off <= heading.error
 late = run.t > 1e3
 figure, right = plt.subplots(figsize=(3.6, 2.6), layout="constrained")

@@ -78,10 +78,10 @@ def conditions(stop: Any) -> list[Condition]:
     ]
 
 
-def resting_direction(stop: Any, endless: bool) -> float:
+def resting_direction(stop: Any, endless: bool, in_units: bool) -> float:
     """The angle from its direction at which a run to infinity ends.
 
-    **Raises:** ValueError for several, and where the run has an end.
+    **Raises:** ValueError for several, and where the run has an end or is one of units.
     """
     found = [x for x in _given(stop) if isinstance(x, DirectionRests)]
     if len(found) > 1:
@@ -89,6 +89,11 @@ def resting_direction(stop: Any, endless: bool) -> float:
     if found and not endless:
         raise ValueError(
             "gflow.stop.direction_rests ends runs that have no other end: leave out t1 and tau1."
+        )
+    if found and in_units:
+        raise ValueError(
+            "gflow.stop.direction_rests is not looked at in runs of units, which end at rest: give "
+            "t1, or leaves without units."
         )
     return (found[0] if found else direction_rests()).tolerance
 

@@ -29,8 +29,8 @@ FLAT = 1e-6
 #: Size and number of the displacements of weights that are exactly zero.
 ASIDE, DIRECTIONS = 1e-3, 32
 
-#: A descent that has all its digits.
-_LEAST = 1e-300
+#: For the logarithm of a descent that is below the floats.
+_LEAST = 1e-320
 
 #: State components up to which the Jacobian is taken whole.
 DENSE = 128
@@ -226,29 +226,31 @@ def along(flow: Flow, leaves: Leaves, t: Float[Array, ""], state: Array, directi
     return jax.jvp(lambda y: here.velocity(t, y), (state,), (direction,))[1]
 
 
-def escapes_to_infinity(
-    t: np.ndarray, descent: np.ndarray, size: np.ndarray, fallen: float, rtol: float
-) -> bool:
-    """Whether a run approaches an infimum that no finite weight attains.
+def falls_for_ever(t: np.ndarray, descent: np.ndarray, fallen: float, rtol: float) -> bool:
+    """Whether a run approaches an infimum of the loss as nothing does that comes to rest.
 
     Over the last three decades of time (counted from the start of the run) the descent falls
-    like t^{−q}, q > 1, so that fallen·rtol is more than is left, and the weights (`size`, their
-    norm) grow by as much in every decade, like log t or a power of it. A slow mode that dies out
-    exponentially, or one that comes to rest like a power of t, grows by less and less.
-    Once the descent is below the floats the three decades are those before.
+    like t^{−q}, q > 1, so that fallen·rtol is more than is left. A slow mode that dies out
+    exponentially does not.
     """
-    told = descent > _LEAST
-    t, descent, size = t[told], descent[told], size[told]
-    if len(t) < 2:
+    powers = -_by_decade(t, np.log(np.maximum(descent, _LEAST))) / np.log(10.0)
+    if not (powers.size and np.all(powers > 1.0) and np.max(powers) < 1.5 * np.min(powers)):
         return False
-    if t[-1] <= 0.0 or t[1] > 1e-3 * t[-1]:
-        return False
-    marks = t[-1] * np.array([1e-3, 1e-2, 1e-1, 1.0])
-    at, rate, norm = np.log(t[1:]), np.log(descent[1:]), size[1:]
-    powers = -np.diff(np.interp(np.log(marks), at, rate)) / np.log(10.0)
-    growth = np.diff(np.interp(np.log(marks), at, norm))
-    if not (np.all(powers > 1.0) and np.max(powers) < 1.5 * np.min(powers)):
-        return False
-    left = descent[-1] * t[-1] / (powers[-1] - 1.0) if powers[-1] > 1.0 else np.inf
-    steady = np.all(growth > 0.0) and growth[2] > 0.3 * growth[1] and growth[1] > 0.3 * growth[0]
-    return bool(steady and left <= rtol * fallen)
+    return bool(descent[-1] * t[-1] / (powers[-1] - 1.0) <= rtol * fallen)
+
+
+def grows_for_ever(t: np.ndarray, size: np.ndarray) -> bool:
+    """Whether weights (`size`, their norm) grow by as much in every of the last three decades.
+
+    Like log t or a power of it. What comes to rest like a power of t grows by less and less.
+    """
+    growth = _by_decade(t, size)
+    return bool(growth.size and np.all(growth > 0.0) and np.all(growth[1:] > 0.3 * growth[:-1]))
+
+
+def _by_decade(t: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """By how much they change in each of the last three decades of t, if there are as many."""
+    if len(t) < 2 or t[-1] <= 0.0 or t[1] > 1e-3 * t[-1]:
+        return np.zeros(0)
+    marks = np.log(t[-1]) + np.log(10.0) * np.arange(-3.0, 1.0)
+    return np.diff(np.interp(marks, np.log(t[1:]), values[1:]))

@@ -10,7 +10,7 @@ from ..parameters._base import Constant
 from ..results._heading import heading
 from ..results._resolver import joined
 from ._diagnosis import Stop, cause
-from ._rest import Verdict, escapes_to_infinity, settled_record, verdict
+from ._rest import Verdict, falls_for_ever, grows_for_ever, settled_record, verdict
 from ._round import Round
 from ._status import Ended, Status
 
@@ -117,18 +117,19 @@ class Resting:
                 continue
             self.examined[i] = 1.5 * elapsed[k]
             row, t = int(rows[k]), float(time[k])
+            if endless:
+                here = recorder.rows(done.record, rows[: k + 1], column)
+                self.turning[i] = self._turning(run, i, here, time[: k + 1], float(fallen[k]))
+                if self.turning[i] <= self.direction:
+                    return Found(row, Status.directional, cause=self._angle(run, i, t))
+                if not np.isnan(self.turning[i]):
+                    continue
             leaves = recorder.rows(done.record["leaves"], row, column)
             found = verdict(run.flow(i), leaves, t, float(elapsed[k]), float(run.rtol))
             if found is Verdict.resting:
                 return Found(row, Status.converged if endless else Status.reached, t)
             if endless and found is Verdict.saddle:
                 return Found(row, Status.saddle)
-            if not endless:
-                continue
-            here = recorder.rows(done.record, rows[: k + 1], column)
-            self.turning[i] = self._turning(run, i, here, time[: k + 1], float(fallen[k]))
-            if self.turning[i] <= self.direction:
-                return Found(row, Status.directed, cause=self._angle(run, i, t))
         return None
 
     def _angle(self, run: Any, i: int, t: float) -> str:
@@ -137,7 +138,8 @@ class Resting:
     def _turning(self, run: Any, i: int, here: Any, t: np.ndarray, fallen: float) -> float:
         """How far member i is from its direction at infinity at the last of these rows of a round.
 
-        NaN where it is not on its way there.
+        NaN where it is not on its way there. Once it is, it is as long as it grows: beside weights
+        that have come to rest the descent ends in their rounding.
         """
         before = run.recorder.member(i)
         times, records = before.t, before.records
@@ -152,7 +154,9 @@ class Resting:
         ]
         size = np.linalg.norm(np.stack([np.linalg.norm(x, axis=1) for x in values]), axis=0)
         times = np.concatenate([times, t]) - run.start[i]
-        if not escapes_to_infinity(times, whole["descent"], size, fallen, run.rtol):
+        falls = not np.isnan(self.turning[i])
+        falls = falls or falls_for_ever(times, whole["descent"], fallen, run.rtol)
+        if not (falls and grows_for_ever(times, size)):
             return np.nan
         found = [heading(times, whole["loss"], x.__getitem__) for x in values if np.any(x[-1])]
         return max((np.inf if x is None else x.left + x.error for x in found), default=np.inf)

@@ -11,8 +11,8 @@ class Status(enum.StrEnum):
     stepped = "made the requested number of steps"
     stopped = "stopped where a condition was met"
     converged = "converged: no weight moves or grows any more, and the loss does not curve down"
-    directed = (
-        "came to rest in direction: the minimum is at infinity, where the weights grow for ever, "
+    directional = (
+        "directional convergence: the minimum is at infinity, where the weights grow for ever, "
         "and they hardly turn any more"
     )
     unbounded = (
@@ -72,7 +72,7 @@ class Status(enum.StrEnum):
 
 
 _SUCCESSFUL = (
-    Status.reached, Status.converged, Status.directed, Status.stepped, Status.stopped
+    Status.reached, Status.converged, Status.directional, Status.stepped, Status.stopped
 )  # fmt: skip
 
 

@@ -37,16 +37,16 @@ class Heading(NamedTuple):
 def heading(t: np.ndarray, loss: np.ndarray, weight: Callable[[int], np.ndarray]) -> Heading | None:
     r"""The heading of a weight at the last of the times `t`, which count from the start of the run.
 
-    With x = log(t/t_half), t_half the time at which the loss has first lost half of itself: what W
-    gained from x/2 to x is the direction. Its error is what is left to turn if it turns like
+    With x = log(t/t_half), t_half the time at which the loss has first lost half of what it loses:
+    what W gained from x/2 to x is the direction. Its error is what is left to turn if it turns like
     x^{−1/2} or faster, from the largest angle to what W gained in four parts since x/4. A weight
     that has stopped growing keeps its own direction, known to its last increment.
-    None where less than half of the loss is lost, at three times that are too early to be told
-    apart, and for a weight that is zero.
+    None where the loss has not fallen, at times that are too early to be told apart, and for a
+    weight that is zero.
 
     `weight`: the weight at a row.
     """
-    lost = np.flatnonzero((loss <= 0.5 * loss[0]) & (t > 0.0))
+    lost = np.flatnonzero((loss <= 0.5 * (loss[0] + loss[-1])) & (t > 0.0))
     if not lost.size:
         return None
     first = int(lost[0])

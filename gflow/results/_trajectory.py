@@ -171,15 +171,15 @@ class Trajectory(Record):
     def heading(self, leaf: str) -> Heading:
         r"""Where a weight goes that grows for ever: its direction at infinity, and the angle to it.
 
-        From what the weight gained between t^¼, √t and t, counted from where the loss had halved:
-        the last increment has the direction, and the angle between the two is its `error`. Of one
-        linear layer it is that of the separator to all digits, of several layers it arrives like
-        1/log t. A weight that has stopped growing keeps its own.
+        From what the weight gained between t^¼, √t and t, counted from where half of what the loss
+        loses was lost: the last gain has the direction, and `error` comes of its angle to those
+        before. Of one linear layer it is that of the separator to many digits, of several layers it
+        arrives like 1/log t. A weight that has stopped growing keeps its own.
 
         **Raises:** ValueError for another leaf, and a run that is too short or a weight of zero.
 
         ```python
-        run = gflow.simulate(model, objective)              # status: came to rest in direction
+        run = gflow.simulate(model, objective)              # status: directional convergence
         run.heading("weight").direction, run.heading("weight").left
         ```
         """
@@ -190,8 +190,8 @@ class Trajectory(Record):
         found = heading(run.t - run.t[0], run.loss, values.__getitem__)
         if found is None:
             raise ValueError(
-                f"No direction can be told of {leaf!r}: it is zero, or the run has not lost half "
-                "of its loss and gone on for three times as long."
+                f"No direction can be told of {leaf!r}: it is zero, or the run has not gone on for "
+                "three times as long as it took to lose half of what it has lost of its loss."
             )
         return found
 

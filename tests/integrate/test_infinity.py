@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 import gflow
 from gflow import Status
@@ -28,6 +29,14 @@ class Spiral(eqx.Module):
         x, y = model.weight
         r, phi = jnp.hypot(x, y), jnp.arctan2(y, x)
         return r**-2 * (1.0 + 0.5 * jnp.sin(phi - self.turns * jnp.log(r)))
+
+
+class Weights(eqx.Module):
+    u: gflow.Scaled
+
+
+def cubes(model):
+    return 0.5 * jnp.sum((model.u.value**3 - jnp.array([2.0, 1.0])) ** 2)
 
 
 def binary(seed, examples=8, dimensions=4):
@@ -60,7 +69,7 @@ def test_a_linear_map_ends_at_the_separator(seed):
     run = gflow.simulate(
         Separator(jnp.zeros(4)), objective, observables=watched(objective, goal.weights)
     )
-    assert run.status is Status.directed
+    assert run.status is Status.directional
     assert run.successful
     assert "rad from their direction there" in run.cause
     found = run.heading("weight")
@@ -82,7 +91,7 @@ def test_several_classes_end_at_theirs():
     objective = gflow.objectives.CrossEntropy(inputs, labels)
     goal = cross_entropy.max_margin(inputs, labels)
     run = gflow.simulate(Separator(jnp.zeros((3, 6))), objective)
-    assert run.status is Status.directed
+    assert run.status is Status.directional
     found = run.heading("weight")
     assert angle(found.direction, goal.weights) <= found.error + 1e-9
 
@@ -92,11 +101,11 @@ def test_the_tolerance_is_that_asked_for():
     start, objective = Separator(jnp.zeros(4)), logistic(inputs, labels)
     sooner = gflow.simulate(start, objective, stop=gflow.stop.direction_rests(0.05))
     later = gflow.simulate(start, objective, stop=[gflow.stop.direction_rests(0.02)])
-    assert sooner.status is later.status is Status.directed
+    assert sooner.status is later.status is Status.directional
     light = gflow.simulate(
         start, objective, stop=gflow.stop.direction_rests(0.05), save=gflow.save.observables()
     )
-    assert light.status is Status.directed
+    assert light.status is Status.directional
     np.testing.assert_allclose(
         light.heading("weight").direction, sooner.heading("weight").direction, atol=0.02
     )
@@ -120,7 +129,7 @@ def test_a_direction_that_turns_for_ever_does_not_rest():
     assert run.t[-1] > 1e290
     assert run.heading("weight").error > 0.1
     # one that does not is found to rest
-    assert gflow.simulate(start, Spiral(0.0), rtol=1e-4).status is Status.directed
+    assert gflow.simulate(start, Spiral(0.0), rtol=1e-4).status is Status.directional
 
 
 def test_what_cannot_be_separated_converges():
@@ -131,6 +140,23 @@ def test_what_cannot_be_separated_converges():
     assert run.status is Status.converged
 
 
+@pytest.mark.parametrize("conflict", [1e-3, 1e-6])
+def test_data_that_can_be_separated_in_part(conflict):
+    """w₁ rests where two examples balance, w₂ grows for ever: seen beside the rounding of w₁."""
+    inputs = np.array([[1.0, 0.0], [1.0, 1.0], [-conflict, 0.0]])
+    objective = logistic(inputs, np.ones(3))
+    run = gflow.simulate(Separator(jnp.zeros(2)), objective, stop=gflow.stop.direction_rests(0.05))
+    assert run.status is Status.directional
+    found = run.heading("weight")
+    np.testing.assert_allclose(found.direction, [0.0, 1.0], atol=1e-4)
+    rest, grown = run.observables["weight"][-1]
+    pulls = expit(-rest), conflict * expit(conflict * rest)
+    assert pulls[0] == pytest.approx(pulls[1], rel=1e-3)
+    assert found.left == pytest.approx(np.arctan(rest / grown), rel=1e-3)
+    with pytest.warns(UserWarning, match="direction still turns"):
+        assert gflow.simulate(Separator(jnp.zeros(2)), objective).status is Status.unbounded
+
+
 def test_members_of_a_batch_end_by_themselves():
     data = [binary(seed) for seed in range(3)]
     objectives = jax.tree.map(lambda *x: jnp.stack(x), *(logistic(*x) for x in data))
@@ -139,7 +165,7 @@ def test_members_of_a_batch_end_by_themselves():
         stop=gflow.stop.direction_rests(0.05),
     )  # fmt: skip
     for run, one in zip(batch, data, strict=True):
-        assert run.status is Status.directed
+        assert run.status is Status.directional
         found = run.heading("weight")
         goal = cross_entropy.max_margin(*one)
         assert angle(found.direction, goal.weights) <= found.error + 1e-9
@@ -150,7 +176,7 @@ def test_two_layers_from_any_size(size):
     w1, w2 = cross_entropy.etf_start(4, size, 5, key=jax.random.key(0))
     model = gflow.models.FactoredLinear(gflow.Factored(w2, w1.T))
     run = gflow.simulate(model, gflow.objectives.CrossEntropy(np.eye(4), np.arange(4)))
-    assert run.status is Status.directed
+    assert run.status is Status.directional
     np.testing.assert_allclose(
         run.heading("weight").direction, (np.eye(4) - 0.25) / np.sqrt(3.0), atol=1e-7
     )
@@ -166,6 +192,12 @@ def test_two_layers_from_any_size(size):
 def test_refused_ends(stop, times, words):
     with pytest.raises(ValueError, match=words):
         gflow.simulate(Separator(jnp.zeros(4)), logistic(*binary(0)), stop=stop, **times)
+
+
+def test_units_have_no_direction_to_wait_for():
+    model = Weights(gflow.Scaled(np.ones(2), -7.0, units="modes"))
+    with pytest.raises(ValueError, match="not looked at in runs of units"):
+        gflow.simulate(model, cubes, stop=gflow.stop.direction_rests(0.1))
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, 4.0, np.nan])

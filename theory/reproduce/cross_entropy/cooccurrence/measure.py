@@ -142,7 +142,7 @@ def identities(report: Report, key: str, run: Run) -> None:
             f"{key}.balance.t{t:g}",
             rate,
             found,
-            1e-5 * abs(rate),
+            1e-7 * abs(rate),
             bar,
             paper=PAPER,
             text=f"d/dt ‖Σ a_j w_j‖² at t = {t:g} (eq. 5)",

@@ -8,11 +8,10 @@ import numpy as np
 
 import gflow
 import theory
-from gflow.models import FactoredLinear
-from gflow.objectives import CrossEntropy
 from theory import cross_entropy, weight_decay
 
 from ... import Report
+from ..curves.measure import logit, network, objective
 
 PAPER = "Garrod et al. 2025, arXiv 2512.04006; Kobayashi et al. 2024, arXiv 2410.23819"
 K, SMALL, RTOL = 6, 1e-30, 1e-10
@@ -51,11 +50,9 @@ def course(t: np.ndarray) -> np.ndarray:
 
 def lookup(report: Report) -> Lookup:
     """Logits W_KᵀW_Q of K one-hot tokens, query c to attend to key c."""
-    first, second = cross_entropy.etf_start(K, SMALL, K, key=jax.random.key(0))
-    model = FactoredLinear(gflow.Factored(second, first.T))
-    objective = CrossEntropy(np.eye(K), np.arange(K))
+    model = network(cross_entropy.etf_start(K, SMALL, K, key=jax.random.key(0)))
     ends = [start for start, _ in DECAYS[1:]]
-    run = gflow.simulate(model, objective, t1=END, decay=decay, rtol=RTOL, save=ends)
+    run = gflow.simulate(model, objective(K), t1=END, decay=decay, rtol=RTOL, save=ends)
     simplex = np.eye(K) - 1.0 / K
     curve = theory.Curve(
         "weight",
@@ -70,7 +67,7 @@ def lookup(report: Report) -> Lookup:
         theory.compare(run, theory.Prediction.of(curve)),
         f"Lookup of {K} tokens from a(0) = {SMALL:g}, λ(t) through four values:",
     )
-    a = np.trace(run.observables["weight"], axis1=1, axis2=2) / (K - 1.0)
+    a = logit(run)
     rests = [float(weight_decay.lookup_logit(K, rate)) for _, rate in DECAYS]
     at = [int(np.searchsorted(run.t, end)) for end in (*ends, END)]
     for (start, rate), row, rest in zip(DECAYS, at, rests, strict=True):

@@ -17,7 +17,7 @@ def stages(found: list[Stage]) -> Figure:
         left.loglog(
             one.flow.t[late], one.flow.observables["angle"][late], color=colour, **SIMULATED
         )
-        at = np.searchsorted(one.flow.t, 10.0 ** np.arange(1.0 + 4.0 * n, 60.0, 9.0))
+        at = np.searchsorted(one.flow.t, 10.0 ** np.arange(1.0 + 7.0 * n, 100.0, 15.0))
         left.loglog(
             one.flow.t[at],
             one.flow.observables["angle"][at],

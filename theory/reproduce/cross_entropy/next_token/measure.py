@@ -21,7 +21,7 @@ from ..settings import Settings
 
 PAPER = "Huang, Liang, Yang 2024, arXiv 2409.17335"
 VOCABULARY, SENTENCES, LENGTH = 8, 60, 5
-LATE, RTOL = 1e60, 1e-9
+LATE, RTOL = 1e100, 1e-9
 #: Rates of gradient descent and of normalised descent; norm of W_OV in the second stage.
 RATE, NORMALISED, NORM = 1.0, 0.1, 30.0
 
@@ -99,7 +99,7 @@ def stage(
         f"{key}.direction",
         0.0,
         off,
-        0.05,
+        1e-2,
         heading.error,
         unit="rad",
         paper=PAPER,
