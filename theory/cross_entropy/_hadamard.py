@@ -15,6 +15,8 @@ from ._etf import sizes
 RTOL = 1e-13
 #: When log t makes it stiff, and after how many lives of the decay.
 _LATE, _FAR = 1e13, 30.0
+#: A mode that moves no probability by its rounding.
+_UNFELT = 1e-18
 
 
 def hadamard_modes(start: Numbers, t: Numbers, decay: float = 0.0) -> Float[np.ndarray, "*t K"]:
@@ -46,13 +48,18 @@ def hadamard_modes(start: Numbers, t: Numbers, decay: float = 0.0) -> Float[np.n
     if np.any(np.isinf(t)):
         raise ValueError("t contains ∞: modes grow as log t, or rest at what a large t gives.")
     moving = (a > 0) & (np.arange(a.size) > 0)
+    alone = 2.0 / a.size - 2.0 * rate
     found = np.zeros((t.size, a.size))
     with np.errstate(under="ignore"):
         found[:, 0] = a[0] * np.exp(-2.0 * rate * t.ravel())
         if np.any(moving):
-            clock, where = np.unique(np.log1p(t.ravel()), return_inverse=True)
-            grown = _followed(np.log(a[moving]), h[:, moving], clock, rate)
-            found[:, moving] = (a[moving] * np.exp(grown))[where.ravel()]
+            # up to where the softmax first feels one to rounding all grow at one rate
+            felt = max(np.log(_UNFELT / np.max(a[moving])) / alone, 0.0) if alone > 0.0 else 0.0
+            first = np.minimum(t.ravel(), felt)
+            logs = np.log(a[moving]) + alone * felt
+            clock, where = np.unique(np.log1p(t.ravel() - first), return_inverse=True)
+            grown = _followed(logs, h[:, moving], clock, rate)[where.ravel()]
+            found[:, moving] = np.exp(np.log(a[moving]) + alone * first[:, None] + grown)
     at_start = t.ravel() == 0
     found[at_start] = a
     return found.reshape(*t.shape, a.size)

@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,3 +131,53 @@ def test_nothing_moves_at_zero():
             gflow.models.DeepLinear((np.zeros((4, 3)), np.zeros((3, 4)))), objective_of(3)
         )
     assert math.isinf(cross_entropy.etf_logit(3, 1e-9, math.inf))
+
+
+class Sharp(eqx.Module):
+    """Logits ς W x, as of attention with a factor ς before the softmax."""
+
+    weight: gflow.Factored
+    scale: float = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.scale * (self.weight.value @ x)
+
+
+def deviation(run, modes, exact):
+    """The largest one of the modes, over the largest mode at its time."""
+    w, k = run.observables["weight"], exact.shape[1]
+    found = np.einsum("mij,tij->tm", modes, w) / k
+    return np.max(np.abs(found - exact) / np.max(exact, axis=1, keepdims=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+@pytest.mark.parametrize("size", [1e-8, 1e-200])
+@pytest.mark.parametrize("classes", [2, 16])
+def test_few_and_many_classes_from_any_size(classes, size, decay):
+    """Equiangular (all modes tie) and Hadamard starts to 1e-9; `decay` as a share of 1/K."""
+    rate, h = decay / classes, cross_entropy.hadamard_logits(np.eye(classes)) * classes
+    end = 3.0 * float(cross_entropy.etf_time(classes, size, 1.0))
+    spread = np.geomspace(1.0, 100.0, classes) * (np.arange(classes) > 0)
+    for modes in (size * (np.arange(classes) > 0), size * spread):
+        w1, w2 = cross_entropy.hadamard_start(modes, classes, key=jax.random.key(0))
+        model = gflow.models.FactoredLinear(gflow.Factored(w2, w1.T))
+        run = gflow.simulate(model, objective_of(classes), t1=end, decay=rate, rtol=1e-11)
+        exact = cross_entropy.hadamard_modes(modes, run.t, rate)
+        assert deviation(run, h, exact) < 1e-9
+        assert np.max(exact[-1]) > 1.0
+        # of another rate it is not the course
+        other = cross_entropy.hadamard_modes(modes, run.t, rate + 1e-3 / classes)
+        assert deviation(run, h, other) > 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_scaled_logits(scale):
+    w1, w2 = cross_entropy.etf_start(5, 1e-30, 5, key=jax.random.key(0))
+    model = Sharp(gflow.Factored(w2, w1.T), scale)
+    end = float(cross_entropy.etf_time(5, 1e-30, 6.0 / scale, scale))
+    run = gflow.simulate(model, objective_of(5), t1=end, rtol=1e-11)
+    a = np.trace(run.observables["weight"], axis1=1, axis2=2) / 4.0
+    assert np.max(np.abs(a / cross_entropy.etf_logit(5, 1e-30, run.t, scale) - 1.0)) < 1e-9
+    assert np.max(np.abs(a / cross_entropy.etf_logit(5, 1e-30, run.t) - 1.0)) > 0.1
