@@ -23,6 +23,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python .ci/notebooks.py --in-step
 
 notebooks: $(READY)
 	$(BIN)/python .ci/notebooks.py
