@@ -26,6 +26,7 @@ from .coordinates._gauge import (
 )
 from .coordinates._jacobi import orthogonal as orthogonal
 from .coordinates._record import LeafRecord as LeafRecord
+from .coordinates._units import Binding as Binding, UnitAxes as UnitAxes
 from .flow._build import (
     build_flow as build_flow,
     check_single as check_single,

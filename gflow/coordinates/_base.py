@@ -87,6 +87,10 @@ class Coordinates(eqx.Module):
         """What a trajectory stores of `state`; enough for `at` and `Parameter.at_record`."""
         return {"value": self.value(state), "state": state}
 
+    def felt(self, state: State, force: Weight) -> dict[str, Array]:
+        """What is recorded of the force there."""
+        return {"force": force}
+
     def at(self, record: LeafRecord) -> "Coordinates":
         """The coordinates best suited to the recorded point, starting there."""
         return Moved(self, record["state"])
@@ -231,6 +235,9 @@ class Moved(Coordinates):
 
     def record(self, state: State) -> dict[str, Array]:
         return self.inner.record(state)
+
+    def felt(self, state: State, force: Weight) -> dict[str, Array]:
+        return self.inner.felt(state, force)
 
     def at(self, record: LeafRecord) -> "Moved":
         return Moved(self.inner, record["state"])

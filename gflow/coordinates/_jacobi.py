@@ -57,7 +57,7 @@ def orthogonal(
     x: Float[Array, "rows r"], log_size: Float[Array, " r"], sweeps: int = 12
 ) -> tuple[Array, Array]:
     """All columns made orthogonal and of length one, by sweeps of Jacobi's rotations."""
-    rounds = _tournament(x.shape[1])
+    rounds = tournament(x.shape[1])
     now = _unit(x, log_size)
     if not len(rounds):
         return now
@@ -85,7 +85,7 @@ def _overlaps(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> Float[
     return jnp.max(jnp.abs(jnp.matmul(x.T, x)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype)))
 
 
-def _tournament(r: int) -> Int[Array, "rounds two pairs"]:
+def tournament(r: int) -> Int[Array, "rounds two pairs"]:
     """Rounds of disjoint pairs of r columns in which every two of them meet once."""
     players, rounds = list(range(r + r % 2)), []
     for _ in range(len(players) - 1):

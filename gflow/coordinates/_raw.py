@@ -8,17 +8,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._base import Coordinates, State, Weight
+from ._bases import as_given, as_seen
 from ._record import LeafRecord
 from ._view import View
 
 
 class RawCoordinates(Coordinates):
-    """The weight itself over a fixed factor: W = e^{log_scale}·state, W' = g − λW."""
+    """The weight itself over a fixed factor: W = e^{log_scale}·state, W' = g − λW.
+
+    Along `axes` the state has the components of the weight in `bases`.
+    """
 
     plain: ClassVar[bool] = True
 
     initial: Float[Array, "..."]
     log_scale: Float[Array, ""]
+    bases: tuple[Float[Array, "..."], ...] = ()
+    axes: tuple[int, ...] = eqx.field(static=True, default=())
 
     @property
     def size(self) -> int:
@@ -28,10 +34,12 @@ class RawCoordinates(Coordinates):
         return self.initial.ravel()
 
     def value(self, state: State) -> Weight:
-        return jnp.exp(self.log_scale) * state.reshape(self.initial.shape)
+        weight = jnp.exp(self.log_scale) * state.reshape(self.initial.shape)
+        return as_given(weight, self.axes, self.bases)
 
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
-        return jnp.exp(-self.log_scale) * force.ravel() - decay * state
+        seen = as_seen(force, self.axes, self.bases)
+        return jnp.exp(-self.log_scale) * seen.ravel() - decay * state
 
     def at(self, record: LeafRecord) -> "RawCoordinates":
         return eqx.tree_at(lambda c: c.initial, self, record["array"])
@@ -67,8 +75,9 @@ class PolarCoordinates(Coordinates):
     @classmethod
     def of_raw(cls, raw: RawCoordinates) -> "PolarCoordinates":
         """At the same weight, which must not be zero."""
-        largest = jnp.max(jnp.abs(raw.initial))
-        direction = raw.initial / largest  # squares of tiny entries would vanish
+        initial = as_given(raw.initial, raw.axes, raw.bases)
+        largest = jnp.max(jnp.abs(initial))
+        direction = initial / largest  # squares of tiny entries would vanish
         norm = jnp.sqrt(jnp.sum(direction**2))
         return cls(direction / norm, raw.log_scale + jnp.log(largest) + jnp.log(norm))
 

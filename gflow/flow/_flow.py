@@ -114,7 +114,7 @@ class Flow(Field):
         ):
             decay = decay_rate(rate, t, state.dtype)
             descent = descent + c.descent(part, force[name], decay)
-            leaves[name] = LeafRecord({**c.record(part), "force": force[name]}, c.chart)
+            leaves[name] = LeafRecord(c.record(part) | c.felt(part, force[name]), c.chart)
         return {"loss": loss, "descent": descent, "leaves": leaves}
 
     def drift(

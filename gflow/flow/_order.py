@@ -39,8 +39,9 @@ def high_order(flow: Flow) -> str | None:
         f"the plain weights start at sizes up to {max(sizes):.1e}, near a saddle of order {order} "
         f"(doubled, they feel {twice / once:.3g} times the force), and what is dormant beside live "
         f"weights waits for a time like 1/size{'' if order == 3 else f'^{order - 2}'}. Make them "
-        "gflow.Scaled(array, log_scale, units=...), the parts of each mode bound to one unit: all "
-        "saddles are then followed from any size"
+        "gflow.Scaled(array, log_scale, units=...), the parts of each mode bound to one unit, or "
+        "with interfaces=... where matrices follow one another (gflow.models.DeepLinear.small): "
+        "all saddles are then followed from any size"
     )
 
 

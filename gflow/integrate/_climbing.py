@@ -39,7 +39,8 @@ class Climbing:
     """Looks whether runs of units rest: dormant ones have nothing to grow by, live ones stay.
 
     A unit that is frozen is at rest to rounding. That it is no saddle in itself is looked at when
-    it is frozen; that nothing is left to learn where a run without an end would rest.
+    all that have settled are frozen; that nothing is left to learn where a run without an end would
+    rest.
     """
 
     #: Plateaus are left by dormant units; one unstable in itself is found here.
@@ -55,6 +56,7 @@ class Climbing:
         members = len(run.time)
         self.rest = np.full(members, np.inf)
         self.frozen: list[Any] = [None] * members
+        self.seen: list[Any] = [False] * members
         self.waits = np.zeros(members, bool)
 
     def aim(self, run: Any) -> float:
@@ -128,8 +130,14 @@ class Climbing:
         frozen = _of_units(flow, leaves, "frozen")
         before = np.concatenate([self._frozen(i, frozen)[None], frozen[:-1]])
         self.frozen[i] = frozen[-1]
-        for k in np.flatnonzero(np.any(frozen & ~before, axis=1)).tolist():
-            weights = _weights(leaves, k)
+        # beside units that still come to rest frozen ones feel a force, and curve down along it
+        quiet = np.all(_of_units(flow, leaves, "moving") | frozen, axis=1)
+        for k in np.flatnonzero(quiet).tolist():
+            if not np.any(frozen[k] & ~self.seen[i]):
+                self.seen[i] = frozen[k]
+                continue
+            self.seen[i] = frozen[k]
+            weights = _weights(flow, leaves, k)
             if _unstable(flow, weights, frozen[k]):
                 return Found(int(rows[k]), Status.risen)
             if hidden(flow, weights, frozen[k]):
@@ -146,7 +154,7 @@ class Climbing:
         if self.waits[i] or not frozen[k].any():
             return None
         loss = float(run.recorder.rows(done.record["loss"], rows[k], column))
-        weights, without = polished(flow, _weights(leaves, k), frozen[k])
+        weights, without = polished(flow, _weights(flow, leaves, k), frozen[k])
         if abs(without - loss) > THERE * max(abs(float(flow.first_loss)), abs(loss)):
             return None
         self.waits[i] = grows(flow, weights, ~frozen[k])
@@ -167,8 +175,14 @@ def _of_units(flow: Any, leaves: dict[str, Any], name: str) -> np.ndarray:
     return np.concatenate([np.asarray(leaves[n][name]) for n in first], axis=1)
 
 
-def _weights(leaves: dict[str, Any], row: int) -> dict[str, np.ndarray]:
-    return {name: np.asarray(leaf["value"][row]) for name, leaf in leaves.items()}
+def _weights(flow: Any, leaves: dict[str, Any], row: int) -> dict[str, np.ndarray]:
+    """In the bases that they are recorded in."""
+    found = {}
+    for name, c in zip(flow.names, flow.coordinates, strict=True):
+        direction = np.asarray(leaves[name]["direction"][row])
+        sizes = np.exp(np.asarray(leaves[name]["log_size"][row]))[c.binding.owner]
+        found[name] = (sizes * direction.ravel()).reshape(direction.shape)
+    return found
 
 
 def _owners(flow: Any) -> np.ndarray:
@@ -243,7 +257,8 @@ def grows(flow: Flow, weights: dict[str, np.ndarray], dormant: np.ndarray) -> bo
     if not dormant.any():
         return False
     owners, flat, rng = _owners(flow), _flat(flow, weights), np.random.default_rng(0)
-    own = dormant[owners]
+    # what joins them to live ones turns these, and is drawn back
+    own = flow.among(dormant)
     top = np.sqrt(np.max(np.bincount(owners, flat**2)))
     sizes = ASIDE * top * 10.0 ** rng.uniform(-1.0, 0.0, (DIRECTIONS, len(dormant)))
     aside = sizes[:, owners] * own * rng.normal(size=(DIRECTIONS, len(flat)))

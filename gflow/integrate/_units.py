@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..coordinates._record import LeafRecord
+from ..coordinates._units import Binding
 from ..flow._flow import Flow
 from ._field import Landing, Pace
+from ._interfaces import DROWNED, turned
 
 #: Relative speeds of a unit below which it has settled, and from which on it moves again.
 SETTLED, MOVING = 1e-3, 1e-2
@@ -27,6 +29,10 @@ LOCAL = 1e-6
 GROWTH, PLAIN = 1e-6, 1e8
 #: The first step, in units of the fastest rate; and how far a step in which speeds grow must go.
 FIRST, FAR = 1e-2, 1e-3
+#: E-folds between two units beyond which what joins them is nothing.
+BEYOND = math.log(1e9)
+#: By what a step is shortened after which a dormant unit has drowned in a live one.
+SHORTER = 0.25
 #: The slowest rate.
 SLOWEST = 1e-290
 
@@ -73,6 +79,8 @@ class UnitFlow(Flow):
     #: Which label the leaves have, by number, and how many units every label has.
     labels: tuple[int, ...] = eqx.field(static=True, kw_only=True)
     counts: tuple[int, ...] = eqx.field(static=True, kw_only=True)
+    #: The leaves and their axes that meet at every interface.
+    interfaces: tuple[tuple[tuple[int, int], ...], ...] = eqx.field(static=True, default=())
 
     grow: ClassVar[float] = 1e3
     stretches: ClassVar[bool] = False
@@ -92,14 +100,40 @@ class UnitFlow(Flow):
         return sum(self._entries) + self.units + 1
 
     @property
+    def _bindings(self) -> list[Binding]:
+        return [c.binding for c in self.coordinates]
+
+    @property
+    def first(self) -> list[int]:
+        """The number of the first unit of every leaf."""
+        first = np.cumsum([0, *self.counts])
+        return [int(first[k]) for k in self.labels]
+
+    @property
     def owner(self) -> np.ndarray:
         """The unit that each component of the state but the last belongs to."""
-        first = np.cumsum([0, *self.counts])
-        rows = [
-            np.repeat(first[k] + np.arange(self.counts[k]), n // self.counts[k])
-            for k, n in zip(self.labels, self._entries, strict=True)
-        ]
-        return np.concatenate([*rows, np.arange(self.units)])
+        own = [n + b.owner for n, b in zip(self.first, self._bindings, strict=True)]
+        return np.concatenate([*own, np.arange(self.units)])
+
+    def among(self, chosen: np.ndarray) -> np.ndarray:
+        """By entry of the weights, whether it is of chosen units and joins them to no other."""
+        parts = zip(self.first, self._bindings, strict=True)
+        return np.concatenate([np.all(chosen[n + b.places], axis=0) for n, b in parts])
+
+    def in_units(self, weights: list[Array]) -> list[Array]:
+        """Directions of weights in the bases of the leaves, and the log-sizes of all units."""
+        owner = self.owner[: -self.units]
+        flat = jnp.concatenate([w.ravel() for w in weights])
+        mine = owner[None] == np.arange(self.units)[:, None]
+        top = jnp.max(jnp.where(mine, jnp.abs(flat)[None], 0.0), axis=1)
+        x = flat / top[owner]
+        norm = jnp.sqrt(jnp.matmul(jnp.asarray(mine, x.dtype), x**2))
+        return [x / norm[owner], jnp.log(top) + jnp.log(norm)]
+
+    def _based(self, bases: list[tuple[Array, ...]], now: Clockwork) -> "UnitFlow":
+        pairs = zip(self.coordinates, bases, strict=True)
+        made = tuple(c.framed(b) for c, b in pairs)
+        return dataclasses.replace(self, coordinates=made, clockwork=now)
 
     def start(self) -> Float[Array, " size"]:
         first = [self.labels.index(k) for k in range(len(self.counts))]
@@ -108,23 +142,22 @@ class UnitFlow(Flow):
         return jnp.concatenate([*directions, *sizes, jnp.zeros((1,), self.dtype)])
 
     def _parts(self, state: Array) -> tuple[list[Array], list[Array]]:
-        """Directions of the leaves, (units, entries) each, and log-sizes by label."""
+        """Directions of the leaves, flat, and log-sizes by label."""
         sizes = [*self._entries, *self.counts]
         cuts = np.cumsum(sizes).tolist()
         found = jnp.split(state[: cuts[-1]], cuts[:-1])
         count = len(self.labels)
-        xs = [x.reshape(self.counts[k], -1) for k, x in zip(self.labels, found, strict=False)]
-        return xs, found[count:]
+        return found[:count], found[count:]
 
     def split(self, state: Float[Array, " size"]) -> list[Array]:
         xs, logs = self._parts(state)
-        return [jnp.concatenate([x.ravel(), logs[k]]) for k, x in zip(self.labels, xs, strict=True)]
+        return [jnp.concatenate([x, logs[k]]) for k, x in zip(self.labels, xs, strict=True)]
 
-    def _by_unit(self, rows: list[Array]) -> Float[Array, " units"]:
-        """Sums over all leaves of numbers (units,) of each."""
+    def _by_unit(self, entries: list[Array]) -> Float[Array, " units"]:
+        """Sums of the entries of all leaves."""
         sums: list[Any] = [0.0] * len(self.counts)
-        for k, row in zip(self.labels, rows, strict=True):
-            sums[k] = sums[k] + row
+        for k, binding, x in zip(self.labels, self._bindings, entries, strict=True):
+            sums[k] = sums[k] + binding.sums(x)
         return jnp.concatenate(sums)
 
     def _of_leaves(self, numbers: Array) -> list[Array]:
@@ -132,24 +165,51 @@ class UnitFlow(Flow):
         parts = jnp.split(numbers, np.cumsum(self.counts)[:-1].tolist())
         return [parts[k] for k in self.labels]
 
+    def _spread(self, numbers: Array) -> list[Array]:
+        """Numbers of all units, by the entries of each leaf."""
+        parts = zip(self._bindings, self._of_leaves(numbers), strict=True)
+        return [binding.spread(own) for binding, own in parts]
+
+    def _across(self, frozen: Array) -> list[Array]:
+        """By leaf, where an entry of a unit that is not frozen joins it to one that is."""
+        parts = zip(self._bindings, self._of_leaves(frozen), strict=True)
+        return [jnp.any(own[b.places], axis=0) & ~own[b.owner] for b, own in parts]
+
+    def _parted(self, state: Array, frozen: Array) -> Array:
+        """The same point without what joins dormant units to frozen ones that are far larger.
+
+        Beside a unit by ρ smaller that is ρ, and was found to the tolerance of steps; the force
+        that a live unit leaves is rounding, and through such an entry it would do more than all
+        else to the smallest.
+        """
+        if not self.interfaces:
+            return state
+        logs = jnp.concatenate(self._parts(state)[1])
+        parts = zip(self._bindings, self._of_leaves(logs), strict=True)
+        above = [jnp.max(own[b.places], axis=0) - own[b.owner] for b, own in parts]
+        held = jnp.concatenate(self._across(frozen)) & (jnp.concatenate(above) > BEYOND)
+        return state.at[: len(held)].set(jnp.where(held, 0.0, state[: len(held)]))
+
     # the flow
 
     def rates(self, state: Array, k0: Float[Array, ""]) -> tuple[Array, Array, Array]:
         """Rates of directions and log-sizes in units of k0, g by entry, and |X|² by unit."""
+        # of which nothing depends on what is held
+        state = self._parted(state, self.clockwork.frozen)
         xs, logs = self._parts(state)
         _, forces = self.forces(self.weights(state))
+        sizes = self._spread(jnp.concatenate(logs))
         gs = [
-            forces[name].reshape(x.shape) * jnp.exp(-logs[k])[:, None] / k0
-            for name, k, x in zip(self.names, self.labels, xs, strict=True)
+            forces[name].ravel() * jnp.exp(-size) / k0
+            for name, size in zip(self.names, sizes, strict=True)
         ]
-        square = self._by_unit([jnp.sum(x**2, axis=1) for x in xs])
-        along = [jnp.sum(g * x, axis=1) for g, x in zip(gs, xs, strict=True)]
-        growth = self._by_unit(along) / square
-        turned = [
-            (g - a[:, None] * x).ravel()
-            for g, a, x in zip(gs, self._of_leaves(growth), xs, strict=True)
-        ]
-        speed = self._by_unit([jnp.sum(g**2, axis=1) for g in gs]) / square
+        if self.interfaces:
+            across = self._across(self.clockwork.frozen)
+            gs = [jnp.where(held, 0.0, g) for g, held in zip(gs, across, strict=True)]
+        square = self._by_unit([x**2 for x in xs])
+        growth = self._by_unit([g * x for g, x in zip(gs, xs, strict=True)]) / square
+        turned = [g - a * x for g, a, x in zip(gs, self._spread(growth), xs, strict=True)]
+        speed = self._by_unit([g**2 for g in gs]) / square
         return jnp.concatenate([*turned, growth]), speed, square
 
     def _clocked(self, state: Array) -> tuple[Array, Array]:
@@ -197,8 +257,8 @@ class UnitFlow(Flow):
     def renormalised(self, state: Array) -> Array:
         """The same point with directions of norm one."""
         xs, logs = self._parts(state)
-        norm = jnp.sqrt(self._by_unit([jnp.sum(x**2, axis=1) for x in xs]))
-        xs = [(x / n[:, None]).ravel() for x, n in zip(xs, self._of_leaves(norm), strict=True)]
+        norm = jnp.sqrt(self._by_unit([x**2 for x in xs]))
+        xs = [x / n for x, n in zip(xs, self._spread(norm), strict=True)]
         return jnp.concatenate([*xs, jnp.concatenate(logs) + jnp.log(norm), state[-1:]])
 
     # steps
@@ -243,6 +303,18 @@ class UnitFlow(Flow):
         _, end = self._clocked(state)
         speed, rest = self.look(state, now.k0)
         broken = now.frozen & ~(rest < BROKEN)
+        let_go = dataclasses.replace(now, frozen=now.frozen & ~broken)
+        again = jnp.any(broken)
+        bases = before_bases = [c.bases for c in self.coordinates]
+        if self.interfaces:
+            bases, state, order, drowned = turned(self, state)
+            shorter = dataclasses.replace(let_go, stride=SHORTER * now.stride)
+            late = drowned > DROWNED
+            let_go = jax.tree.map(lambda a, b: jnp.where(late, a, b), shorter, let_go)
+            again = again | late
+            now = dataclasses.replace(now, moving=now.moving[order], frozen=now.frozen[order])
+            state = self._parted(state, now.frozen)
+            speed, rest = self._based(bases, now).look(state, now.k0)
         moving, frozen = self.sets(state, rest, now)
         k0 = jnp.maximum(now.k0 * rate_of(speed, moving), SLOWEST)
         grows = (k0 > now.k0) & (h * now.stride > FAR)
@@ -254,25 +326,27 @@ class UnitFlow(Flow):
             moving=moving,
             frozen=frozen,
         )
-        again = jnp.any(broken)
-        let_go = dataclasses.replace(now, frozen=now.frozen & ~broken)
-        clockwork = jax.tree.map(lambda a, b: jnp.where(again, a, b), let_go, after)
-        frame = clockwork, self.kinks.frame()
-        return Landing(frame, state.at[-1].set(lapse), jnp.array(True), again)
+        frame = jax.tree.map(
+            lambda a, b: jnp.where(again, a, b), (let_go, before_bases), (after, bases)
+        )
+        state = self._parted(state, frozen).at[-1].set(lapse)
+        return Landing((*frame, self.kinks.frame()), state, jnp.array(True), again)
 
     def followed(self, state: Float[Array, " size"], frame: Any, own: PyTree[Array]) -> Any:
         """A companion has the clock of the run: what the two differ by are the steps."""
         lapse = state[-1] / self.clockwork.k0
-        if frame is None:
-            now = own[0]
-            frame = dataclasses.replace(now, elapsed=now.elapsed + lapse), own[1]
-        return state.at[-1].set(lapse), frame
+        now, bases, kinks = own
+        if self.interfaces:
+            bases, state, _, _ = turned(self.framed(own), state)
+        now = dataclasses.replace(now, elapsed=now.elapsed + lapse) if frame is None else frame[0]
+        state = self._parted(state, now.frozen).at[-1].set(lapse)
+        return state, (now, bases, kinks if frame is None else frame[-1])
 
     def paced(self, frame: Any, pace: Pace) -> tuple[Any, Pace]:
-        clockwork, kinks = frame
+        clockwork, *rest = frame
         stride = clockwork.stride * pace.step
         now = Pace(jnp.ones_like(pace.step), pace.kept_step / pace.step, pace.kept_error)
-        return (dataclasses.replace(clockwork, stride=stride), kinks), now
+        return (dataclasses.replace(clockwork, stride=stride), *rest), now
 
     # frames and records
 
@@ -281,11 +355,12 @@ class UnitFlow(Flow):
         return super().moving | {"clockwork": self.clockwork, "first_loss": self.first_loss}
 
     def frame(self) -> tuple[PyTree[Array], ...]:
-        return self.clockwork, self.kinks.frame()
+        return self.clockwork, [c.bases for c in self.coordinates], self.kinks.frame()
 
     def framed(self, frame: tuple[PyTree[Array], ...]) -> "UnitFlow":
-        clockwork, kinks = frame
-        return dataclasses.replace(self, clockwork=clockwork, kinks=self.kinks.framed(kinks))
+        clockwork, bases, kinks = frame
+        based = self._based(bases, clockwork)
+        return dataclasses.replace(based, kinks=self.kinks.framed(kinks))
 
     def resumed(self, record: Mapping[str, Any], frame: tuple[PyTree[Array], ...]) -> Flow:
         there: Any = super().resumed(record, frame)

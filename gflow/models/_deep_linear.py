@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ..parameters._base import Parameter
+from ..parameters._base import Parameter, Scaled
 
 
 class DeepLinear(eqx.Module):
@@ -20,12 +21,15 @@ class DeepLinear(eqx.Module):
 
     **Raises:** ValueError for no weights, weights that are not matrices or do not chain.
 
+    `small` draws matrices that are followed through every saddle from any scale.
+
     Saxe, McClelland, Ganguli 2014 (1312.6120); exact solutions: `theory.exact_linear`.
 
     ```python
     model = gflow.models.DeepLinear((w1, w2))      # (h, i), (o, h)
     model(x)                                       # x: (i,) -> (o,)
     objective = gflow.objectives.SquaredLoss(jnp.eye(i), target.T, reduction="half_sum")
+    model = gflow.models.DeepLinear.small((i, h, h, o), log_alpha=-230.26, key=key)
     ```
     """
 
@@ -46,6 +50,37 @@ class DeepLinear(eqx.Module):
                     f"has {above}: layers do not chain. The first layer comes first, and its "
                     f"{below[0]} rows must be the columns of the next."
                 )
+
+    @classmethod
+    def small(
+        cls, widths: Sequence[int], *, log_alpha: ArrayLike, key: PRNGKeyArray, scale: float = 1.0
+    ) -> "DeepLinear":
+        """Gaussian matrices of entries α·scale, from the inputs of `widths` to its outputs.
+
+        They are `gflow.Scaled` leaves that meet at interfaces "h1", "h2", …, for three layers and
+        more: their modes leave the origin one after another after times ∝ α^{2−L}, which
+        `gflow.simulate` follows from any α. Two layers are `gflow.models.FactoredLinear.small`.
+
+        **Raises:** ValueError for fewer than three layers.
+        """
+        count = len(widths) - 1
+        if count < 3:
+            raise ValueError(
+                f"DeepLinear.small(widths={tuple(widths)!r}) has {max(count, 0)} layers; it is for "
+                "three and more. Two: gflow.models.FactoredLinear.small."
+            )
+        names = [None, *(f"h{k}" for k in range(1, count)), None]
+        return cls(
+            [
+                Scaled(
+                    scale * jax.random.normal(k, (after, before)), log_alpha,
+                    interfaces=(names[i + 1], names[i]),
+                )
+                for i, (k, (before, after)) in enumerate(
+                    zip(jax.random.split(key, count), itertools.pairwise(widths), strict=True)
+                )
+            ]
+        )  # fmt: skip
 
     def _matrices(self) -> list[Array]:
         return [w.value if isinstance(w, Parameter) else w for w in self.weights]

@@ -243,7 +243,8 @@ class Product(Trainable):
     """W = factors[0] @ factors[1] @ …: a chain of matrices, trained as plain arrays.
 
     With three and more factors at scale α the time scale is α^{2−D}; dormant modes that
-    sink below the rounding of learned ones end the run with a status that says so.
+    sink below the rounding of learned ones end the run with a status that says so. From any
+    scale: `gflow.models.DeepLinear.small`.
 
     ```python
     weight = gflow.Product(w3, w2, w1)      # value = w3 @ w2 @ w1

@@ -165,7 +165,8 @@ def _judged(
     slopes = _slopes(found.widths[beside.start : step + 1], logs[beside])
     slopes = np.where(np.isnan(slopes), np.inf, slopes)  # exactly zero is no rest of its own
     slope = np.take_along_axis(slopes, np.argmin(np.abs(slopes), axis=0)[None], axis=0)[0]
-    change = slope * (t[-1 if after is None else after] - t[before])
+    with np.errstate(invalid="ignore"):  # of a unit that has no part in this leaf
+        change = slope * (t[-1 if after is None else after] - t[before])
     rests = np.abs(change) < 1.0
     if after is not None:
         with np.errstate(invalid="ignore"):

@@ -37,9 +37,8 @@ def test_a_frozen_unit_stays_and_the_others_do_not():
     flow = flow_of(heads(0.3), loss)
     frozen = np.arange(H) == 1
     clockwork = flow.clockwork
-    held = flow.framed(
-        (type(clockwork)(**{**vars(clockwork), "frozen": jnp.asarray(frozen)}), flow.kinks.frame())
-    )
+    now = type(clockwork)(**{**vars(clockwork), "frozen": jnp.asarray(frozen)})
+    held = flow.framed((now, *flow.frame()[1:]))
     rates = np.asarray(held.motion(jnp.zeros(()), held.start()))[:-1]
     mine = frozen[flow.owner]
     assert np.all(rates[mine] == 0.0)

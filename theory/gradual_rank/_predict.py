@@ -17,6 +17,7 @@ from gflow.internal import (
     Decay,
     Objective,
     Origin,
+    UnitAxes,
     bindings,
     build_flow,
     check_single,
@@ -135,7 +136,7 @@ def predict(
 def _of_units(
     model: PyTree,
     objective: Objective,
-    labels: Mapping[str, tuple[str, int]],
+    labels: Mapping[str, UnitAxes],
     scale: float,
     conflict: str,
     decay: Decay,
@@ -146,6 +147,13 @@ def _of_units(
     flow = build_flow(model, objective, decay=decay)
     if any(rate is not None for rate in flow.decay):
         raise ValueError("Saddles of order three and more are predicted without decay: decay=0.0.")
+    if met := sorted({name for own in labels.values() for name in own.interfaces}):
+        raise ValueError(
+            f"The matrices that meet at the interfaces {', '.join(map(repr, met))} start with "
+            "modes that multiply each other: which of them goes first is not predicted yet. "
+            "gflow.simulate follows them; units that are one mode each (gflow.Scaled(..., units=))"
+            " are predicted as well."
+        )
     order = order_of(flow, model)
     if order == 2:
         raise ValueError(

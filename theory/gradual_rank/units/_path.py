@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gflow.internal import Coordinate, Flow, time_unit
+from gflow.internal import Binding, Coordinate, Flow, UnitAxes, time_unit
 
 from ..._prediction import Prediction
 from ..._stage import Level, Stage, Start
@@ -47,14 +47,14 @@ _SAMPLES = 8
 
 def follow(
     flow: Flow,
-    labels: Mapping[str, tuple[str, int]],
+    labels: Mapping[str, UnitAxes],
     log_alpha: float,
     order: int,
     max_stages: int,
 ) -> Prediction:
     """The path of a model whose trained leaves are all in units.
 
-    `labels`: leaf name ↦ (label, how many leading axes count units). `order`: D.
+    `labels`: how every leaf is bound to units. `order`: D.
 
     **Raises:** ValueError for forces of no common degree, units that feel each other while they are
     dormant, a start that is not small, and where not even the first stage can be told.
@@ -93,7 +93,7 @@ def follow(
 
 
 def _flattened(
-    flow: Flow, labels: Mapping[str, tuple[str, int]], order: int, log_alpha: float
+    flow: Flow, labels: Mapping[str, UnitAxes], order: int, log_alpha: float
 ) -> tuple[Units, np.ndarray]:
     """The flow of flat weights in units, and its O(1) factors, the weights over α."""
     names, coordinates = flow.names, flow.coordinates
@@ -102,16 +102,15 @@ def _flattened(
     ]
     counts: dict[str, int] = {}
     for name, x in zip(names, arrays, strict=True):
-        label, axes = labels[name]
-        counts.setdefault(label, math.prod(x.shape[:axes]))
+        own = labels[name]
+        counts.setdefault(own.label, math.prod(x.shape[a] for a in own.axes))
     first = dict(zip(counts, np.cumsum([0, *counts.values()]).tolist(), strict=False))
     owner = [
-        first[labels[n][0]]
-        + np.repeat(np.arange(counts[labels[n][0]]), x.size // counts[labels[n][0]])
-        for n, x in zip(names, arrays, strict=True)
+        first[own.label] + Binding.of(x.shape, own, counts[own.label]).owner
+        for own, x in zip((labels[n] for n in names), arrays, strict=True)
     ]
     every = tuple((label, i) for label, count in counts.items() for i in range(count))
-    leaves = tuple((n, labels[n][0], x.shape) for n, x in zip(names, arrays, strict=True))
+    leaves = tuple((n, labels[n].label, x.shape) for n, x in zip(names, arrays, strict=True))
     flat = np.concatenate([x.ravel() for x in arrays])
     return Units(flow, tuple(np.concatenate(owner).tolist()), every, leaves, order), flat
 
