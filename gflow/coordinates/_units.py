@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Coordinates, State, Weight
 from ._bases import as_given
@@ -48,19 +48,23 @@ class Binding:
         if self.interfaces:
             return index[list(self.axes)]
         counts = [self.shape[a] for a in self.axes]
-        return np.ravel_multi_index(tuple(index[list(self.axes)]), counts)[None]
+        return np.asarray(np.ravel_multi_index(tuple(index[list(self.axes)]), counts))[None]
 
     @property
     def owner(self) -> Int[np.ndarray, " entries"]:
         """The unit that every entry belongs to."""
         return np.max(self.places, axis=0)
 
+    @property
+    def mine(self) -> Bool[np.ndarray, "units entries"]:
+        """Which entries belong to every unit."""
+        return np.arange(self.count)[:, None] == self.owner[None]
+
     def sums(self, entries: Float[Array, " entries"]) -> Float[Array, " units"]:
         """Of the entries of every unit."""
         if not self.interfaces:
             return jnp.sum(entries.reshape(self.count, -1), axis=1)
-        mine = np.arange(self.count)[:, None] == self.owner[None]
-        return jnp.matmul(jnp.asarray(mine, entries.dtype), entries)
+        return jnp.matmul(jnp.asarray(self.mine, entries.dtype), entries)
 
     def spread(self, numbers: Float[Array, " units"]) -> Float[Array, " entries"]:
         """The number of its unit for every entry."""

@@ -171,8 +171,9 @@ def _united(
     sizes = [np.full((members, n), -np.inf) for n in counts]
     with np.errstate(divide="ignore"):
         for x, shift, binding, k in zip(rows, shifts, made_of, labels, strict=True):
-            every = slice(None), binding.owner
-            np.maximum.at(sizes[k], every, np.log(np.abs(x)) + shift[:, None])
+            logs = np.log(np.abs(x)) + shift[:, None]
+            largest = np.max(np.where(binding.mine[None], logs[:, None], -np.inf), axis=-1)
+            sizes[k] = np.maximum(sizes[k], largest)
     for size, name in zip(sizes, names, strict=True):
         if not np.all(np.isfinite(size)):
             at = int(np.argwhere(~np.isfinite(size))[0, 1])
@@ -187,7 +188,7 @@ def _united(
     ]
     square = [np.zeros((members, n)) for n in counts]
     for x, binding, k in zip(scaled, made_of, labels, strict=True):
-        np.add.at(square[k], (slice(None), binding.owner), x**2)
+        square[k] += x**2 @ binding.mine.T
     made = [
         x / np.sqrt(square[k][:, binding.owner])
         for x, binding, k in zip(scaled, made_of, labels, strict=True)

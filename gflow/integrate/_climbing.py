@@ -248,7 +248,7 @@ def polished(
     return _shaped(flow, flat), float(_slope(flow, jnp.asarray(flat))[0])
 
 
-def grows(flow: Flow, weights: dict[str, np.ndarray], dormant: np.ndarray) -> bool:
+def grows(flow: Any, weights: dict[str, np.ndarray], dormant: np.ndarray) -> bool:
     """Whether dormant units would grow, were they larger and turned elsewhere.
 
     At zero in `weights`, they are given random directions and sizes of `ASIDE` and less of the

@@ -311,7 +311,9 @@ class Scaled(Trainable):
     def _of_units(self, record: Mapping[str, Any], time: float) -> "Scaled":
         """In the bases that it is recorded in, in which dormant units keep their digits."""
         direction, sizes = np.asarray(record["direction"]), np.asarray(record["log_size"])
-        binding = Binding.of(direction.shape, units_of(self), len(sizes))
+        own = units_of(self)
+        assert own is not None
+        binding = Binding.of(direction.shape, own, len(sizes))
         share = np.exp(sizes - np.max(sizes))[binding.owner]
         array = (share * direction.ravel()).reshape(direction.shape)
         there = Scaled(array, np.max(sizes), **self._bound)

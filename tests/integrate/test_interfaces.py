@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+import reference_data
 from scipy.integrate import solve_ivp
 
 import gflow
@@ -48,42 +49,35 @@ def loss_of(target, kernel=None):
     return loss
 
 
-#: α·t at the drops as α → 0, from the first layer's size on: dormant blocks followed to their
-#: blow-up by Taylor series in extended precision, drops by the variational equation along the
-#: orbits (`references/make/deep_reference.py`); good to 3e-9.
-LIMITS = {
-    (3, False): (0.302095176299, 0.372216085164, 1.198201118850),
-    (3, True): (0.257564521018, 0.358155132438, 0.916818307962),
-    (5, False): (0.162976994152, 0.349617498542, 0.488329897674, 0.702330039072, 2.175317388279),
-}
+#: Of 3 × 3, 3 × 3 with a general kernel and 5 × 5 matrices α·t at the drops as α → 0, from Taylor
+#: series in extended precision; good to 3e-9.
+CASES = [reference_data.load("deep")["cases"][k] for k in range(3)]
 
 
 @pytest.mark.parametrize(
     ("case", "alpha"),
     [
-        ((3, False), 1e-60),
-        pytest.param((3, True), 1e-20, marks=pytest.mark.slow),
-        pytest.param((3, True), 1e-100, marks=pytest.mark.slow),
-        pytest.param((5, False), 1e-100, marks=pytest.mark.slow),
+        (0, 1e-60),
+        pytest.param(1, 1e-20, marks=pytest.mark.slow),
+        pytest.param(1, 1e-100, marks=pytest.mark.slow),
+        pytest.param(2, 1e-100, marks=pytest.mark.slow),
     ],
 )
 def test_all_drops_at_their_limits(case, alpha):
-    n, general = case
-    weights, target, kernel = drawn(n)
-    loss = loss_of(target, kernel if general else None)
+    known = CASES[case]
+    weights = [np.array(w) for w in known["weights"]]
+    loss = loss_of(np.array(known["target"]), np.array(known["kernel"]))
     run = gflow.simulate(chain(weights, np.log(alpha)), loss, rtol=1e-8)
     assert run.status is gflow.Status.converged
     assert run.loss[-1] < 1e-20
     stages = run.stages()
-    for number, (stage, limit) in enumerate(zip(stages, LIMITS[case], strict=True)):
+    for number, (stage, limit) in enumerate(zip(stages, known["times"], strict=True)):
         assert stage.activated == [(f"weights.{k}", (number,)) for k in range(3)]
         miss = abs(stage.t * alpha - limit)
         assert miss < 2.0 * stage.error * alpha + 1e-8 * limit
         assert stage.error * alpha < 2e-8 * limit
     assert run.tau[-1] == pytest.approx(run.t[-1] * alpha, rel=1e-13)
-    if not general:
-        losses = [0.5 * np.sum(np.diag([3.0, 2.0, 1.5, 1.2, 1.0])[k:n] ** 2) for k in range(1, n)]
-        np.testing.assert_allclose([s.loss for s in stages[:-1]], losses, rtol=1e-12)
+    np.testing.assert_allclose([s.loss for s in stages[:-1]], known["losses"][:-1], rtol=1e-11)
 
 
 def raw_times(weights, target, kernel, levels, end):
@@ -169,7 +163,7 @@ def test_a_run_goes_on_with_all_digits(tmp_path):
         np.testing.assert_allclose(w.value, first.observables[f"weights.{k}"][-1], atol=1e-14)
     on = gflow.simulate(first.final, loss)
     times = [s.t * 1e-60 for s in on.stages()]
-    np.testing.assert_allclose(times, LIMITS[3, False][1:], rtol=1e-7)
+    np.testing.assert_allclose(times, CASES[0]["times"][1:], rtol=1e-7)
     path = tmp_path / "run.nc"
     on.save(path)
     read = gflow.Trajectory.load(path, first.final)
