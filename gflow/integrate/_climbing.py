@@ -143,9 +143,19 @@ class Climbing:
             if hidden(flow, weights, frozen[k]):
                 run.cause[i] = _HIDDEN
                 return Found(int(rows[k]), Status.saddle)
+        # steps are long where all rests: one round may see it come to rest and go on for ever
+        rest = self._at_rest(run, i, column, rows, t, done, leaves, frozen, before)
         late = np.flatnonzero(elapsed > LATEST)
-        if late.size and self.end is None:
+        if rest is None and late.size and self.end is None:
             return Found(int(rows[late[0]]), Status.max_steps)
+        return rest
+
+    def _at_rest(
+        self, run: Any, i: int, column: int, rows: np.ndarray, t: np.ndarray, done: Round,
+        leaves: dict[str, Any], frozen: np.ndarray, before: np.ndarray,
+    ) -> Found | None:  # fmt: skip
+        """Where what is frozen rests and nothing else would grow."""
+        flow = run.flow(i)
         # what is frozen stays as it is: whether others have something to grow by is asked once
         changed = np.flatnonzero(np.any(frozen != before, axis=1))
         if changed.size:
