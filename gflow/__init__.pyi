@@ -20,13 +20,13 @@ from .integrate._status import Status as Status
 from .parameters._base import (
     Frozen as Frozen,
     Parameter as Parameter,
-    Scaled as Scaled,
     Trainable as Trainable,
     rescale as rescale,
     to_factors as to_factors,
 )
 from .parameters._factored import Factored as Factored, Product as Product
 from .parameters._hadamard import Hadamard as Hadamard
+from .parameters._scaled import Scaled as Scaled
 from .parameters._symmetric import Symmetric as Symmetric
 from .results._alignment import AlignedStages as AlignedStages, align_stages as align_stages
 from .results._trajectory import Passage as Passage, Trajectory as Trajectory

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..parameters._base import trained_leaves, units_of
+from ..parameters._base import trained_leaves
+from ..parameters._scaled import units_of
 from ._flow import Flow
 
 #: Size of plain weights below which what follows a saddle of order three and more may stall.

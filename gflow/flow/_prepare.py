@@ -12,8 +12,9 @@ from jaxtyping import Float, PyTree
 
 from .._arguments import number, numbers
 from .._time_unit import time_unit, unit_name
-from ..parameters._base import Scaled, Small, known_times, trained_leaves, units_of
+from ..parameters._base import Small, known_times, trained_leaves
 from ..parameters._elapsed import agreed
+from ..parameters._scaled import Scaled, units_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ..coordinates._units import Binding, UnitAxes, UnitCoordinates
 from ..flow._flow import Flow
-from ..parameters._base import units_of
+from ..parameters._scaled import units_of
 from ._interfaces import SAME, turning
 from ._round import divide, united
 from ._units import FIRST, PLAIN, SLOWEST, Clockwork, UnitFlow, rate_of

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ..parameters._base import Parameter, Scaled
+from ..parameters._base import Parameter
+from ..parameters._scaled import Scaled
 
 
 class DeepLinear(eqx.Module):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ..parameters._base import Scaled, Weight
+from ..parameters._base import Weight
+from ..parameters._scaled import Scaled
 
 #: In place of a label: units for heads of rank one, and none for a higher rank.
 BY_RANK = "by rank"

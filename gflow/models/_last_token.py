@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..parameters._base import Scaled, Weight
+from ..parameters._base import Weight
 from ..parameters._factored import Factored
+from ..parameters._scaled import Scaled
 
 
 class LastTokenTransformer(eqx.Module):

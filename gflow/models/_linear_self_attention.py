@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ..parameters._base import Scaled, Weight
+from ..parameters._base import Weight
+from ..parameters._scaled import Scaled
 
 
 class LinearSelfAttention(eqx.Module):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ..parameters._base import Frozen, Scaled, Weight
+from ..parameters._base import Frozen, Weight
+from ..parameters._scaled import Scaled
 
 
 class PooledTransformer(eqx.Module):

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ..parameters._base import Scaled, Weight
+from ..parameters._base import Weight
+from ..parameters._scaled import Scaled
 
 
 class SoftmaxContextHeads(eqx.Module):
