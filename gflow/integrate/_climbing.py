@@ -68,8 +68,9 @@ class Climbing:
         return Ended(
             Status.max_steps,
             "units are followed through every plateau in a number of steps like log(1/ε), so that "
-            "something is left that does not come to rest: a minimum at infinity, or a unit on its "
-            "way through zero. Pass t1, a larger max_steps or rtol",
+            "something is left that does not come to rest: a minimum at infinity, a unit on its "
+            "way through zero, or matrices that meet at an interface without a name (gflow.Scaled("
+            "..., interfaces=)). Pass t1, a larger max_steps or rtol",
         )
 
     def stay(self, run: Any, i: int, column: int, found: Found, done: Round) -> None:

@@ -59,8 +59,9 @@ class DeepLinear(eqx.Module):
         """Gaussian matrices of entries α·scale, from the inputs of `widths` to its outputs.
 
         They are `gflow.Scaled` leaves that meet at interfaces "h1", "h2", …, for three layers and
-        more: their modes leave the origin one after another after times ∝ α^{2−L}, which
-        `gflow.simulate` follows from any α. Two layers are `gflow.models.FactoredLinear.small`.
+        more: their modes leave the origin one after another after times ∝ α^{2−L} (τ of a run is
+        α^{L−2} t), which `gflow.simulate` follows from any α down to 1e-146 (L = 3) or 1e-97 (4).
+        Two layers are `gflow.models.FactoredLinear.small`.
 
         **Raises:** ValueError for fewer than three layers.
         """

@@ -33,8 +33,9 @@ class Scaled(Trainable):
     of general matrices stay apart: unit k is the k-th largest direction at each of them. Name all
     such axes of a model.
 
-    **Raises** ValueError when e^{±log_scale} leaves the float range, and for units that an array
-    does not have.
+    **Raises** ValueError when e^{±log_scale} leaves the float range, for units that an array does
+    not have, and for interfaces that are not one name or None an axis, or are beside units. What is
+    no interface of the loss `gflow.simulate` refuses.
 
     ```python
     v = gflow.Scaled(jax.random.normal(a, (5,)), -230.26, units="heads")

@@ -213,6 +213,19 @@ def test_rotations_of_graded_columns():
             assert abs(identity[i, j] - (i == j)) < 1e-15 * (4 if i == j else 4 * scale)
 
 
+@pytest.mark.slow
+def test_an_interface_without_a_name_is_no_success():
+    weights, target, _ = drawn(3, depth=4)
+    names = (("h1", None), (None, "h1"), ("h3", None), (None, "h3"))
+    model = gflow.models.DeepLinear(
+        [gflow.Scaled(w, -69.0, interfaces=n) for w, n in zip(weights, names, strict=True)]
+    )
+    with pytest.warns(UserWarning, match="an interface without a name"):
+        run = gflow.simulate(model, loss_of(target), rtol=1e-6, error_bars=False, max_steps=1500)
+    assert not run.successful
+    assert run.loss[-1] > 1e-3
+
+
 class Curved(eqx.Module):
     """Matrices with something in between."""
 
