@@ -2,17 +2,18 @@
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import count
-from ._eager import on_device
 from .flow._build import (
     build_flow,
     traced_observables,
@@ -41,6 +42,7 @@ from .integrate._status import Status, message
 from .kinks._choose import rounded_batch
 from .parameters._base import leaf_name, trained_leaves
 from .programs._closure import check_untraced
+from .results._stages import MeasuredStage, find_stages
 from .results._trajectory import Trajectory
 from .save import Save, wanted
 from .stop import Ending
@@ -53,12 +55,14 @@ class Batch(Sequence[Trajectory]):
     """The runs of `simulate_batch`: `batch[i]` is the `Trajectory` of member i.
 
     - `status[i]`, `failed`: how each member ended, and the numbers of those that failed.
+    - `stages()`: of every member, sought side by side.
     - `statistics["useful_work"]`: the share of attempted steps that moved a member still
       on its way; the rest went into filling and members that had arrived.
     """
 
     def __init__(self, run: Rounds, member: Callable[[int], Trajectory], statistics: dict):
         self._run, self._member, self.statistics = run, member, statistics
+        self._made: weakref.WeakValueDictionary[int, Trajectory] = weakref.WeakValueDictionary()
 
     @property
     def status(self) -> list[Status]:
@@ -76,7 +80,15 @@ class Batch(Sequence[Trajectory]):
             return [self[j] for j in range(*i.indices(len(self)))]
         if not -len(self) <= i < len(self):
             raise IndexError(f"member {i} of a batch of {len(self)}")
-        return self._member(i % len(self))
+        i %= len(self)
+        member = self._made.get(i)
+        if member is None:
+            member = self._made[i] = self._member(i)
+        return member
+
+    def stages(self) -> list[list[MeasuredStage]]:
+        """`Trajectory.stages` of every member, in far less time than one after the other."""
+        return find_stages(list(self))
 
     def __iter__(self) -> Iterator[Trajectory]:
         return (self[i] for i in range(len(self)))
@@ -249,13 +261,12 @@ def member(tree: PyTree, i: int) -> PyTree:
     """Member `i` of a tree with a leading axis of members on every array."""
 
     def row(x: Any) -> Any:
-        if not _is_array(x):
-            return x
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # which the host does not know
             return x[i]
-        return on_device(np.asarray(x)[i])
+        return np.asarray(x)[i]
 
-    return jax.tree.map(row, tree)
+    arrays, rest = eqx.partition(tree, _is_array)
+    return eqx.combine(jax.device_put(jax.tree.map(row, arrays)), rest)
 
 
 def stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:

@@ -85,6 +85,7 @@ from .parameters._factored import (
 from .results._crossings import (
     Crossing as Crossing,
     Quantity as Quantity,
+    Rise as Rise,
     bracketed_root as bracketed_root,
     crossings as crossings,
     first_crossing as first_crossing,

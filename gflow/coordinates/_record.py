@@ -1,9 +1,11 @@
 """What a trajectory keeps of one leaf, at one time or along a leading axis of times."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -11,7 +13,12 @@ if TYPE_CHECKING:
     from ._base import Coordinates
 
 
-class LeafRecord(eqx.Module, Mapping[str, Any]):
+# no Equinox module: a run is read through thousands of these, and their look-ups cost
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["chart"]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class LeafRecord(Mapping[str, Any]):
     """Arrays by name, and the coordinates that know how to read them.
 
     `record["value"]` is the effective weight and `record["force"]` g = −∂L/∂weight; the others are
@@ -19,7 +26,7 @@ class LeafRecord(eqx.Module, Mapping[str, Any]):
     """
 
     arrays: dict[str, Any]
-    chart: type["Coordinates"] = eqx.field(static=True)
+    chart: type["Coordinates"]
 
     def __getitem__(self, name: str) -> Any:
         return self.arrays[name]
@@ -60,10 +67,18 @@ class LeafRecord(eqx.Module, Mapping[str, Any]):
 
     def log_entries(self) -> Float[np.ndarray, "..."]:
         """log|θ| of every entry, finite where θ itself underflows and logarithms are recorded."""
-        return self.chart.log_entries(self)
+        return self._log_entries
 
     def log_modes(self) -> Float[np.ndarray, "... modes"]:
         """Logarithms of what can be active: entries, or singular values of a product."""
+        return self._log_modes
+
+    @functools.cached_property
+    def _log_entries(self) -> Float[np.ndarray, "..."]:
+        return self.chart.log_entries(self)
+
+    @functools.cached_property
+    def _log_modes(self) -> Float[np.ndarray, "... modes"]:
         return self.chart.log_modes(self)
 
     def modes(self) -> tuple[Float[np.ndarray, "... modes"], Float[np.ndarray, "... modes"]]:

@@ -46,7 +46,8 @@ def trajectory_of(
             method=method,
             statistics=statistics,
             resolver=Resolver(
-                flow, run.solver, run.rtol, run.observables, float(run.lookout.rest[i]), segments
+                flow, run.solver, run.rtol, run.observables, float(run.lookout.rest[i]), segments,
+                run.team, i,
             ),
         )
 

@@ -33,6 +33,14 @@ class Entry:
     held: np.ndarray
     weights: tuple[Any, Any]
 
+    def at(self, where: np.ndarray, only: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of those that are marked, of all members or of one."""
+        if only is None:
+            return np.nonzero(where)
+        column = int(np.searchsorted(self.members, only))
+        rows = np.flatnonzero(where[:, column])
+        return rows, np.full(len(rows), column)
+
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
@@ -81,6 +89,7 @@ class Recorder:
         numbers = sum(x[0].size for x in jax.tree.leaves(first)) * (1 + doubled)
         self.most_rows = max(KEPT // numbers, LEAST_ROWS) if weights else CHECKPOINTS
         self._rounds: list[Entry] = []
+        self._settled: Gathered | None = None
 
     def column(self, x: Any, count: int) -> np.ndarray:
         """Entries of a round on the host, members second, the filling left out."""
@@ -157,46 +166,92 @@ class Recorder:
         member, column = np.zeros(1, int), (kept[:, None], t[:, None])
         self._rounds = [Entry(member, *column, numbers, held[:, None], weights)]
 
+    def settle(self) -> None:
+        """Put what an ended batch recorded in the order of its members, from which each is cut."""
+        if self.batched and self._settled is None:
+            self._settled, self._rounds = self._gathered(self._rounds), []
+
     def member(self, i: int, failed: bool = False) -> Recorded:
         """What was recorded of one member.
 
         Of steps below the rounding of the time one is left: of a `failed` run the last of them.
         """
-        begin = _parted(jax.tree.map(lambda x: x[i : i + 1], self.first))
-        times, held = [self.start[i : i + 1]], [np.ones(1, bool)]
-        numbers, weights = ([(part, part if self.doubled else None)] for part in begin)
-        for entry in self._rounds:
-            column = int(np.searchsorted(entry.members, i))
-            if column == len(entry.members) or entry.members[column] != i:
-                continue
-            rows, own = entry.kept[:, column], entry.held[:, column]
-            times.append(entry.t[rows, column])
-            held.append(own[rows])
-            if self.batched:
-                numbers.append(_rows(entry.numbers, rows, column))
-                one = len(jax.tree.leaves(entry.weights)[0]) == 1  # the last of them alone
-                index = np.arange(int(np.sum(own))) if one else own
-                weights.append(_rows(entry.weights, index, column))
-            else:
-                numbers.append(entry.numbers)
-                weights.append(entry.weights)
-        t, at = np.concatenate(times), np.concatenate(held)
-        main, second = joined(numbers)
-        leaves, other = joined(weights)
+        if self._settled is None:
+            found = self._gathered([entry for entry in self._rounds if i in entry.members], i)
+        else:
+            found = self._settled.of(i)
+        t, held = found.t, found.held
+        (main, second), (leaves, other) = found.numbers, found.weights
         later = np.diff(t) > 0.0
         distinct = np.append(True, later) if failed else np.append(later, True)
         if not distinct.all():
             t = t[distinct]
             main, second = jax.tree.map(lambda x: x[distinct], (main, second))
-            leaves, other = jax.tree.map(lambda x: x[distinct[at]], (leaves, other))
-            at = at[distinct]
-        checkpoints = None if self.weights else np.flatnonzero(at)
+            leaves, other = jax.tree.map(lambda x: x[distinct[held]], (leaves, other))
+            held = held[distinct]
+        checkpoints = None if self.weights else np.flatnonzero(held)
         refined = second | other if self.doubled else None
         return Recorded(t, main | leaves, refined, checkpoints)
 
+    def _gathered(self, entries: list[Entry], only: int | None = None) -> "Gathered":
+        """The first records and what the rounds kept of all members, or of one, in their order."""
+        members = np.arange(len(self.start)) if only is None else np.array([only])
+        axes = (None, members) if self.batched else members
+        begin = _parted(jax.tree.map(lambda x: x[axes], self.first))
+        numbers, weights = ((part, part if self.doubled else None) for part in begin)
+        one = np.ones((1, len(members)), bool)
+        first = Entry(members, one, self.start[None, members], numbers, one, weights)
+        entries = [first, *entries]
 
-def _rows(tree: Any, rows: np.ndarray, column: int) -> Any:
-    return jax.tree.map(lambda x: np.asarray(x)[rows, column], tree)
+        def ordered(where: list[tuple[Any, np.ndarray]], parts: list[Any]) -> Any:
+            found = joined(parts)
+            if only is not None:
+                return found
+            owner = [e.members[columns] for e, (_, columns) in zip(entries, where, strict=True)]
+            order = np.argsort(np.concatenate(owner), kind="stable")
+            return jax.tree.map(lambda x: x[order], found)
+
+        def picked(name: str, where: list[tuple[Any, np.ndarray]]) -> Any:
+            parts = [getattr(entry, name) for entry in entries]
+            if self.batched:
+                parts = [_rows(*part) for part in zip(parts, where, strict=True)]
+            return ordered(where, parts)
+
+        kept = [entry.at(entry.kept, only) for entry in entries]
+        held = [entry.at(entry.held, only) for entry in entries]
+        along = [
+            (e.members[at[1]], e.t[at], e.held[at]) for e, at in zip(entries, kept, strict=True)
+        ]
+        return Gathered(*ordered(kept, along), picked("numbers", kept), picked("weights", held))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """Rows of members one after the other: whose, when, and which of them have `weights`."""
+
+    owner: np.ndarray
+    t: np.ndarray
+    held: np.ndarray
+    numbers: Any
+    weights: Any
+
+    def of(self, i: int) -> "Gathered":
+        """Those of one member, not copied."""
+        rows = slice(*np.searchsorted(self.owner, [i, i + 1]))
+        before = np.append(0, np.cumsum(self.held))
+        own = slice(before[rows.start], before[rows.stop])
+        return Gathered(
+            self.owner[rows], self.t[rows], self.held[rows],
+            jax.tree.map(lambda x: x[rows], self.numbers),
+            jax.tree.map(lambda x: x[own], self.weights),
+        )  # fmt: skip
+
+
+def _rows(tree: Any, at: tuple[np.ndarray, np.ndarray]) -> Any:
+    """Rows and columns of a round, of which there may be the last row of every member alone."""
+    rows, columns = at
+    rows = rows if len(jax.tree.leaves(tree)[0]) > 1 else 0
+    return jax.tree.map(lambda x: np.asarray(x)[rows, columns], tree)
 
 
 def _parted(record: dict[str, Any] | None) -> tuple[Any, Any]:

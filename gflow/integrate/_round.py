@@ -251,7 +251,9 @@ def side_by_side(flow: Flow, solver: diffrax.AbstractAdaptiveSolver) -> bool:
 
 @eqx.filter_jit
 def resolve(
-    flow: Flow,
+    parts: Parts,
+    fixed: Flow,
+    member: Int[Array | np.ndarray, "..."] | None,
     leaves: dict[str, LeafRecord],
     solver: diffrax.AbstractAdaptiveSolver,
     rtol: Float[Array | np.ndarray, ""],
@@ -262,20 +264,23 @@ def resolve(
 ) -> dict[str, Any]:
     """The record a time `span` after the recorded `leaves`, to the tolerance of the run.
 
-    With a leading axis on all of `leaves`, `offset` and `span`: for the first `count` of them.
+    With a leading axis on all of `leaves`, `offset` and `span`: for the first `count` of them; of a
+    batch each row has its `member`, and `parts` is of all members.
     """
-    tolerance = flow.tolerance(jnp.asarray(rtol))
 
-    def one(leaves, offset, span):
-        here = flow.at(leaves)
+    def one(member, leaves, offset, span):
+        own = parts if member is None else jax.tree.map(lambda x: x[member], parts)
+        flow = united(own, fixed)
+        tolerance, here = flow.tolerance(jnp.asarray(rtol)), flow.at(leaves)
         state, frame = arrive(lambda _: here, (), solver, tolerance, offset, span)
         return record_state(here.framed(frame), observables, offset + span, state)
 
+    rows = member, leaves, offset, span
     if not offset.ndim:
-        return one(leaves, offset, span)
-    if side_by_side(flow, solver):
-        return jax.vmap(one)(leaves, offset, span)
-    rows = leaves, offset, span
+        return one(*rows)
+    first = parts if member is None else jax.tree.map(lambda x: x[0], parts)
+    if side_by_side(united(first, fixed), solver):
+        return jax.vmap(one)(*rows)
     like = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], rows))
 
     def in_turn(i, out):

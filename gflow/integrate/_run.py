@@ -1,16 +1,17 @@
 """Runs that advance together in rounds: what is recorded, who has ended and why."""
 
+import functools
 import sys
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..flow._flow import Flow
 from ..kinks._located import Course
 from ..kinks._treatments import Sides
+from ..results._resolver import Team
 from ..solvers._switching import Switching
 from ._climbing import Climbing
 from ._departing import Departing
@@ -279,12 +280,21 @@ class Rounds:
         if not self.batched:
             return united(self.begun, self.fixed)
         # on the host: one indexing on the device costs more than all of it
-        parts = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[i]), self.begun)
-        return united(parts, self.fixed)
+        parts = jax.tree.map(lambda x: np.asarray(x)[i], self.begun)
+        return united(jax.device_put(parts), self.fixed)
+
+    @functools.cached_property
+    def team(self) -> Team | None:
+        """What re-solves members of a batch side by side."""
+        if not self.batched:
+            return None
+        begun = jax.tree.map(np.asarray, self.begun)
+        return Team(begun, self.fixed, self.solver, self.rtol, self.observables)
 
     def member(self, i: int) -> Recorded:
         """Times, stacked records and the companion's records of one member."""
         status = self.status[i]
+        self.recorder.settle()
         return self.recorder.member(i, failed=status is not None and not status.successful)
 
     def _report(self) -> None:

@@ -111,7 +111,9 @@ def minima(
     x, y = _sampled(function, rows, low, high, ends, _LOWEST)
     best = np.min(y, axis=1)
     # two rows that are lowest where they meet both go on: the minimum is on either side of there
-    rows = rows[[best[r] <= np.min(best[of == of[r]]) for r in rows]]
+    least = np.full(np.max(of) + 1, np.inf)
+    np.minimum.at(least, of, best)
+    rows = rows[best <= least[of]]
     low, high, ends = _around(x[rows], y[rows])
     x, y = _sampled(function, rows, low, high, ends, _LOWEST_AGAIN)
     lowest = x[np.arange(len(x)), np.argmin(y, axis=1)]

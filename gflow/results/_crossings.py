@@ -1,6 +1,7 @@
 """When a recorded quantity crosses a level: bracketed, re-solved, with an error bar."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from ._between import roots
 from ._bracket import bracketed_root
 from ._labels import Index
 from ._record import Record
+from ._side_by_side import after_each
 
 #: Share of a step up to which an error bar, as a time, is taken for that of a straight line.
 SMALL = 0.1
@@ -44,6 +46,21 @@ class Quantity:
     def log_abs(self, record: dict[str, Any]) -> Any:
         assert self.leaf is not None
         return record["leaves"][self.leaf].log_entries()[(..., *self.index)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rise:
+    """That a quantity of a run rises through a level within a recorded step."""
+
+    run: Record
+    quantity: Quantity
+    level: float
+    step: int
+
+    @functools.cached_property
+    def values(self) -> np.ndarray:
+        """The quantity at the recorded steps."""
+        return np.asarray(self.quantity.of(_stacked(self.run)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +107,7 @@ def first_in_clock(
 ) -> Crossing | None:
     """`first_crossing` in the time that the run was integrated in."""
     step = first_rise(trajectory, quantity, level, start, stop)
-    return None if step is None else in_clock(trajectory, [(quantity, level, step)])[0]
+    return None if step is None else in_clock([Rise(trajectory, quantity, level, step)])[0]
 
 
 def in_flow_time(trajectory: Record, found: Crossing) -> Crossing:
@@ -111,28 +128,24 @@ def first_rise(
     return start + int(rises[0]) if rises.size else None
 
 
-def crossings(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]]) -> list[Crossing]:
-    """When quantities rise through levels within the steps given, all sought side by side."""
-    return [in_flow_time(trajectory, found) for found in in_clock(trajectory, wanted)]
+def crossings(rises: Sequence[Rise]) -> list[Crossing]:
+    """When they are, all sought side by side."""
+    return [in_flow_time(x.run, found) for x, found in zip(rises, in_clock(rises), strict=True)]
 
 
-def in_clock(trajectory: Record, wanted: Sequence[tuple[Quantity, float, int]]) -> list[Crossing]:
-    """`crossings` in the time that the run was integrated in."""
-    if not wanted:
-        return []
-    stacked, steps = _stacked(trajectory), np.array([step for *_, step in wanted], int)
-    times = trajectory.times
-    values = [np.asarray(quantity.of(stacked)) for quantity, *_ in wanted]
-    if trajectory.resolver is None:
-        found = [
-            _interpolated_root(times, x, level, step)
-            for x, (_, level, step) in zip(values, wanted, strict=True)
-        ]
-    else:
-        found = _roots(trajectory, wanted, values, steps)
+def in_clock(rises: Sequence[Rise]) -> list[Crossing]:
+    """`crossings` in the time that the runs were integrated in."""
+    found: list[tuple[float, float]] = [(math.nan, math.nan)] * len(rises)
+    solved = [k for k, rise in enumerate(rises) if rise.run.resolver is not None]
+    if solved:
+        for k, root in zip(solved, _roots([rises[k] for k in solved]), strict=True):
+            found[k] = root
+    for k, rise in enumerate(rises):
+        if rise.run.resolver is None:
+            found[k] = _interpolated_root(rise.run.times, rise.values, rise.level, rise.step)
     return [
-        Crossing(t, resolution + _bar(trajectory, quantity, level, stacked, step), step, t)
-        for (t, resolution), (quantity, level, step) in zip(found, wanted, strict=True)
+        Crossing(t, resolution + _bar(rise), rise.step, t)
+        for (t, resolution), rise in zip(found, rises, strict=True)
     ]
 
 
@@ -145,24 +158,19 @@ def _stacked(trajectory: Record) -> dict[str, Any]:
     }
 
 
-def _roots(
-    trajectory: Record,
-    wanted: Sequence[tuple[Quantity, float, int]],
-    values: list[np.ndarray],
-    steps: np.ndarray,
-) -> list[tuple[float, float]]:
-    """Flow times of the crossings and what they are known to, by the run's own method."""
-    start, end = trajectory.times[steps], trajectory.times[steps + 1]
-    levels = np.array([level for _, level, _ in wanted])
+def _roots(rises: Sequence[Rise]) -> list[tuple[float, float]]:
+    """Times of the crossings and what they are known to, by the runs' own methods."""
+    runs, steps = [rise.run for rise in rises], np.array([rise.step for rise in rises], int)
+    start, end, left, right = np.array(
+        [(*x.run.times[x.step : x.step + 2], *x.values[x.step : x.step + 2]) for x in rises]
+    ).T
+    levels = np.array([rise.level for rise in rises])
 
     def gap(shares: np.ndarray) -> np.ndarray:
-        records = trajectory.after_each(steps, shares * (end - start)[:, None])
-        rows = [np.asarray(quantity.of(records))[k] for k, (quantity, *_) in enumerate(wanted)]
+        records = after_each(runs, steps, shares * (end - start)[:, None])
+        rows = [np.asarray(rise.quantity.of(records))[k] for k, rise in enumerate(rises)]
         return np.array(rows) - levels[:, None]
 
-    left, right = (
-        np.array([x[i] for x, i in zip(values, at, strict=True)]) for at in (steps, steps + 1)
-    )
     shares, doubt = roots(gap, left - levels, right - levels, np.abs(levels))
     resolution = 4.0 * np.spacing(end) + doubt * (end - start)
     return list(zip((start + shares * (end - start)).tolist(), resolution.tolist(), strict=True))
@@ -213,9 +221,7 @@ def _apart(times: np.ndarray, companion: np.ndarray, level: float, i: int) -> fl
     return float(times[last] - times[first]) if i != j else 0.0
 
 
-def _bar(
-    trajectory: Record, quantity: Quantity, level: float, stacked: dict[str, Any], i: int
-) -> float:
+def _bar(rise: Rise) -> float:
     """The error bar over the speed, at the two ends of the bracket.
 
     Where that is no small part of the step the companion may be before or behind all of a fast
@@ -225,13 +231,15 @@ def _bar(
     weight, such as the loss, the time of whose falls is that of weights, it is taken for as many
     ulp of the time. And what `_shifted` says of a decay that moves.
     """
+    trajectory, quantity, i = rise.run, rise.quantity, rise.step
     if trajectory.refined is None:
         return float("nan")
     at = slice(i, i + 2)
     read = quantity.of if quantity.leaf is None else quantity.log_abs
     if quantity.time:  # to which it is asked for
         return 0.0
-    main, companion = np.asarray(read(stacked)), np.asarray(read(trajectory.refined))
+    main = rise.values if quantity.leaf is None else np.asarray(read(_stacked(trajectory)))
+    companion = np.asarray(read(trajectory.refined))
     bar = np.max(spread(trajectory.times, main, companion)[at])
     width = trajectory.times[i + 1] - trajectory.times[i]
     speed = abs(main[i + 1] - main[i]) / width
@@ -247,5 +255,5 @@ def _bar(
     error = (bar + rounding) / speed + late
     if error > SMALL * width:
         own = np.asarray(quantity.of(trajectory.refined))
-        error = max(error, 2.0 * _apart(trajectory.times, own, level, i))
+        error = max(error, 2.0 * _apart(trajectory.times, own, rise.level, i))
     return float(error)

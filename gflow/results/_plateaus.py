@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from ._activity import Courses, growth_events
 from ._between import minima
 from ._record import Record
+from ._side_by_side import after_each
 
 #: A transition is a peak of the descent, the rate at which loss + (λ/2)‖factors‖² falls,
 #: that stands this factor above the plateaus on both sides.
@@ -144,51 +146,68 @@ class Plateau:
     located: float = 1.0
 
 
-def flattest(trajectory: Record, steps: list[int], visible: list[bool]) -> list[Plateau]:
-    """The minima of the descent next to recorded steps.
+def flattest(
+    runs: Sequence[Record], steps: Sequence[list[int]], visible: Sequence[list[bool]]
+) -> list[list[Plateau]]:
+    """The minima of the descent next to recorded steps, of every run.
 
     At finite α a plateau slopes, and which recorded step lies lowest is an accident of the
     run; its value, and with it the level of the transition, must not be. All valleys are
     searched side by side, on either side of the lowest step from one record, so that the minimum
     is one of a smooth function.
     """
-    plateaus = [Plateau(s, float(trajectory.t[s]), _record(trajectory, s)) for s in steps]
-    if trajectory.resolver is None:
-        return plateaus
-    descent, last = trajectory.descent, len(trajectory.t) - 1
-    floor = FLAT * np.max(descent)
-    lanes = []
-    for k, (step, seen) in enumerate(zip(steps, visible, strict=True)):
-        if not 0 < step < last:
-            continue
-        plateaus[k] = dataclasses.replace(plateaus[k], located=LOCATED)
-        if seen and descent[step] >= floor:
-            lanes.append(k)
+    plateaus = [
+        [Plateau(s, float(run.t[s]), _record(run, s)) for s in own]
+        for run, own in zip(runs, steps, strict=True)
+    ]
+    lanes = [
+        (r, k, base)
+        for r, run in enumerate(runs)
+        for k in _valleys(run, plateaus[r], visible[r])
+        for base in (steps[r][k] - 1, steps[r][k])
+    ]
     if not lanes:
         return plateaus
-    own = np.repeat(lanes, 2)
-    base = np.array([step for k in lanes for step in (steps[k] - 1, steps[k])])
-    width = trajectory.times[base + 1] - trajectory.times[base]
+    base = np.array([step for *_, step in lanes])
+    width, left, right = np.array([
+        (runs[r].times[i + 1] - runs[r].times[i], *runs[r].descent[i : i + 2]) for r, _, i in lanes
+    ]).T  # fmt: skip
+
+    def records(rows: np.ndarray, share: np.ndarray) -> dict[str, Any]:
+        own = [runs[lanes[i][0]] for i in rows.tolist()]
+        return after_each(own, base[rows], share * width[rows, None])
 
     def height(rows: np.ndarray, share: np.ndarray) -> np.ndarray:
-        found = trajectory.after_each(base[rows], share * width[rows, None])
-        return np.asarray(found["descent"])
+        return np.asarray(records(rows, share)["descent"])
 
-    rows, share = minima(height, descent[base], descent[base + 1], own)
-    base, width = base[rows], width[rows]
-    found = jax.tree.map(lambda x: x[:, 0], trajectory.after_each(base, (share * width)[:, None]))
-    for i, k in enumerate(own[rows].tolist()):
-        here = plateaus[k]
+    rows, share = minima(height, left, right, np.repeat(np.arange(len(lanes) // 2), 2))
+    found = jax.tree.map(lambda x: x[:, 0], records(rows, share[:, None]))
+    for i, row in enumerate(rows.tolist()):
+        r, k, step = lanes[row]
+        here, run = plateaus[r][k], runs[r]
         if found["descent"][i] < here.record["descent"]:
             record = {
                 "loss": found["loss"][i],
                 "descent": found["descent"][i],
                 "leaves": {n: x.at(i) for n, x in found["leaves"].items()},
             }
-            at = float(trajectory.times[base[i]] + share[i] * width[i])
-            t = trajectory.flow_time(int(base[i]), at)
-            plateaus[k] = Plateau(here.step, t, record, LOCATED)
+            t = run.flow_time(step, float(run.times[step] + share[i] * width[row]))
+            plateaus[r][k] = Plateau(here.step, t, record, LOCATED)
     return plateaus
+
+
+def _valleys(run: Record, plateaus: list[Plateau], visible: list[bool]) -> list[int]:
+    """Which plateaus are valleys within a run, marked as located, whose minima are sought."""
+    if run.resolver is None:
+        return []
+    sought, floor = [], FLAT * np.max(run.descent)
+    for k, (here, seen) in enumerate(zip(plateaus, visible, strict=True)):
+        if not 0 < here.step < len(run.t) - 1:
+            continue
+        plateaus[k] = dataclasses.replace(here, located=LOCATED)
+        if seen and run.descent[here.step] >= floor:
+            sought.append(k)
+    return sought
 
 
 def _record(trajectory: Record, step: int) -> dict[str, Any]:

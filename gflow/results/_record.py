@@ -150,7 +150,7 @@ class Record:
         if self.lapses is not None:
             return np.append(np.cumsum(self.lapses[:0:-1])[::-1], 0.0)
         before = {name: leaf.at(slice(None, -1)) for name, leaf in self.leaves.items()}
-        lapses = self._solved(before, self.clock[:-1], np.diff(self.clock))["t"]
+        lapses = self.solved(before, self.clock[:-1], np.diff(self.clock))["t"]
         return np.append(np.cumsum(lapses[::-1])[::-1], 0.0)
 
     def model_at(self, leaves: dict[str, Any], index: int | None, time: float) -> PyTree:
@@ -180,18 +180,17 @@ class Record:
             i = int(np.searchsorted(self.checkpoints, step, side="right")) - 1
             since = self.times[step] - self.times[self.checkpoints[i]]
             return self.whole.after(i, float(since + span))
-        return self._solved(self.leaves_at(step), self.times[step], span)
+        return self.solved(self.leaves_at(step), self.times[step], span)
 
-    def after_each(self, steps: np.ndarray, spans: np.ndarray) -> dict[str, Any]:
-        """The records at spans (n, points) of the clock after steps (n,), stacked alike."""
+    def rows_after(self, steps: np.ndarray, spans: np.ndarray) -> tuple[Any, np.ndarray, Any]:
+        """Leaves, times and spans to solve from, for records at spans (n, points) after steps (n,).
+        """
         if self.checkpoints is not None:
             i = np.searchsorted(self.checkpoints, steps, side="right") - 1
             since = self.times[steps] - self.times[self.checkpoints[i]]
-            return self.whole.after_each(i, since[:, None] + spans)
+            return self.whole.rows_after(i, since[:, None] + spans)
         rows = np.repeat(steps, spans.shape[1])
-        leaves = jax.tree.map(lambda x: x[rows], self.leaves)
-        found = self._solved(leaves, self.times[rows], spans.ravel())
-        return jax.tree.map(lambda x: x.reshape(*spans.shape, *x.shape[1:]), found)
+        return jax.tree.map(lambda x: x[rows], self.leaves), self.times[rows], spans.ravel()
 
     def leaves_at(self, step: int) -> dict[str, LeafRecord]:
         return {name: leaf.at(step) for name, leaf in self.leaves.items()}
@@ -200,7 +199,7 @@ class Record:
         """The flow time from `start` to `end` of the clock, with all its digits."""
         if self.clock is None:
             return float(end - start)
-        return float(self._solved(leaves, start, end - start)["t"])
+        return float(self.solved(leaves, start, end - start)["t"])
 
     def with_observables(self, observables: Mapping[str, Callable[[PyTree], Any]]) -> Self:
         """The same run with other observables of the user, read off what it recorded."""
@@ -275,24 +274,27 @@ class Record:
         start, span, elapsed = self.times[i], clock - self.times[i], 0.0
         if companion:  # two halves here as well, or this step's error would cancel
             half = 0.5 * span
-            first = self._solved(here, start, half)
+            first = self.solved(here, start, half)
             here, elapsed = first["leaves"], first.get("t", 0.0)
             start, span = start + half, span - half
-        found = self._solved(here, start, span)
+        found = self.solved(here, start, span)
         if self.lapses is not None:
             found["lapse"] = elapsed + found["t"]
         if self.clock is not None:
             found["t"] = t[i] + elapsed + found["t"]
         return found
 
-    def _solved(self, leaves: dict[str, Any], start: Any, span: Any) -> dict[str, Any]:
+    def solved(self, leaves: dict[str, Any], start: Any, span: Any) -> dict[str, Any]:
         """The record after `span`; of a run in its own clock the time "t" since then."""
         if self.resolver is None:
             raise ValueError(
                 "Between recorded times a trajectory needs its flow, which a file does not "
                 "hold. Simulate again, or use the recorded .t and .observables."
             )
-        found = self.resolver(leaves, start, span)
+        return self.since(self.resolver(leaves, start, span))
+
+    def since(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What is solved, with the time since its start as `t` in a run of lapses."""
         return found if self.lapses is None else found | {"t": found["lapse"]}
 
     @functools.cached_property

@@ -1,6 +1,7 @@
 """A run between its recorded times: solved again from the record before, by its own method."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,31 @@ _FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
+class Team:
+    """The flows of all members of a batch, which are re-solved side by side."""
+
+    parts: Any
+    fixed: Flow
+    solver: Any
+    rtol: float
+    observables: dict[str, Callable[[Any], Any]]
+
+    def __call__(self, member: np.ndarray, leaves: Any, t: np.ndarray, span: np.ndarray) -> Any:
+        """The records at t + span, from the leaves that these members recorded at t."""
+        rtol, t = np.asarray(self.rtol, span.dtype), np.asarray(t, span.dtype)
+        numbers = sum(x[0].size for x in jax.tree.leaves(self.parts))
+
+        def solved(rows: Any, count: np.ndarray) -> dict[str, Any]:
+            member, leaves, t, span = rows
+            return resolve(
+                self.parts, self.fixed, member, leaves, self.solver, rtol, t, span,
+                self.observables, count,
+            )  # fmt: skip
+
+        return _in_blocks(solved, (member, leaves, t, span), numbers)
+
+
+@dataclasses.dataclass(frozen=True)
 class Resolver:
     """Re-solves from a recorded time by the run's own solver and tolerance.
 
@@ -32,14 +58,17 @@ class Resolver:
     rest: float = math.inf
     #: From which time on a run was on which branches of its loss.
     segments: list[tuple[float, Any]] | None = None
+    #: The batch that the run is of, and which of its members.
+    team: Team | None = None
+    member: int = 0
 
     def __call__(self, leaves: dict[str, Any], t: Any, span: Any) -> dict[str, Any]:
         """The record at flow time t + span, from the leaves recorded at t.
 
         With a leading axis on all three: at each of the times, in compiled calls of bounded size.
         """
-        t = np.asarray(t, self.flow.dtype)
-        span = np.asarray(np.minimum(span, np.maximum(self.rest - t, 0.0)), self.flow.dtype)
+        t = np.asarray(t, self._dtype)
+        span = self.until_rest(t, span)
         if self.segments is None:
             return self._everywhere(leaves, t, span)
         starts = [time for time, _ in self.segments]
@@ -55,6 +84,14 @@ class Resolver:
         order = np.argsort(np.concatenate(rows), kind="stable")
         return jax.tree.map(lambda x: x[order], joined(parts))
 
+    def until_rest(self, t: np.ndarray, span: Any) -> np.ndarray:
+        """Of these spans what something moves in."""
+        return np.asarray(np.minimum(span, np.maximum(self.rest - t, 0.0)), self._dtype)
+
+    @functools.cached_property
+    def _dtype(self) -> Any:
+        return self.flow.dtype
+
     def _on(self, segment: int) -> "Resolver":
         assert self.segments is not None
         kinks = self.segments[segment][1].unwatched()
@@ -64,35 +101,45 @@ class Resolver:
         if not t.ndim:
             rows = jax.tree.map(lambda x: np.asarray(x)[None], (leaves, t, span))
             return jax.tree.map(lambda x: x[0], self._everywhere(*rows))
-        numbers = sum(x[0].size for x in jax.tree.leaves(leaves))
-        most = 1 << max(_ROOM // numbers, 1).bit_length() - 1
-        parts = []
-        for first in range(0, t.size, most):
-            cut = slice(first, first + most)
-            count = len(t[cut])
-            # room for more costs little, and another program seconds
-            room = _FEW
-            while room < count:
-                room *= 4
-            room = min(room, most)
+        rtol = np.asarray(self.rtol, self._dtype)
 
-            def padded(x, cut=cut, room=room):
-                return np.concatenate([x[cut], np.repeat(x[-1:], room, axis=0)])[:room]
+        def solved(rows: Any, count: np.ndarray) -> dict[str, Any]:
+            return resolve(
+                {}, self.flow, None, rows[0], self.solver, rtol, *rows[1:], self.observables, count
+            )
 
-            rows, begin, length = jax.tree.map(padded, (leaves, t, span))
-            length[count:] = 0.0  # nothing to solve
-            out = self._solved(rows, begin, length, np.array(count))
-            parts.append(jax.tree.map(lambda x, count=count: x[:count], out))
-        return joined(parts)
+        return _in_blocks(solved, (leaves, t, span))
 
-    def _solved(
-        self, leaves: Any, t: np.ndarray, span: np.ndarray, count: np.ndarray
-    ) -> dict[str, Any]:
-        rtol = np.asarray(self.rtol, self.flow.dtype)
-        out = resolve(self.flow, leaves, self.solver, rtol, t, span, self.observables, count)
-        return jax.tree.map(np.asarray, out)
+
+def _in_blocks(solved: Callable[[Any, np.ndarray], Any], rows: Any, numbers: int = 0) -> Any:
+    """Rows, the last of which are spans, solved in compiled calls of bounded size.
+
+    A row needs room for so many `numbers` beside its own.
+    """
+    numbers += sum(x[0].size for x in jax.tree.leaves(rows))
+    most = 1 << max(_ROOM // numbers, 1).bit_length() - 1
+    parts, total = [], len(rows[-1])
+    for first in range(0, total, most):
+        count = min(total - first, most)
+        # room for more costs little, and another program seconds
+        room = _FEW
+        while room < count:
+            room *= 4
+        room = min(room, most)
+
+        def padded(x, first=first, count=count, room=room):
+            x = x[first : first + count]
+            return np.concatenate([x, np.repeat(x[-1:], room, axis=0)])[:room]
+
+        block = jax.tree.map(padded, rows)
+        block[-1][count:] = 0.0  # nothing to solve
+        out = jax.tree.map(np.asarray, solved(block, np.array(count)))
+        parts.append(jax.tree.map(lambda x, count=count: x[:count], out))
+    return joined(parts)
 
 
 def joined(records: Sequence[Any]) -> Any:
     """Stacked records one after the other."""
+    if len(records) == 1:
+        return records[0]
     return jax.tree.map(lambda *xs: np.concatenate(xs), *records)

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ._activity import Active, Courses, courses, states
 from ._crossings import (
     Crossing,
     Quantity,
+    Rise,
     first_rise,
     in_clock,
     in_flow_time,
@@ -87,41 +88,30 @@ class MeasuredStage:
 
 
 @one_thread
-def find_stages(trajectory: Record) -> list[MeasuredStage]:
-    """The stages of a run, in order of time."""
-    _, passed, active = history(trajectory)
-    steps = [0, *(p.plateau for p in passed)]
-    seen = [True, *(p.visible for p in passed)]
-    plateaus = flattest(trajectory, steps, seen)
-    switches = []
-    for was, now in itertools.pairwise(active):
-        on = [c for n in now for c in _coordinates(n, np.asarray(now[n] & ~was[n]))]
-        off = [c for n in now for c in _coordinates(n, np.asarray(was[n] & ~now[n]))]
-        switches.append((on, off, now))
-    between = list(itertools.pairwise(plateaus))
-    times = _times_of(trajectory, [on for on, *_ in switches], between)
-    stages, scale = [], trajectory.scale if trajectory.log_alpha < 0 else math.nan
-    for (_, plateau), (on, off, now), (level, crossing) in zip(
-        between, switches, times, strict=True
-    ):
-        passed_at = in_flow_time(trajectory, crossing)
-        leaves = plateau.record["leaves"]
-        stages.append(
-            MeasuredStage(
-                t=passed_at.t,
-                tau=passed_at.t / scale,
-                error=passed_at.error,
-                activated=on,
-                deactivated=off,
-                value={n: np.asarray(leaves[n]["value"]) for n in trajectory.leaves},
-                loss=float(plateau.record["loss"]),
-                rank={n: np.asarray(np.sum(x, axis=-1)) for n, x in now.items()},
-                step=plateau.step,
-                clock=crossing.clock,
-                level=level,
-                build=functools.partial(_model, trajectory, leaves, plateau.t),
-            )
+def find_stages(runs: Sequence[Record]) -> list[list[MeasuredStage]]:
+    """The stages of runs, of each in order of time, all sought side by side."""
+    whole = [run.whole for run in runs]
+    passed = [history(run)[1] for run in whole]
+    steps = [[0, *(p.plateau for p in own)] for own in passed]
+    seen = [[True, *(p.visible for p in own)] for own in passed]
+    plateaus = flattest(whole, steps, seen)
+    changes = [
+        [_change(run, was_now, ends) for was_now, ends in zip(switches, between, strict=True)]
+        for run, switches, between in zip(
+            whole,
+            (itertools.pairwise(history(run)[2]) for run in whole),
+            map(itertools.pairwise, plateaus),
+            strict=True,
         )
+    ]
+    times = iter(in_clock([x.rise for own in changes for x in own if x.rise is not None]))
+    stages = []
+    for run, own in zip(runs, changes, strict=True):
+        found = [x.stage(_steepest(x) if x.rise is None else next(times)) for x in own]
+        if run.checkpoints is not None:
+            rows = run.checkpoints
+            found = [dataclasses.replace(x, step=int(rows[x.step])) for x in found]
+        stages.append(found)
     return stages
 
 
@@ -189,63 +179,84 @@ def _index(row: np.ndarray) -> Index:
     return tuple(int(i) for i in row)
 
 
-#: What defines a transition: the level, its quantity and height, the step within which it is
-#: crossed, and the plateaus that the level is made of.
-_Rise = tuple[tuple[Any, float], Quantity, float, int, tuple[Plateau, ...]]
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Change:
+    """From one plateau to the next: what switches, and the level that says when.
+
+    `active`: which modes are on the plateau after it; `made_of`: the plateaus that the level is
+    half of. Without a `rise` rounding hides the level.
+    """
+
+    run: Record
+    start: Plateau
+    plateau: Plateau
+    on: list[Coordinate]
+    off: list[Coordinate]
+    active: Active
+    level: tuple[Any, float] | None = None
+    rise: Rise | None = None
+    made_of: tuple[Plateau, ...] = ()
+
+    def stage(self, crossing: Crossing) -> MeasuredStage:
+        run, plateau, leaves = self.run, self.plateau, self.plateau.record["leaves"]
+        if self.rise is not None:
+            crossing = _widened(self.rise, crossing, *self.made_of)
+        passed_at = in_flow_time(run, crossing)
+        return MeasuredStage(
+            t=passed_at.t,
+            tau=passed_at.t / run.scale if run.log_alpha < 0 else math.nan,
+            error=passed_at.error,
+            activated=self.on,
+            deactivated=self.off,
+            value={n: np.asarray(leaves[n]["value"]) for n in run.leaves},
+            loss=float(plateau.record["loss"]),
+            rank={n: np.asarray(np.sum(x, axis=-1)) for n, x in self.active.items()},
+            step=plateau.step,
+            clock=crossing.clock,
+            level=self.level,
+            build=functools.partial(_model, run, leaves, plateau.t),
+        )
 
 
-def _times_of(
-    trajectory: Record, activated: list[list[Coordinate]], between: list[tuple[Plateau, Plateau]]
-) -> list[tuple[tuple[Any, float] | None, Crossing]]:
-    """The level that defines each transition, and when it is crossed."""
-    rises = [_rise(trajectory, on, *pair) for on, pair in zip(activated, between, strict=True)]
-    known = [(quantity, height, step) for _, quantity, height, step, _ in filter(None, rises)]
-    found = iter(in_clock(trajectory, known))
-    out: list[tuple[tuple[Any, float] | None, Crossing]] = []
-    for rise, pair in zip(rises, between, strict=True):
-        if rise is None:
-            out.append((None, _steepest(trajectory, *pair)))
-        else:
-            level, quantity, _, _, made_of = rise
-            out.append((level, _widened(trajectory, quantity, next(found), *made_of)))
-    return out
-
-
-def _rise(
-    trajectory: Record, activated: list[Coordinate], start: Plateau, plateau: Plateau
-) -> _Rise | None:
+def _change(
+    run: Record, was_now: tuple[Active, Active], ends: tuple[Plateau, Plateau]
+) -> _Change:
+    (was, now), (start, plateau) = was_now, ends
+    on = [c for n in now for c in _coordinates(n, np.asarray(now[n] & ~was[n]))]
+    off = [c for n in now for c in _coordinates(n, np.asarray(was[n] & ~now[n]))]
+    change = _Change(run, start, plateau, on, off, now)
     before, after = start.step, plateau.step
     leaves = plateau.record["leaves"]
     winner, value = None, 0.0
-    for name, index in activated:
+    for name, index in on:
         size = float(leaves[name].modes()[0][index])
         if abs(size) > abs(value) * (1.0 + 1e-6):  # of equal ones the first
             winner, value = (name, index), size
     if winner is not None and leaves[winner[0]].entrywise:
         quantity, half = Quantity(*winner, float(np.sign(value))), 0.5 * abs(value)
-        step = first_rise(trajectory, quantity, half, before, after + 1)
+        step = first_rise(run, quantity, half, before, after + 1)
         if step is not None:
-            return (winner, 0.5 * value), quantity, half, step, (plateau,)
+            rise, level = Rise(run, quantity, half, step), (winner, 0.5 * value)
+            return dataclasses.replace(change, level=level, rise=rise, made_of=(plateau,))
     middle = 0.5 * (float(start.record["loss"]) + float(plateau.record["loss"]))
     quantity = Quantity(sign=-1.0)
-    step = first_rise(trajectory, quantity, -middle, before, after + 1)
-    if step is not None:
-        return ("loss", middle), quantity, -middle, step, (start, plateau)
-    return None
+    step = first_rise(run, quantity, -middle, before, after + 1)
+    if step is None:
+        return change
+    rise = Rise(run, quantity, -middle, step)
+    return dataclasses.replace(change, level=("loss", middle), rise=rise, made_of=ends)
 
 
-def _steepest(trajectory: Record, start: Plateau, plateau: Plateau) -> Crossing:
+def _steepest(change: _Change) -> Crossing:
     """A transition whose fall is lost in the rounding of the loss: its steepest step."""
-    before, after = start.step, plateau.step
-    step = before + int(np.argmax(trajectory.descent[before : after + 1]))
-    times = trajectory.times
+    before, after, run = change.start.step, change.plateau.step, change.run
+    step = before + int(np.argmax(run.descent[before : after + 1]))
+    times = run.times
     width = times[min(step + 1, after)] - times[max(step - 1, before)]
     return Crossing(float(times[step]), float(width), step, float(times[step]))
 
 
-def _widened(
-    trajectory: Record, quantity: Quantity, crossing: Crossing, *plateaus: Plateau
-) -> Crossing:
+def _widened(rise: Rise, crossing: Crossing, *plateaus: Plateau) -> Crossing:
     """The error bar with what the level, half of the plateaus' values, is uncertain by.
 
     The lowest point of a valley is known to the root of the rounding of its height, 10⁻⁸ of
@@ -253,10 +264,10 @@ def _widened(
     Without the flow it lies anywhere between the steps beside the lowest. And the values there
     have error bars of their own.
     """
-    values = quantity.of({"loss": trajectory.loss, "leaves": trajectory.leaves})
+    run, values = rise.run, rise.values
     own = np.zeros(len(values))
-    if trajectory.refined is not None:
-        own = spread(trajectory.times, values, quantity.of(trajectory.refined))
+    if run.refined is not None:
+        own = spread(run.times, values, rise.quantity.of(run.refined))
     doubt = sum(own[p.step] for p in plateaus)
     doubt += sum(
         p.located * abs(values[p.step + 1] - values[p.step - 1])
@@ -264,7 +275,7 @@ def _widened(
         if 0 < p.step < len(values) - 1
     )
     i = crossing.step
-    speed = (values[i + 1] - values[i]) / (trajectory.times[i + 1] - trajectory.times[i])
+    speed = (values[i + 1] - values[i]) / (run.times[i + 1] - run.times[i])
     return dataclasses.replace(crossing, error=float(crossing.error + 0.5 * doubt / speed))
 
 

@@ -207,10 +207,7 @@ class Trajectory(Record):
                 "An escape ends within its first transition, at the level asked for. Stages are "
                 "those of the run that goes on from there: gflow.simulate(traj.final, ...)."
             )
-        if self.kept or self.checkpoints is None:
-            return list(self.kept["stages"]) if self.kept else find_stages(self)
-        found = self.whole.stages()
-        return [dataclasses.replace(x, step=int(self.checkpoints[x.step])) for x in found]
+        return list(self.kept["stages"]) if self.kept else find_stages([self])[0]
 
     @property
     def found_stages(self) -> list[MeasuredStage]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, active_weights, crossings, first_rise
+from gflow.internal import Crossing, Quantity, Rise, active_weights, crossings, first_rise
 
 from .._prediction import Prediction
 
@@ -20,7 +20,7 @@ _RESTS = 12.0
 
 def measure(trajectory: Trajectory, prediction: Prediction) -> list[Crossing | None]:
     """When the run crosses each stage's level; None where it does not."""
-    rises: list[tuple[Quantity, float, int] | None] = []
+    rises: list[Rise | None] = []
     for k, stage in enumerate(prediction.stages):
         if stage.level is None:
             rises.append(None)
@@ -31,12 +31,12 @@ def measure(trajectory: Trajectory, prediction: Prediction) -> list[Crossing | N
             for earlier in range(k):
                 if what in prediction.stages[earlier].deactivated:
                     switched_off = rises[earlier]
-                    start = len(trajectory.t) if switched_off is None else switched_off[2]
+                    start = len(trajectory.t) if switched_off is None else switched_off.step
             quantity = Quantity(what[0], what[1], math.copysign(1.0, value))
             height = abs(value)
         step = first_rise(trajectory, quantity, height, start)
-        rises.append(None if step is None else (quantity, height, step))
-    found = iter(crossings(trajectory, [rise for rise in rises if rise is not None]))
+        rises.append(None if step is None else Rise(trajectory, quantity, height, step))
+    found = iter(crossings([rise for rise in rises if rise is not None]))
     return [None if rise is None else next(found) for rise in rises]
 
 
