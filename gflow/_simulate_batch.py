@@ -152,7 +152,7 @@ def simulate_batch(
     make = lambda key: DiagonalLinear(gflow.Hadamard.small(10, log_alpha=-37.0, key=key))
     models = eqx.filter_vmap(make)(jax.random.split(jax.random.key(0), 256))
     batch = gflow.simulate_batch(models, objective, tau1=4.0)
-    [run.stages()[0].tau for run in batch]
+    [stages[0].tau for stages in batch.stages()]
     ```
     """
     check_untraced(model=model, objective=objective)

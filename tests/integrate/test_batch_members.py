@@ -171,6 +171,63 @@ def test_many_models_each_under_its_objective():
         agree(run, under(4 + i, i), [*SAVE, run.t[-1]])
 
 
+# --- stages of all members ------------------------------------------------------------
+
+
+def pairs(seed):
+    """Three layers of two modes: units, in a clock of their own."""
+    rng = np.random.default_rng(seed)
+    return gflow.models.DeepLinear.small(
+        (2, 2, 2, 2), log_alpha=-(20.0 + 20.0 * seed), key=jax.random.key(int(rng.integers(99)))
+    )
+
+
+def of_units():
+    target = np.array([[1.0, 0.2], [-0.1, 0.6]])
+    return gflow.simulate_batch(
+        stacked([pairs(seed) for seed in range(3)]), SquaredLoss(np.eye(2), target), rtol=1e-6
+    )
+
+
+BATCHES = {
+    "own decays, scales and ends": batch,
+    "own objectives": lambda: gflow.simulate_batch(
+        small(16, 0), stacked(objectives()), in_axes=(None, 0), **UNDER
+    ),
+    "observables kept": lambda: gflow.simulate_batch(
+        stacked(starts()[2:]), HALF_SUM, tau1=ENDS[2:], save=gflow.save.observables()
+    ),
+    "units": of_units,
+    "without error bars": lambda: gflow.simulate_batch(
+        stacked(starts()[:3]), HALF_SUM, tau1=6.0, error_bars=False, solver=gflow.solvers.Dopri8()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_stages_of_a_batch_are_those_of_its_members(name):
+    runs = BATCHES[name]()
+    found = runs.stages()
+    assert len(found) == len(runs)
+    for run, stages in zip(runs, found, strict=True):
+        alone = run.stages()
+        assert len(stages) == len(alone) >= 1
+        for stage, other in zip(stages, alone, strict=True):
+            # the same steps, of which many at once may round otherwise
+            assert stage.t == pytest.approx(other.t, rel=1e-11)
+            assert stage.error == pytest.approx(other.error, rel=1e-3, nan_ok=True)
+            assert (stage.label, stage.step) == (other.label, other.step)
+            assert stage.level is not None and stage.level[0] == other.level[0]
+            np.testing.assert_allclose(stage.loss, other.loss, rtol=1e-8, atol=1e-13)
+            assert jax.tree.structure(stage.model) == jax.tree.structure(other.model)
+
+
+def test_members_are_made_once():
+    runs = batch()
+    assert runs[1] is runs[1] and runs[1] is not runs[2]
+    assert runs[-1] is runs[len(runs) - 1]
+
+
 def mixed(seed):
     rng = np.random.default_rng(seed)
     factors = gflow.to_factors(small(2.0, seed + 10).weight)
