@@ -10,6 +10,7 @@ from . import (
     solvers as solvers,
     stop as stop,
     tasks as tasks,
+    velocity as velocity,
 )
 from ._descend import descend as descend
 from ._escape import escape as escape

@@ -17,6 +17,7 @@ from .flow._build import (
     with_schedule,
 )
 from .flow._decay import Decay
+from .flow._driven import driven
 from .flow._flow import (
     Flow,
     Objective,
@@ -42,10 +43,11 @@ from .integrate._status import Status, message
 from .kinks._choose import with_kinks
 from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
-from .parameters._base import trained_leaves
+from .parameters._base import to_factors, trained_leaves
 from .results._trajectory import Trajectory
 from .save import Save, wanted
 from .stop import Ending
+from .velocity import Velocity
 
 #: How a run ends that does not get on.
 _STALLED = (Status.max_steps, Status.step_underflow)
@@ -71,6 +73,7 @@ def simulate(
     allow_float32: bool = False,
     allow_frozen_sign: bool = False,
     kinks: str | None = None,
+    velocity: Velocity | None = None,
 ) -> Trajectory:
     r"""Integrate the gradient flow dθ/dt = −∇L(θ) − λθ of a model's factors.
 
@@ -107,6 +110,9 @@ def simulate(
       decides whether it crosses or slides along it; "smooth" rounds the kinks off, and a bar may
       then be too small where what the width and what the steps do cancel. A loss without kinks
       is not touched.
+    - `velocity`: in place of the gradient flow, how the factors move (`gflow.velocity`): sign flow,
+      momentum, a preconditioner of one's own. They are plain arrays then (`gflow.to_factors`), and
+      kinks are rounded off.
 
     **Returns:** a `Trajectory`; look at `.status`. A failed solve keeps what it has.
 
@@ -117,6 +123,7 @@ def simulate(
     traj.tau, traj.loss, traj.stages()
     ```
     """
+    scaled, model = model, model if velocity is None else to_factors(model)
     flow = build_flow(
         model,
         objective,
@@ -130,16 +137,18 @@ def simulate(
     asked = wanted(save)
     labels = bindings(trained_leaves(model))
     times = prepare_times(
-        model, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha,
+        scaled, t0=t0, t1=t1, tau1=tau1, save=asked.times, log_alpha=log_alpha,
         order=order_of(flow, model),
     )  # fmt: skip
-    in_units = bool(labels) and solver is None
+    in_units = bool(labels) and solver is None and velocity is None
     direction = resting_direction(stop, t1 is None and tau1 is None, in_units)
     if in_units:
         wished = wished if times.end is None else [*wished, Condition.at_times(times.end)]
     programs = traced_observables(with_readings(observables, wished), model, flow)
-    kinks = "smooth" if in_units else kinks
+    kinks = "smooth" if in_units or velocity is not None else kinks
     flow, smooth, rounding = with_kinks(flow, trained_leaves(model), kinks, rtol)
+    if velocity is not None:
+        flow = driven(flow, velocity)
     if in_units:
         flow = bound(flow, labels, times.start)
     given, solver = solver, choose(flow, solver, rtol)
@@ -186,6 +195,8 @@ def simulate(
     if isinstance(flow.kinks, Rounded):
         width = np.max(np.asarray(flow.kinks.width))
         method += f", kinks rounded off over {width:.1e}{rounding}"
+    if velocity is not None:
+        method += f", velocity {type(velocity).__name__}"
     trajectory = trajectory_of(run, 0, model, float(times.scale[0]), times.why, method, times.order)
     trajectory.statistics["seconds"] = time.perf_counter() - began
     if not trajectory.successful:

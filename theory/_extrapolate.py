@@ -82,7 +82,12 @@ def check_same_problem(runs: list[Trajectory]) -> None:
             f"The two runs have different O(1) factors ({found}), so their C_k differ and the "
             "limit would be wrong. Make the second with gflow.rescale(model, log_alpha)."
         )
-    for part, words in (("data", "another loss or other data"), ("decay", "another decay")):
+    parts = {
+        "data": "another loss or other data",
+        "decay": "another decay",
+        "velocity": "another velocity",
+    }
+    for part, words in parts.items():
         if found := one.difference(two, part):
             raise ValueError(
                 f"The second run has {words} than the first ({found}): their stages have no "

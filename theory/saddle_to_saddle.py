@@ -88,7 +88,7 @@ def predict(X: ArrayLike, y: ArrayLike, reduction: str = "half_mean") -> Predict
     ended = "complete: no feature correlates with the residual"
     probes = probe_weights({"weight": beta.shape})["weight"]
     data = summary([loss(w) for w in probes], {"weight": [force(w) for w in probes]})
-    origin = Fingerprint(None, data, {"weight": [0.0] * 6})
+    origin = Fingerprint(None, data, {"weight": [0.0] * 6}, {})
     return Prediction(
         Start(0.0, start, loss(start), 0), stages, SOURCE, VALIDITY, ended, origin=lambda: origin
     )

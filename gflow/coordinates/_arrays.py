@@ -33,6 +33,9 @@ class ArrayCoordinates(Coordinates):
         arrays, rest = self._split()
         return eqx.combine(ravel_pytree(arrays)[1](state), rest)
 
+    def arrays(self, state: State) -> PyTree[Array]:
+        return eqx.filter(self.view(state), eqx.is_inexact_array)
+
     def value(self, state: State) -> Weight:
         return jnp.asarray(self.view(state).value)
 

@@ -70,6 +70,10 @@ class Coordinates(eqx.Module):
         """Whose record it is that `record` makes."""
         return type(self)
 
+    def arrays(self, state: State) -> PyTree[Array] | None:
+        """The plain factors that `state` is made of, one after the other; None of anything else."""
+        return None
+
     @property
     def size(self) -> int:
         """Number of components of the state."""
@@ -221,6 +225,9 @@ class Moved(Coordinates):
 
     def velocity(self, state: State, force: Weight, decay: Float[Array, ""]) -> State:
         return self.inner.velocity(state, force, decay)
+
+    def arrays(self, state: State) -> PyTree[Array] | None:
+        return self.inner.arrays(state)
 
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[State, State]:
         return self.inner.tolerance(rtol)

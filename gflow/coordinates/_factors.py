@@ -1,6 +1,6 @@
 """The two factors of a weight as they are, with a guard against a lost difference."""
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,6 +8,13 @@ from jaxtyping import Array, Float
 from ._base import Coordinates, State, Weight
 from ._record import LeafRecord
 from ._view import View
+
+
+class Entries(NamedTuple):
+    """The two factors of a weight u ⊙ v, entry by entry."""
+
+    u: Float[Array, "..."]
+    v: Float[Array, "..."]
 
 
 class FactorCoordinates(Coordinates):
@@ -28,6 +35,9 @@ class FactorCoordinates(Coordinates):
     def _factors(self, state: State) -> tuple[Array, Array]:
         u, v = state.reshape(2, *self.u.shape)
         return u, v
+
+    def arrays(self, state: State) -> Entries:
+        return Entries(*self._factors(state))
 
     def value(self, state: State) -> Weight:
         u, v = self._factors(state)

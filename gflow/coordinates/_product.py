@@ -47,6 +47,9 @@ class ChainCoordinates(Coordinates):
         parts = zip(jnp.split(state, cuts), self.initial, strict=True)
         return tuple(part.reshape(x.shape) for part, x in parts)
 
+    def arrays(self, state: State) -> tuple[Array, ...]:
+        return self._factors(state)
+
     def value(self, state: State) -> Weight:
         return chained(self._factors(state))
 

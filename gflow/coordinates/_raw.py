@@ -53,6 +53,9 @@ class RawCoordinates(Coordinates):
     def view(self, state: State) -> View:
         return View(self.value(state), None, jnp.zeros((0,), state.dtype))
 
+    def arrays(self, state: State) -> Weight:
+        return state.reshape(self.initial.shape)
+
     def polar(self) -> "PolarCoordinates":
         return PolarCoordinates.of_raw(self)
 

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 # no Equinox module: a run is read through thousands of these, and their look-ups cost
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["chart"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["chart"])
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeafRecord(Mapping[str, Any]):
     """Arrays by name, and the coordinates that know how to read them.

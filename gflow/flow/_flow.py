@@ -31,6 +31,8 @@ class Flow(Field):
     """
 
     stretches: ClassVar[bool] = True
+    #: Whether weights move along the gradient, so that the loss falls.
+    gradient: ClassVar[bool] = True
 
     coordinates: tuple[Any, ...]
     decay: tuple[Constant | Traced | None, ...]

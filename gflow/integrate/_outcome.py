@@ -46,8 +46,14 @@ def trajectory_of(
             method=method,
             statistics=statistics,
             resolver=Resolver(
-                flow, run.solver, run.rtol, run.observables, float(run.lookout.rest[i]), segments,
-                run.team, i,
+                flow,
+                run.solver,
+                run.rtol,
+                run.observables,
+                float(run.lookout.rest[i]),
+                segments,
+                run.team,
+                i,
             ),
         )
 

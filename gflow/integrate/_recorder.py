@@ -36,7 +36,8 @@ class Entry:
     def at(self, where: np.ndarray, only: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of those that are marked, of all members or of one."""
         if only is None:
-            return np.nonzero(where)
+            rows, columns = np.nonzero(where)
+            return rows, columns
         column = int(np.searchsorted(self.members, only))
         rows = np.flatnonzero(where[:, column])
         return rows, np.full(len(rows), column)

@@ -53,26 +53,32 @@ def verdict(flow: Flow, leaves: Leaves, t: float, elapsed: float, rtol: float) -
     A weight rests when its speed is rounding, or dies out before the weight has gone another
     `LEFT`·rtol of its scale (rtol, if like a power of the time: what is slower is seen then).
     An explicit method at its stability limit leaves the fastest modes
-    at the size of the tolerance and more; so before the last word they are left to die out.
+    at the size of the tolerance and more; so before the last word they are left to die out. Under
+    a velocity of the user's a weight may swing about its rest: there it rests as well when its
+    speed would not take it that far in as much time again.
     """
     clock = jnp.asarray(t, flow.dtype)
     leaves = jax.tree.map(jnp.asarray, leaves)
-    if _moves(motion(flow, leaves, clock), 1e3 * rtol, elapsed):
+    swings = not flow.gradient
+    if _moves(motion(flow, leaves, clock), 1e3 * rtol, elapsed, swings):
         return Verdict.moving
     state, _ = settled(flow, leaves, clock)
-    if _moves(motion(flow, leaves, clock, state), LEFT * rtol, elapsed):
+    if _moves(motion(flow, leaves, clock, state), LEFT * rtol, elapsed, swings):
         return Verdict.moving
-    down = curves_down(flow, leaves, clock, state) or leaves_zero(flow, leaves, clock, state)
+    down = curves_down(flow, leaves, clock, state)
+    # a displacement that a flow without a gradient first lets grow tells nothing
+    down = down or (flow.gradient and leaves_zero(flow, leaves, clock, state))
     return Verdict.saddle if down else Verdict.resting
 
 
-def _moves(found: Any, left: float, elapsed: float) -> bool:
+def _moves(found: Any, left: float, elapsed: float, swings: bool) -> bool:
     speed, change, scale, rounding = (np.asarray(x, float) for x in found)
     real = ~(np.abs(speed) <= ROUNDINGS * rounding)  # where it is not a number as well
     with np.errstate(all="ignore"):
         lasts = -speed / change  # the time in which a speed dies out; negative where it grows
         share = np.where(lasts > 0.1 * elapsed, left / LEFT, left)
         arrives = (lasts > 0.0) & (np.abs(speed) * lasts <= share * scale)
+        arrives |= swings & (np.abs(speed) * elapsed <= left * scale)
     return bool(np.any(real & ~arrives))
 
 

@@ -41,10 +41,12 @@ class Resting:
 
     def begin(self, run: Any) -> None:
         """Before the first step."""
-        members, decay = len(run.time), run.flow(0).decay
+        members, flow = len(run.time), run.flow(0)
+        decay = flow.decay
         # a λ(t) may wake what rests; decay goes on at rest: it lowers what is dormant
         self.autonomous = all(isinstance(rate, Constant | None) for rate in decay)
         self.stays = all(rate is None for rate in decay)
+        self.gradient = flow.gradient
         # what the objective has fallen by, and from when on a member is examined again
         self.descent = run.recorder.first["descent"].astype(float)
         self.fallen, self.examined = np.zeros(members), np.zeros(members)
@@ -55,8 +57,8 @@ class Resting:
 
     @property
     def plateaus(self) -> bool:
-        """Whether plateaus of the run are left by what grows on them, and not by a λ(t)."""
-        return self.autonomous
+        """Whether plateaus are left by what grows on them, not by a λ(t) or what is remembered."""
+        return self.autonomous and self.gradient
 
     def aim(self, run: Any) -> float:
         """Up to where the next round may go."""

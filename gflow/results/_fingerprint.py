@@ -1,8 +1,8 @@
 """What a run or a prediction was made from, small enough to carry and to compare.
 
 Two problems are one when their weights start from the same O(1) factors, their loss and forces
-agree at a few fixed weights, and they decay alike. α is not part of it: runs of one problem at
-several α have one fingerprint.
+agree at a few fixed weights, they decay alike, and move along the same velocity. α is not part of
+it: runs of one problem at several α have one fingerprint.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ class Fingerprint:
       exponents, of a Factored one its columns), plain and frozen arrays included.
     - `data`: "loss" and "force on leaf" ↦ numbers at fixed probe weights.
     - `decay`: leaf ↦ λ at fixed times.
+    - `velocity`: nothing of a gradient flow; of another its name ↦ numbers at the start.
     - `elapsed`: flow time at which the factors were read, 0 for a start.
 
     A part that is not known is None and is compared with nothing, and so is a leaf that the two
@@ -48,11 +49,12 @@ class Fingerprint:
     factors: Table | None
     data: Table | None
     decay: Table | None
+    velocity: Table | None = None
     elapsed: float = 0.0
     tolerance: float = 1e-7
 
     def difference(self, other: "Fingerprint", part: str, tolerance: float = 0.0) -> str | None:
-        """Where "factors", "data" or "decay" differ, as a phrase; None where they agree."""
+        """Where "factors", "data", "decay" or "velocity" differ, as a phrase; None if nowhere."""
         mine, theirs = getattr(self, part), getattr(other, part)
         if mine is None or theirs is None:
             return None
@@ -108,10 +110,10 @@ def fingerprint(flow: Flow | None, model: PyTree, log_alpha: float) -> Fingerpri
     leaves = jax.tree.leaves(model, is_leaf=is_parameter)
     elapsed = max((float(x.elapsed) for x in leaves if isinstance(x, Small)), default=0.0)
     if flow is None:
-        return Fingerprint(factors, None, None, elapsed)
-    return Fingerprint(
-        factors, probed(flow), _decays(flow), elapsed, float(np.sqrt(np.finfo(flow.dtype).eps))
-    )
+        return Fingerprint(factors, None, None, None, elapsed)
+    tolerance = float(np.sqrt(np.finfo(flow.dtype).eps))
+    velocity = {} if flow.gradient else {"a velocity other than the gradient": _speeds(flow)}
+    return Fingerprint(factors, probed(flow), _decays(flow), velocity, elapsed, tolerance)
 
 
 def start_factors(model: PyTree, log_alpha: float) -> Table:
@@ -144,6 +146,11 @@ def pattern(shape: tuple[int, ...], number: int = 0) -> np.ndarray:
     """Fixed numbers in (−1, 1) without any regularity that data could share."""
     count = np.arange(1, math.prod(shape) + 1, dtype=float)
     return np.sin(count * (math.sqrt(2.0) + number) + 0.37 * count**1.5).reshape(shape)
+
+
+def _speeds(flow: Flow) -> list[float]:
+    """Of a flow along a velocity of the user's, at its start."""
+    return _projected(np.asarray(flow.velocity(jnp.zeros((), flow.dtype), flow.start())))
 
 
 def probed(flow: Flow) -> Table:

@@ -183,8 +183,7 @@ class Record:
         return self.solved(self.leaves_at(step), self.times[step], span)
 
     def rows_after(self, steps: np.ndarray, spans: np.ndarray) -> tuple[Any, np.ndarray, Any]:
-        """Leaves, times and spans to solve from, for records at spans (n, points) after steps (n,).
-        """
+        """Leaves, times and spans to solve, for records at spans (n, points) after steps (n,)."""
         if self.checkpoints is not None:
             i = np.searchsorted(self.checkpoints, steps, side="right") - 1
             since = self.times[steps] - self.times[self.checkpoints[i]]

@@ -21,8 +21,8 @@ def after_each(runs: Sequence[Record], steps: np.ndarray, spans: np.ndarray) -> 
     teams: dict[int, list[list[int]]] = {}
     for rows in own.values():
         resolver = runs[rows[0]].resolver
-        team = resolver if resolver is None or resolver.team is None else resolver.team
-        teams.setdefault(id(team), []).append(rows)
+        team = None if resolver is None else resolver.team
+        teams.setdefault(id(resolver if team is None else team), []).append(rows)
     found = joined([_of_team(runs, rows, steps, spans) for rows in teams.values()])
     order = np.argsort([k for members in teams.values() for rows in members for k in rows])
 
@@ -40,8 +40,10 @@ def _of_team(
     first = runs[members[0][0]]
     if len(members) == 1:
         return first.solved(*asked[0])
-    resolvers = [runs[rows[0]].resolver for rows in members]
-    _, t, _ = leaves, *_ = joined(asked)
+    resolvers = [r for rows in members if (r := runs[rows[0]].resolver) is not None]
+    leaves, t, _ = joined(asked)
     until = [r.until_rest(*ask[1:]) for r, ask in zip(resolvers, asked, strict=True)]
     who = np.repeat([r.member for r in resolvers], [len(ask[1]) for ask in asked])
-    return first.since(resolvers[0].team(who, leaves, t, np.concatenate(until)))
+    team = resolvers[0].team
+    assert team is not None
+    return first.since(team(who, leaves, t, np.concatenate(until)))

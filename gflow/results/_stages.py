@@ -218,9 +218,7 @@ class _Change:
         )
 
 
-def _change(
-    run: Record, was_now: tuple[Active, Active], ends: tuple[Plateau, Plateau]
-) -> _Change:
+def _change(run: Record, was_now: tuple[Active, Active], ends: tuple[Plateau, Plateau]) -> _Change:
     (was, now), (start, plateau) = was_now, ends
     on = [c for n in now for c in _coordinates(n, np.asarray(now[n] & ~was[n]))]
     off = [c for n in now for c in _coordinates(n, np.asarray(was[n] & ~now[n]))]

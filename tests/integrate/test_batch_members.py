@@ -217,14 +217,16 @@ def test_stages_of_a_batch_are_those_of_its_members(name):
             assert stage.t == pytest.approx(other.t, rel=1e-11)
             assert stage.error == pytest.approx(other.error, rel=1e-3, nan_ok=True)
             assert (stage.label, stage.step) == (other.label, other.step)
-            assert stage.level is not None and stage.level[0] == other.level[0]
+            assert stage.level is not None
+            assert stage.level[0] == other.level[0]
             np.testing.assert_allclose(stage.loss, other.loss, rtol=1e-8, atol=1e-13)
             assert jax.tree.structure(stage.model) == jax.tree.structure(other.model)
 
 
 def test_members_are_made_once():
     runs = batch()
-    assert runs[1] is runs[1] and runs[1] is not runs[2]
+    assert runs[1] is runs[1]
+    assert runs[1] is not runs[2]
     assert runs[-1] is runs[len(runs) - 1]
 
 

@@ -41,7 +41,7 @@ def start_claims(prediction: Prediction, reader: Reader, rest: Plateau) -> list[
 
 
 def problem_claims(prediction: Prediction, run: Trajectory) -> list[Claim]:
-    """The same factors, data and decay, as far as both know what they were made from."""
+    """The same factors, data, decay and velocity, as far as both know what they were made from."""
     mine, theirs = prediction.fingerprint, run.fingerprint
     claims: list[Claim] = []
     if mine is None:
@@ -51,8 +51,9 @@ def problem_claims(prediction: Prediction, run: Trajectory) -> list[Claim]:
         model = run.model(t=mine.elapsed) if run.t[0] <= mine.elapsed <= run.t[-1] else None
         factors = None if model is None else start_factors(model, run.log_alpha)
         theirs = dataclasses.replace(theirs, factors=factors, tolerance=1e-5)
-    for part in ("factors", "data", "decay"):
-        if getattr(mine, part) is None or getattr(theirs, part) is None:
+    for part in ("factors", "data", "decay", "velocity"):
+        known = getattr(mine, part), getattr(theirs, part)
+        if None in known or not any(known):
             continue
         found = mine.difference(theirs, part)
         verdict = CONFIRMED if found is None else REFUTED
