@@ -53,8 +53,9 @@ def aligned(
     aligned([4.0, 1.0, 0.25], 1e-3, 1.0)           # 2.52885, 0.63249, 0.15840: all at once
     ```
     """
-    target, start = _modes(target_values, start_values)
-    left = np.exp(-times(t))[..., None]
+    target, start = np.broadcast_arrays(*_modes(target_values, start_values))
+    left = np.exp(-times(t))
+    left = np.reshape(left, (*left.shape, *[1] * target.ndim))
     return np.asarray(target * (1.0 - left) + start * left)
 
 

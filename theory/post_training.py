@@ -47,7 +47,8 @@ def scaled(values: Numbers, factor: Numbers, t: Numbers) -> Float[np.ndarray, ".
     s, kappa = _values(values), real_array(factor, "factor")
     if kappa.ndim or not kappa > 0.0:
         raise ValueError(f"factor = {factor}: one positive number; the target is factor·W₀.")
-    when = times(t)[..., None]
+    when = times(t)
+    when = np.reshape(when, (*when.shape, *[1] * s.ndim))
     with np.errstate(invalid="ignore"):
         decayed = np.where(s > 0.0, np.exp(-2.0 * kappa * s * when), 1.0)
     # at zero a mode has no force

@@ -33,6 +33,8 @@ SHIPPED = (
     "condensation",
     "linear-icl",
     "cross-entropy",
+    "odelora",
+    "post-training",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

@@ -53,6 +53,12 @@ def test_aligned_modes_all_climb_at_rate_one(t):
     np.testing.assert_allclose(modes, np.diag(found), rtol=0, atol=3e-11)
 
 
+def test_axes_of_time_come_first():
+    assert odelora.aligned(2.0, 0.1, 1.0).shape == ()
+    assert odelora.aligned(2.0, 0.1, [1.0, 2.0]).shape == (2,)
+    assert odelora.aligned([2.0, 1.0, 0.5], 0.1, np.zeros((4, 2))).shape == (4, 2, 3)
+
+
 def test_half_times_beside_those_of_lora():
     targets = np.array([4.0, 1.0, 0.25])
     times = odelora.half_times(targets, 1e-3)

@@ -1,0 +1,1 @@
+"""Other velocities of the same factors: sign flow and momentum."""

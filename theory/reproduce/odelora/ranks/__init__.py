@@ -1,0 +1,1 @@
+"""All ranks at once, from any start, whatever the conditioning."""

@@ -1,0 +1,1 @@
+"""Euler steps on the factors, and how short they have to be."""
