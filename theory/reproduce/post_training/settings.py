@@ -1,0 +1,16 @@
+"""What is run in full, and with `--fast`."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of the matrices whose vectors turn, changes of each, and draws of the null model."""
+
+    sizes: tuple[int, ...] = (8, 16, 32)
+    changes: int = 3
+    draws: int = 200
+
+
+FULL = Settings()
+FAST = Settings(sizes=(8,), changes=2, draws=50)

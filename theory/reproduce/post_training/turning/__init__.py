@@ -1,0 +1,1 @@
+"""A target that differs a little: vectors turn, left and right together."""
