@@ -66,9 +66,7 @@ class Transformer(eqx.Module):
         self.readout = gaussian(keys[2], (vocabulary, d), d)
         self.readout_bias = jnp.zeros(vocabulary) if bias else None
         make = attention or multi_head(d, heads, head_width, causal=True)
-        self.layers = blocks(
-            keys[3:], make, d, hidden, norm=norm, residual=residual, bias=bias
-        )  # fmt: skip
+        self.layers = blocks(keys[3:], make, d, hidden, norm=norm, residual=residual, bias=bias)
         self.norm = norm
 
     def __call__(self, tokens: Int[Array, " length"]) -> Float[Array, "length vocabulary"]:

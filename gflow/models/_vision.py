@@ -85,9 +85,7 @@ class VisionTransformer(eqx.Module):
             jnp.zeros(n) if bias else None for n in (d, classes)
         )
         make = attention or multi_head(d, heads, head_width, causal=False)
-        self.layers = blocks(
-            keys[4:], make, d, hidden, norm=norm, residual=residual, bias=bias
-        )  # fmt: skip
+        self.layers = blocks(keys[4:], make, d, hidden, norm=norm, residual=residual, bias=bias)
         self.norm = norm
 
     def __call__(self, image: Float[Array, "height width ..."]) -> Float[Array, " classes"]:
