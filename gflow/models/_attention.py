@@ -1,6 +1,8 @@
 """Attention with diagonal and with full matrices, and residual stacks of layers."""
 
 import abc
+import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,13 +12,34 @@ from jaxtyping import Array, Float
 from ..parameters._base import Weight
 
 
+def visible(
+    logits: Float[Array, "... tokens tokens"], causal: bool, unseen: float
+) -> Float[Array, "... tokens tokens"]:
+    """`logits`, those of keys later than their query replaced by `unseen` if `causal`."""
+    if not causal:
+        return logits
+    seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+    return jnp.where(jnp.broadcast_to(seen, logits.shape), logits, unseen)
+
+
+def check_width(x: Float[Array, "tokens d"], d: int, attention: eqx.Module) -> None:
+    if x.shape[-1] != d:
+        raise ValueError(
+            f"{type(attention).__name__} has weights for tokens of width {d} and is given tokens "
+            f"of shape {x.shape}: make the two widths agree."
+        )
+
+
 class DiagonalAttention(eqx.Module):
     r"""Softmax attention whose key–query and value–output matrices are diagonal.
 
         f(X) = Σ_h softmax(scale · X diag(kq_h) Xᵀ) X diag(vo_h)
 
     Tokens are rows, the softmax runs over the last axis. `kq` and `vo` hold one row a
-    head, shape (heads, d). Model of 2306.07042, which has no 1/√d (scale = 1).
+    head, shape (heads, d). Model of 2306.07042, which has no 1/√d (scale = 1). `causal`: a
+    token sees itself and those before it.
+
+    **Raises:** ValueError for kq and vo of other shapes and, at a call, tokens of another width.
 
     ```python
     kq, vo = (gflow.Hadamard.small((1, 4), log_alpha=-74, key=k) for k in keys)
@@ -27,20 +50,23 @@ class DiagonalAttention(eqx.Module):
     kq: Weight
     vo: Weight
     scale: float = eqx.field(static=True)
+    causal: bool = eqx.field(static=True)
 
-    def __init__(self, kq: Weight, vo: Weight, *, scale: float = 1.0):
+    def __init__(self, kq: Weight, vo: Weight, *, scale: float = 1.0, causal: bool = False):
         if kq.value.ndim != 2 or kq.value.shape != vo.value.shape:
             raise ValueError(
                 f"DiagonalAttention needs kq and vo of one shape (heads, d): kq has "
                 f"{kq.value.shape}, vo has {vo.value.shape}."
             )
-        self.kq, self.vo, self.scale = kq, vo, float(scale)
+        self.kq, self.vo, self.scale, self.causal = kq, vo, float(scale), causal
 
     def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+        check_width(x, self.kq.value.shape[-1], self)
         # sums of products in place of einsum: XLA fuses these, but loops over many small
         # matrix products on CPU (3 to 4 times slower for d = 4)
         query = self.kq.value[:, None, :] * x[None]  # (heads, tokens, d)
         logits = self.scale * jnp.sum(query[:, :, None, :] * x[None, None], axis=-1)
+        logits = visible(logits, self.causal, -math.inf)
         weights = jax.nn.softmax(logits, axis=-1)  # (heads, tokens, tokens)
         mixed = jnp.sum(weights[..., None] * x[None, None], axis=2)
         return jnp.sum(mixed * self.vo.value[:, None, :], axis=0)
@@ -49,11 +75,15 @@ class DiagonalAttention(eqx.Module):
 class _Attention(eqx.Module):
     """f(X) = Σ_h P_h X VO_h, with P_h the `_weights` of the logits scale · X KQ_h Xᵀ."""
 
+    #: The logit of a key that a query does not see.
+    _unseen: ClassVar[float]
+
     kq: Weight
     vo: Weight
     scale: float = eqx.field(static=True)
+    causal: bool = eqx.field(static=True)
 
-    def __init__(self, kq: Weight, vo: Weight, *, scale: float = 1.0):
+    def __init__(self, kq: Weight, vo: Weight, *, scale: float = 1.0, causal: bool = False):
         shapes = kq.value.shape, vo.value.shape
         square = all(len(s) in (2, 3) and s[-1] == s[-2] for s in shapes)
         if not square or shapes[0] != shapes[1]:
@@ -61,7 +91,7 @@ class _Attention(eqx.Module):
                 f"{type(self).__name__} needs kq and vo of one shape, (d, d) or (heads, d, d): "
                 f"kq.value has {shapes[0]}, vo.value has {shapes[1]}."
             )
-        self.kq, self.vo, self.scale = kq, vo, float(scale)
+        self.kq, self.vo, self.scale, self.causal = kq, vo, float(scale), causal
 
     @abc.abstractmethod
     def _weights(
@@ -70,7 +100,9 @@ class _Attention(eqx.Module):
         """What every query takes of every key."""
 
     def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
-        weights = self._weights(self.scale * (x @ _heads(self.kq) @ x.T))
+        check_width(x, self.kq.value.shape[-1], self)
+        logits = self.scale * (x @ _heads(self.kq) @ x.T)
+        weights = self._weights(visible(logits, self.causal, self._unseen))
         return jnp.sum(weights @ (x @ _heads(self.vo)), axis=0)
 
 
@@ -83,13 +115,17 @@ class SoftmaxAttention(_Attention):
     (d, d) of one head or (heads, d, d), best `gflow.Factored` of d_h columns; any parameter
     will do. `kq.left` acts on the query token, `kq.right` on the key token; in terms of the
     usual weights KQ = W_Qᵀ W_K, so kq.left = W_Qᵀ, kq.right = W_Kᵀ, vo.left = W_Vᵀ and
-    vo.right = W_O.
+    vo.right = W_O. `causal`: a token sees itself and those before it.
+
+    **Raises:** ValueError for kq and vo of other shapes and, at a call, tokens of another width.
 
     ```python
     kq, vo = (gflow.Factored.small((2, 6, 6), 3, log_alpha=-74, key=k) for k in keys)
     gflow.models.SoftmaxAttention(kq, vo)(X)       # two heads; X: (tokens, 6) -> (tokens, 6)
     ```
     """
+
+    _unseen = -math.inf
 
     def _weights(self, logits):
         return jax.nn.softmax(logits, axis=-1)
@@ -104,6 +140,8 @@ class LinearAttention(_Attention):
     gflow.models.LinearAttention(kq, vo, scale=1 / 16)(X)
     ```
     """
+
+    _unseen = 0.0
 
     def _weights(self, logits):
         return logits

@@ -1,4 +1,4 @@
-"""Data of the experiments: the exact fixture, teacher and student, sensing, two real data sets.
+"""Data of the experiments: the exact fixture, teacher and student, sensing, real data sets.
 
 Each function returns a task: inputs, targets and, as `task.objective`, the loss in whose clock its
 stage times are quoted: squared, but for tokens and labels. Random data take a typed `key=`.
@@ -8,14 +8,17 @@ from ._anchor import (
     Anchor as Anchor,
     anchor_function as anchor_function,
 )
+from ._cifar import cifar10 as cifar10
 from ._cooccurrence import CoOccurrence as CoOccurrence, word_cooccurrence as word_cooccurrence
 from ._digits import Digits as Digits, digits_rows as digits_rows
+from ._images import Images as Images, digits as digits
 from ._in_context import (
     InContextPrompts as InContextPrompts,
     in_context_regression as in_context_regression,
 )
 from ._last_token import AttentionLabels as AttentionLabels, attention_labels as attention_labels
 from ._next_token import NextToken as NextToken, next_token as next_token
+from ._prose import scipy_prose as scipy_prose
 from ._recall import (
     Recall as Recall,
     associative_recall as associative_recall,
@@ -35,3 +38,4 @@ from ._teacher import (
     teacher_student as teacher_student,
 )
 from ._text import Text as Text, python_reference as python_reference
+from ._wikitext import wikitext103 as wikitext103

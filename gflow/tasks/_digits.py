@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..objectives._squared import SquaredLoss
-from ._task import Task, check_count, floats, scikit_data
+from ._task import Task, check_count, evenly, floats, scikit_data
 
 
 class Digits(Task):
@@ -65,8 +65,7 @@ def digits_rows(
     """
     images = scikit_data("digits").load_digits().images / 16.0
     total, _, side = images.shape
-    count = total if examples is None else examples
-    check_count("examples", count, 1, total)
+    kept = evenly("examples", examples, total)
     check_count("components", components, 1, side)
     if not noise >= 0.0:
         raise ValueError(f"noise = {noise} is a standard deviation: pass 0 or more.")
@@ -76,7 +75,6 @@ def digits_rows(
     unit = np.sqrt(np.mean(clean**2))
     targets = floats(clean / unit)
     inputs = targets + noise * jax.random.normal(key, targets.shape, targets.dtype)
-    kept = jnp.arange(count) * total // count
     return Digits(inputs[kept], targets[kept], floats(directions), floats(unit))
 
 

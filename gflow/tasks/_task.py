@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..objectives._squared import SquaredLoss
 
@@ -32,6 +32,13 @@ def check_count(name: str, value: int, lowest: int, highest: int | None = None) 
     if value < lowest or (highest is not None and value > highest):
         bounds = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise ValueError(f"{name} = {value}: choose {bounds}.")
+
+
+def evenly(name: str, count: int | None, total: int) -> Int[np.ndarray, " count"]:
+    """`count` places of `total`, evenly spaced; None for all."""
+    count = total if count is None else count
+    check_count(name, count, 1, total)
+    return np.arange(count) * total // count
 
 
 def scikit_data(task: str) -> Any:

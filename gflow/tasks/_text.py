@@ -1,4 +1,4 @@
-"""English text that ships with Python itself: the language reference behind `help()`."""
+"""Text as characters; that which ships with Python, the language reference behind `help()`."""
 
 import platform
 
@@ -14,6 +14,9 @@ from ._task import check_count
 #: Printable ASCII and the line break.
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 _PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "."})
+#: The place of every ASCII character in the alphabet, −1 for those outside.
+_PLACE = np.full(128, -1, np.int8)
+_PLACE[[ord(character) for character in ALPHABET]] = np.arange(len(ALPHABET))
 #: Of this many paragraphs one is held out.
 SHARE = 10
 
@@ -49,7 +52,8 @@ def windows(
 ) -> CrossEntropy:
     """The characters from each start on, and each one's successor as its target."""
     index = starts[:, None] + jnp.arange(length)[None]
-    return CrossEntropy(text[index], text[index + 1], "token_mean")
+    tokens, following = (text[i].astype(int) for i in (index, index + 1))
+    return CrossEntropy(tokens, following, "token_mean")
 
 
 def python_reference() -> Text:
@@ -77,13 +81,19 @@ def python_reference() -> Text:
             "Use a CPython of python.org, uv or conda, or the complete package of your system."
         ) from error
     pieces = [p for _, topic in sorted(topics.topics.items()) for p in topic.split("\n\n")]
-    paragraphs = list(dict.fromkeys(p.strip("\n") for p in pieces if p.strip()))
-    held_out = paragraphs[SHARE - 1 :: SHARE]
-    training = [p for i, p in enumerate(paragraphs) if i % SHARE != SHARE - 1]
-    return Text(_encoded(training), _encoded(held_out), ALPHABET)
+    return split([p.strip("\n") for p in pieces if p.strip()])
 
 
-def _encoded(paragraphs: list[str]) -> np.ndarray:
-    place = {character: i for i, character in enumerate(ALPHABET)}
-    text = "\n\n".join(paragraphs).translate(_PLAIN)
-    return np.array([place[c] for c in text if c in place])
+def split(paragraphs: list[str]) -> Text:
+    """Every tenth of the different paragraphs held out."""
+    unique = list(dict.fromkeys(paragraphs))
+    training = [p for i, p in enumerate(unique) if i % SHARE != SHARE - 1]
+    held_out = unique[SHARE - 1 :: SHARE]
+    return Text(*(encoded("\n\n".join(part)) for part in (training, held_out)), ALPHABET)
+
+
+def encoded(text: str) -> Int[np.ndarray, " characters"]:
+    """The characters of the alphabet in `text`, one byte each."""
+    plain = text.translate(_PLAIN).encode("ascii", "ignore")
+    found = _PLACE[np.frombuffer(plain, np.uint8)]
+    return found[found >= 0]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import transformer_loops as loops
 from scipy.special import erf
 
 import gflow
@@ -24,51 +25,15 @@ def small(key=KEY):
     return Transformer(7, 5, **SIZES, key=key)
 
 
-def norm(x):
-    return x / math.sqrt(np.mean(x**2) + 1e-6)
-
-
-def gelu(x):
-    # tanh form, the default of jax.nn.gelu
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def by_loops(model, tokens):
-    """Logits, one token, one head, one pair of tokens at a time."""
-    n = len(tokens)
-    x = [np.asarray(model.embedding)[c] + np.asarray(model.positions)[i]
-         for i, c in enumerate(tokens)]  # fmt: skip
-    for layer in model.layers:
-        q, k, v, p = (
-            np.asarray(getattr(layer.attention, name))
-            for name in ("query", "key", "value", "output")
-        )
-        seen, new = [norm(row) for row in x], []
-        for i in range(n):
-            total = x[i].copy()
-            for h in range(len(q)):
-                product = k[h].T @ q[h]
-                weights = [
-                    math.exp(seen[j] @ product @ seen[i] / math.sqrt(q.shape[1]))
-                    for j in range(i + 1)
-                ]
-                for j, w in enumerate(weights):
-                    total += w / sum(weights) * (p[h] @ v[h] @ seen[j])
-            new.append(total)
-        inner, outer = np.asarray(layer.perceptron.inner), np.asarray(layer.perceptron.outer)
-        x = [row + outer @ gelu(inner @ norm(row)) for row in new]
-    return np.array([np.asarray(model.readout) @ norm(row) for row in x])
-
-
 def test_the_forward_pass_by_loops():
     model, tokens = small(), [3, 0, 6, 3]
     found = model(jnp.array(tokens))
-    np.testing.assert_allclose(found, by_loops(model, tokens), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, loops.decoder(model, tokens), rtol=0, atol=1e-12)
 
 
 def test_gelu_of_the_loops_is_near_the_exact_one():
     x = np.linspace(-4, 4, 81)
-    assert np.max(np.abs(gelu(x) - 0.5 * x * (1 + erf(x / math.sqrt(2))))) < 1e-3
+    assert np.max(np.abs(loops.gelu(x) - 0.5 * x * (1 + erf(x / math.sqrt(2))))) < 1e-3
 
 
 def test_later_tokens_are_not_seen():
@@ -153,7 +118,7 @@ def test_token_loss_by_loops():
     model = Transformer(7, 5, **SIZES, key=KEY)
     losses, right = [], 0
     for story, target in zip(np.asarray(task.inputs), np.asarray(task.targets), strict=True):
-        logits = by_loops(model, story)[-1]
+        logits = loops.decoder(model, story)[-1]
         losses.append(math.log(np.sum(np.exp(logits))) - logits[target[-1]])
         right += np.argmax(logits) == target[-1]
     assert float(task.objective(model)) == pytest.approx(np.mean(losses), abs=1e-12)
