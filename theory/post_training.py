@@ -10,6 +10,7 @@ together. The first is so at rest and not on the way (`scaled`); the second hold
 change, also a random one (`perturbed`, `null_coordination`), and says something only beyond that.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -138,13 +139,16 @@ def coordination(left: Numbers, right: Numbers) -> Float[np.ndarray, "..."]:
         return np.asarray(np.sum(u * v, axis=-1) / norms)
 
 
-def null_coordination(values: Numbers, draws: int, *, seed: int = 0) -> Float[np.ndarray, " draws"]:
+def null_coordination(
+    values: Numbers, draws: int, *, t: float = math.inf, seed: int = 0
+) -> Float[np.ndarray, " draws"]:
     r"""`coordination` of Gaussian random changes of a square matrix with these singular values.
 
     What a measured coordination has to exceed before it says anything of training. Gaussian W of
-    size 16, 64, 256: .86, .985, .995, all of it from pairs of close singular values.
+    size 16, 64, 256: .87, .97, .99 (medians), all of it from pairs of close singular values.
 
-    **Arguments:** `values` (k,), all different; `draws`: how many changes. At rest (t = ∞).
+    **Arguments:** `values` (k,), all different; `draws`: how many changes; flow time `t`: before
+    rest what lies between large singular values has relaxed farther, which coordinates less.
     **Raises:** ValueError as `perturbed`.
 
     ```python
@@ -153,8 +157,7 @@ def null_coordination(values: Numbers, draws: int, *, seed: int = 0) -> Float[np
     """
     s, rng = _values(values), np.random.default_rng(seed)
     found = [
-        coordination(*perturbed(s, rng.normal(size=(len(s), len(s))), np.inf)[1:])
-        for _ in range(draws)
+        coordination(*perturbed(s, rng.normal(size=(len(s), len(s))), t)[1:]) for _ in range(draws)
     ]
     return np.array(found)
 

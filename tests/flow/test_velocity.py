@@ -1,6 +1,8 @@
 """Flows along a velocity of the user's, against exact solutions, SciPy and the gradient flow."""
 
 import math
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -351,3 +353,15 @@ def test_numbers_of_velocities(make, value):
 def test_plain_models_of_every_kind():
     run = gflow.simulate(Linear(random(4)), LOSS, t1=5.0, velocity=Momentum(1.0))
     assert run.loss[-1] < 0.5 * run.loss[0]
+
+
+def test_the_page_does_what_it_says(capsys):
+    page = Path(__file__).parents[2] / "docs/extend/a_velocity.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(code, names)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split("velocity ")[1].split()[0] for line in shown[1:]] == [
+        "Normalised", "Adam", "Tangent",
+    ]  # fmt: skip
+    assert names["run"].status is gflow.Status.reached

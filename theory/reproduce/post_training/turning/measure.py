@@ -54,7 +54,7 @@ def coordinations(report: Report, settings: Settings) -> Coordinations:
     null, found = {}, {}
     for size in settings.sizes:
         start = gaussian(size, size)
-        null[size] = post_training.null_coordination(start.values, settings.draws)
+        null[size] = post_training.null_coordination(start.values, settings.draws, t=T)
         low, middle, high = np.quantile(null[size], [0.025, 0.5, 0.975])
         report.say(
             f"Random changes of a Gaussian matrix of size {size}: cosine of left and right "
