@@ -117,7 +117,9 @@ class Tangent(Velocity):
 
     Every leaf is a product of two matrices (`gflow.Factored`, heads in leading axes), or a plain
     weight, which follows its gradient. B and A need full column and row rank; rates are those of
-    1/s_min, so that small starts are stiff.
+    1/s_min, so that small starts are stiff. Where W loses rank on its way the velocity ends, and
+    so does the run: W of full size goes straight to its target, through det W = 0 if the two
+    determinants have different signs.
 
     **Raises:** ValueError, when the run is made, for a leaf of three factors and more and one of
     entries u ⊙ v. **Source:** 2602.07479 (abstract), with factors derived for this project.

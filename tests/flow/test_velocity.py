@@ -200,6 +200,17 @@ def test_the_product_moves_as_a_matrix_of_its_rank(rank):
         np.testing.assert_allclose(w, target + (whole - target) * math.exp(-1.5), atol=3e-9)
 
 
+def test_where_w_loses_its_rank_the_run_ends():
+    start = np.diag([0.5, -0.4])  # and on the straight way to the unit matrix det W = 0
+    left, right = balanced(start, 2)
+    with pytest.warns(UserWarning, match="step size shrank"):
+        run = gflow.simulate(
+            {"w": gflow.Factored(left, right)},
+            lambda m: 0.5 * jnp.sum((m["w"].value - jnp.eye(2)) ** 2), t1=2.0, velocity=Tangent(),
+        )  # fmt: skip
+    assert run.t[-1] == pytest.approx(math.log(1.4), abs=1e-6)  # where 1 − 1.4 e^{−t} = 0
+
+
 def test_heads_move_each_for_itself():
     targets = np.asarray(random(2, 3, 3, seed=3))
     starts = [0.5 * np.outer(random(3, seed=k), random(3, seed=k + 7)) for k in (0, 1)]
