@@ -21,4 +21,5 @@ from ._pooled import PooledTransformer as PooledTransformer
 from ._sensing import MatrixSensing as MatrixSensing, SymmetricFactored as SymmetricFactored
 from ._softmax_context import SoftmaxContextHeads as SoftmaxContextHeads
 from ._transformer import Transformer as Transformer
+from ._tuned import Tuned as Tuned
 from ._vision import VisionTransformer as VisionTransformer
