@@ -57,8 +57,8 @@ def key_query(path: str, since: PyTree | None = None) -> Product:
     `MultiHeadAttention`, `kq.value` of `SoftmaxAttention` and `LinearAttention`, diag(`kq.value`)
     of `DiagonalAttention`. With `since`, a model, KQ less that of this model.
 
-    It goes wherever the functions here take the name of a leaf. Its factors are W_Qᵀ and W_K,
-    those of a `kq` that has some, or diagonals; a change has none.
+    It goes wherever the functions here take the name of a leaf. Its factors are W_Qᵀ and W_K, with
+    the balance W_QW_Qᵀ − W_KW_Kᵀ, those of a `kq` that has some, or diagonals; a change has none.
 
     **Raises:** ValueError where a model has no attention at `path`, and for another shape in
     `since`.
