@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ._leaf import Observable, norm, value
+from ._products import Product
 
 
 @runtime_checkable
@@ -56,7 +57,7 @@ def normalised_margin(objective: HasMargins, *leaves: str) -> Margin:
     return Margin(_with_margins(objective), leaves)
 
 
-def angle(leaf: str, direction: ArrayLike | Sequence[float]) -> Observable:
+def angle(weight: str | Product, direction: ArrayLike | Sequence[float]) -> Observable:
     """The angle in radians between a weight and a direction of its shape, all digits if small.
 
     **Raises:** ValueError for a direction that is zero or not finite, and (when it is applied)
@@ -68,8 +69,8 @@ def angle(leaf: str, direction: ArrayLike | Sequence[float]) -> Observable:
         raise ValueError(f"direction has the norm {size}: give one that is not zero.")
     unit = to / size
 
-    def read(weight: Any) -> Array:
-        found = value(weight)
+    def read(leaf: Any) -> Array:
+        found = value(leaf)
         if found.shape != unit.shape:
             raise ValueError(f"its shape is {found.shape}, that of the direction {unit.shape}.")
         largest = jnp.max(jnp.abs(found))
@@ -79,7 +80,7 @@ def angle(leaf: str, direction: ArrayLike | Sequence[float]) -> Observable:
         apart, along = (jnp.sqrt(jnp.sum(x**2)) for x in (found - goal, found + goal))
         return 2.0 * jnp.arctan2(apart, along)
 
-    return Observable(leaf, read)
+    return Observable(weight, read)
 
 
 def _with_margins(objective: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Functions of one leaf of a model, by its name: balance, gap, alignment, spectra and ranks."""
+"""Functions of one weight of a model, a leaf or a product: balance, gap, alignment, spectra."""
 
 import dataclasses
 import itertools
@@ -9,84 +9,113 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._arguments import number
 from ..coordinates._view import View
 from ..parameters._base import Parameter, leaf_name
+from ._products import Product
 
 
 @dataclasses.dataclass(frozen=True)
 class Observable:
-    """A function of one leaf of a model, found by its name."""
+    """A function of one weight of a model: a leaf, found by its name, or a product of heads."""
 
-    leaf: str
+    weight: str | Product
     read: Callable[[PyTree], Float[Array, "..."]]
 
     def __call__(self, model: PyTree) -> Float[Array, "..."]:
-        """**Raises:** ValueError where the model has no leaf of that name."""
-        paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_leaf)
-        leaves = {leaf_name(path): leaf for path, leaf in paths}
-        if self.leaf not in leaves:
-            raise ValueError(
-                f"The model has no leaf {self.leaf!r}; its leaves are {', '.join(leaves)}."
-            )
+        """**Raises:** ValueError where the model has no such leaf or product."""
+        if isinstance(self.weight, Product):
+            name, found = str(self.weight), self.weight.view(model)
+        else:
+            name, found = f"Leaf {self.weight!r}", _named(model, self.weight)
         try:
-            return self.read(leaves[self.leaf])
+            return self.read(found)
         except ValueError as error:
-            raise ValueError(f"Leaf {self.leaf!r}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
 
 
-def norm(leaf: str) -> Observable:
+def _named(model: PyTree, name: str) -> Any:
+    paths, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_leaf)
+    leaves = {leaf_name(path): leaf for path, leaf in paths}
+    if name not in leaves:
+        raise ValueError(f"The model has no leaf {name!r}; its leaves are {', '.join(leaves)}.")
+    return leaves[name]
+
+
+def norm(weight: str | Product) -> Observable:
     """Frobenius norm ‖W‖, of weights of any size in the floats."""
-    return Observable(leaf, _norm)
+    return Observable(weight, _norm)
 
 
-def spectrum(leaf: str) -> Observable:
+def spectrum(weight: str | Product) -> Observable:
     """Singular values of the weight, descending: (..., min(m, n)); heads lead.
 
     **Raises** (when it is applied, as all functions here): ValueError for a weight without rows
     and columns, or without factors where these are read.
     """
-    return Observable(leaf, _spectrum)
+    return Observable(weight, _spectrum)
 
 
-def stable_rank(leaf: str) -> Observable:
+def stable_rank(weight: str | Product) -> Observable:
     """‖W‖_F²/‖W‖²: between 1 and the rank, 0 of a weight that is zero."""
-    return Observable(leaf, _stable_rank)
+    return Observable(weight, _stable_rank)
 
 
-def effective_rank(leaf: str) -> Observable:
+def effective_rank(weight: str | Product) -> Observable:
     """exp(−Σ p_i ln p_i) with p_i = σ_i/Σσ: between 1 and min(m, n), 0 of a weight that is zero.
 
     **Source:** Roy & Vetterli, EUSIPCO 2007.
     """
-    return Observable(leaf, _effective_rank)
+    return Observable(weight, _effective_rank)
 
 
-def balance(leaf: str) -> Observable:
+def numerical_rank(weight: str | Product, tolerance: float) -> Observable:
+    """How many singular values exceed `tolerance` times the largest; 0 of a weight that is zero.
+
+    **Raises:** ValueError for a tolerance outside [0, 1).
+    """
+    least = number("tolerance", tolerance, "a part of the largest singular value")
+    if not 0.0 <= least < 1.0:
+        raise ValueError(f"tolerance = {tolerance}: a part of the largest, at least 0 and below 1.")
+
+    def read(leaf: Any) -> Array:
+        s, _ = _relative(leaf)
+        return jnp.sum(s > least, axis=-1, dtype=s.dtype)
+
+    return Observable(weight, read)
+
+
+def nuclear_excess(weight: str | Product) -> Observable:
+    """‖W‖_* − ‖W‖_F ≥ 0 of every head: zero of rank one and below, and nowhere else."""
+    return Observable(weight, _nuclear_excess)
+
+
+def balance(weight: str | Product) -> Observable:
     """What gradient flow without decay conserves, and with decay λ lets die as e^{−2λt}.
 
     Of u⊙v the numbers u² − v². Of a product of matrices the eigenvalues of aᵀa − bbᵀ, ascending,
     for every two neighbours a, b: the columns of `gflow.Factored` turn among themselves during a
     run, and eigenvalues are what such a rotation leaves as it is. Known to the rounding of ‖a‖².
     """
-    return Observable(leaf, _balance)
+    return Observable(weight, _balance)
 
 
-def gap(leaf: str) -> Observable:
+def gap(weight: str | Product) -> Observable:
     r"""½‖A‖² + ½‖B‖² − ‖ABᵀ‖_* ≥ 0: what two factors pay beyond the nuclear norm, of every head.
 
     As a sum of squares, with ABᵀ = USVᵀ: ½‖UᵀA − VᵀB‖² + ½‖A − UUᵀA‖² + ½‖B − VVᵀB‖². It is never
     negative, and right far below the rounding of the norms. **Source:** 2410.23819.
     """
-    return Observable(leaf, _gap)
+    return Observable(weight, _gap)
 
 
-def alignment(leaf: str) -> Observable:
+def alignment(weight: str | Product) -> Observable:
     """|cos| between the leading right singular vector of each factor and the left of the next.
 
     (..., D − 1) for D matrices: 1 where layers are aligned, as balance makes those of deep linear
     networks (Ji & Telgarsky, 1810.02032). Rotations of inner spaces leave it as it is.
     """
-    return Observable(leaf, _alignment)
+    return Observable(weight, _alignment)
 
 
 def _is_leaf(node: Any) -> bool:
@@ -112,10 +141,10 @@ def _spectrum(leaf: Any) -> Array:
 
 
 def _relative(leaf: Any) -> tuple[Array, Array]:
-    """Singular values over the largest, and whether that is zero."""
+    """Singular values over the largest, and that."""
     s = _spectrum(leaf)
-    zero = s[..., :1] == 0.0
-    return s / jnp.where(zero, 1.0, s[..., :1]), zero[..., 0]
+    largest = s[..., :1]
+    return s / jnp.where(largest > 0.0, largest, 1.0), largest[..., 0]
 
 
 def _stable_rank(leaf: Any) -> Array:
@@ -124,11 +153,19 @@ def _stable_rank(leaf: Any) -> Array:
 
 
 def _effective_rank(leaf: Any) -> Array:
-    s, zero = _relative(leaf)
+    s, largest = _relative(leaf)
     total = jnp.sum(s, axis=-1, keepdims=True)
     p = s / jnp.where(total > 0.0, total, 1.0)
     entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0.0, p, 1.0)), axis=-1)
-    return jnp.where(zero, 0.0, jnp.exp(entropy))
+    return jnp.where(largest > 0.0, jnp.exp(entropy), 0.0)
+
+
+def _nuclear_excess(leaf: Any) -> Array:
+    # with σ₁ = 1: t + 1 − √(1 + q), t = Σ_{i>1} σ_i and q = Σ_{i>1} σ_i², without cancellation
+    s, largest = _relative(leaf)
+    rest = s[..., 1:]
+    t, q = jnp.sum(rest, axis=-1), jnp.sum(rest**2, axis=-1)
+    return largest * (t - q / (1.0 + jnp.sqrt(1.0 + q)))
 
 
 def _balance(leaf: Any) -> Array:
