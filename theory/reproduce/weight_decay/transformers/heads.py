@@ -8,6 +8,8 @@ from scipy.stats import t as student_t
 from gflow import models
 from theory import weight_decay as theory
 
+from .problem import pairs
+
 #: Singular values of W_KᵀW_Q and P W_V above this count. Tokens enter with norm √d, about 6: a
 #: smaller one moves a logit by less than 0.1 and the residual stream by less than 0.06.
 THRESHOLD = 0.01
@@ -20,7 +22,7 @@ def per_head(stacked: models.Transformer, start: models.Transformer) -> dict[str
     for name in PRODUCTS:
         now, then = (
             [
-                np.concatenate([np.asarray(x.attention.pairs[name][i], float) for x in m.layers], 1)
+                np.concatenate([np.asarray(pair[i], float) for pair in pairs(m, name)], 1)
                 for i in range(2)
             ]
             for m in (stacked, start)

@@ -18,7 +18,7 @@ from theory import weight_decay as theory
 from ... import Report
 from ..settings import Settings
 from .heads import PRODUCTS, collected, interval, per_head
-from .problem import LENGTH, RATE, Members, adam, stack, trained_on_text
+from .problem import LENGTH, RATE, Members, adam, pairs, stack, trained_on_text
 
 
 class Recall(NamedTuple):
@@ -49,12 +49,11 @@ def one_step(report: Report) -> None:
     gradient = eqx.filter_jit(eqx.filter_grad(task.objective))(start)
     for name, label in PRODUCTS.items():
         error = 0.0
-        for before, slope, after in zip(start.layers, gradient.layers, end.layers, strict=True):
-            a, b, ga, gb = (
-                np.asarray(x) for x in before.attention.pairs[name] + slope.attention.pairs[name]
-            )
+        layers = (pairs(model, name) for model in (start, gradient, end))
+        for before, slope, after in zip(*layers, strict=True):
+            a, b, ga, gb = (np.asarray(x) for x in before + slope)
             predicted = theory.descent_imbalance(a, b, ga, gb, eta, decay)
-            left, right = (np.asarray(x) for x in after.attention.pairs[name])
+            left, right = (np.asarray(x) for x in after)
             found = left.mT @ left - right.mT @ right
             error = max(error, float(np.max(np.abs(found - predicted)) / np.max(np.abs(found))))
         report.add(

@@ -32,10 +32,16 @@ class Members(eqx.Module):
         return jnp.sum(eqx.filter_vmap(loss)(stacked))
 
 
-def stack(count: int, seed: int, **sizes: int) -> models.Transformer:
+def stack(count: int, seed: int, vocabulary: int, length: int) -> models.Transformer:
     """`count` copies of one random start, in float32."""
-    model = models.Transformer(key=jax.random.key(seed), **sizes)
+    model = models.Transformer(vocabulary, length, key=jax.random.key(seed))
     return jax.tree.map(lambda x: jnp.broadcast_to(x.astype("float32"), (count, *x.shape)), model)
+
+
+def pairs(model: models.Transformer, name: str) -> list[tuple[Array, Array]]:
+    """Factors of a product of all heads, layer by layer."""
+    attentions = (layer.attention for layer in model.layers)
+    return [x.pairs[name] for x in attentions if isinstance(x, models.MultiHeadAttention)]
 
 
 def adam(coupled: Rates, decoupled: Rates) -> optax.GradientTransformation:
