@@ -12,8 +12,10 @@ from . import (
     tasks as tasks,
     velocity as velocity,
 )
+from ._central_flow import central_flow as central_flow
 from ._descend import descend as descend
 from ._escape import escape as escape
+from ._sharpness import sharpness as sharpness
 from ._simulate import simulate as simulate
 from ._simulate_batch import Batch as Batch, simulate_batch as simulate_batch
 from ._version import __version__ as __version__

@@ -16,6 +16,7 @@ from ..programs._closure import Traced, traced
 from ..velocity import Velocity
 from ._decay import decay_rate
 from ._flow import Flow
+from ._plain import check_plain
 
 
 class Remembering(Coordinates):
@@ -153,12 +154,7 @@ def driven(flow: Flow, velocity: Velocity) -> Driven:
     """
     what = "of a class derived from gflow.velocity.Velocity, such as gflow.velocity.Sign(1e-6)"
     instance("velocity", velocity, Velocity, what)
-    for name, c in zip(flow.names, flow.coordinates, strict=True):
-        if eqx.filter_eval_shape(lambda c: c.arrays(c.start()), c) is None:
-            raise ValueError(
-                f"Leaf {name!r} is held in {c.chart.__name__}, not as plain factors, which is what "
-                "a velocity moves. Make it a plain array or a gflow.Product of its factors."
-            )
+    check_plain(flow)
     factors = _start(flow)
     given = dict(velocity.memory(factors))
     if unknown := sorted(set(given) - set(flow.names)):

@@ -24,8 +24,9 @@ def test_the_page_on_training_runs_as_printed():
     names["model"] = gflow.models.DiagonalLinear(weight)
     names["loss"] = gflow.objectives.SquaredLoss(x, teacher(x))
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(re.sub(r"steps=\d[\d_]*", "steps=100", block), names)
     assert names["traj"].training.made == 200
+    assert np.max(names["central"].observables["sharpness"]) * names["eta"] <= 2.0
     assert names["traj"].loss[-1] < names["traj"].loss[0]
