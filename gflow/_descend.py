@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from .flow._decay import Decay
 from .flow._flow import Objective
 from .flow._order import order_of
 from .flow._prepare import log_alpha_of
-from .parameters._base import is_parameter, trained_leaves
+from .parameters._base import is_parameter, to_factors, trained_leaves
 from .programs._closure import check_untraced
 from .results._resolver import joined
 from .results._trajectory import Trajectory
+from .training._checkpoints import in_parts
 from .training._loop import Run
 from .training._memory import Training
 from .training._prepare import Request, gradient_descent, optax_rule
@@ -53,6 +55,8 @@ def descend(
     observables: Any = None,
     save_every: int | None = None,
     resume: Any = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
     progress: bool = False,
     allow_float32: bool = False,
     allow_frozen_sign: bool = False,
@@ -91,6 +95,10 @@ def descend(
     - `resume`: a trajectory of `descend`, to go on from its end with the memory of the optimiser,
       the steps of schedules and minibatches, and the time: bit for bit as if it had not
       stopped, after `save` and `load` too. `model` is then `resume.final`.
+    - `checkpoint`: a path (NetCDF) at which the run is as far as it has come, written whole after
+      every `checkpoint_every` steps (by default a tenth of them). Where the file is there the run
+      goes on from it: after a kill the same call gives the uninterrupted run, bit for bit. A run
+      that diverges leaves the file of its last good step.
     - `progress`: print the step and the loss as they go.
 
     **Returns:** a `Trajectory` without error bars; `.final` has the signs of s and d.
@@ -111,6 +119,28 @@ def descend(
     check_objective(objective)
     _check_rule(learning_rate, optimizer, decay)
     steps, save_every = _check_steps(steps, save_every)
+    if checkpoint is not None:
+        if resume is not None:
+            raise ValueError(
+                "resume= starts from a run at hand and checkpoint= from the file at its path: give "
+                "one of the two."
+            )
+        every = math.ceil(steps / 10) if checkpoint_every is None else checkpoint_every
+        every = count("checkpoint_every", every, "the steps from one writing to the next")
+        every = save_every * math.ceil(every / save_every)
+
+        def part(model: PyTree, steps: int, before: Trajectory | None) -> Trajectory:
+            return descend(
+                model, objective, learning_rate=learning_rate, optimizer=optimizer, steps=steps,
+                batch=batch, key=key, decay=decay, log_alpha=log_alpha, observables=observables,
+                save_every=save_every, resume=before, progress=progress,
+                allow_float32=allow_float32, allow_frozen_sign=allow_frozen_sign,
+            )  # fmt: skip
+
+        trained = model if optimizer is None else to_factors(model)
+        return in_parts(part, trained, steps, every, Path(checkpoint))
+    if checkpoint_every is not None:
+        raise ValueError("checkpoint_every= says how often checkpoint= is written: give its path.")
     scale, conflict = log_alpha_of(model, log_alpha)
     checks = dict(allow_float32=allow_float32, allow_frozen_sign=allow_frozen_sign)
     before = None if resume is None else _memory(resume, model)
