@@ -14,6 +14,7 @@ from ..integrate._status import message
 from ..stop import Stop, norm_above
 from . import _storage as storage
 from ._crossings import Quantity, bar_of_time, first_in_clock
+from ._distance import Distance, distance
 from ._heading import Heading, heading
 from ._record import Record
 from ._stages import MeasuredStage, find_stages
@@ -194,6 +195,24 @@ class Trajectory(Record):
                 "three times as long as it took to lose half of what it has lost of its loss."
             )
         return found
+
+    def distance(self, other: "Trajectory") -> Distance:
+        r"""How far the weights are from those of another run of the model, time by time.
+
+        ‖W − W'‖ over all leaves, at the recorded times of the run that has no flow (of gradient
+        descent, or from a file), else of this one. Of descent beside the flow it is proportional to
+        the learning rate.
+
+        **Returns:** a named tuple (t, distance). **Raises:** ValueError where neither run has its
+        flow, for other leaves, for steps without flow time, and runs without times in common.
+
+        ```python
+        flow = gflow.simulate(model, objective, t1=10.0)
+        steps = gflow.descend(model, objective, learning_rate=0.01, steps=1000)
+        steps.distance(flow).distance.max()
+        ```
+        """
+        return distance(self, other)
 
     def stages(self) -> list[MeasuredStage]:
         """Transitions between plateaus of the loss, found in the record.
