@@ -36,9 +36,7 @@ class RankOne(NamedTuple):
     clock: Float[np.ndarray, "..."]
 
 
-def aligned(
-    target_values: Numbers, start_values: Numbers, t: Numbers
-) -> Float[np.ndarray, "... modes"]:
+def aligned(target_values: Numbers, start_values: Numbers, t: Numbers) -> Float[np.ndarray, "..."]:
     r"""Singular values s_i(t) = d_i + (s_i0 − d_i)e^{−t} of a start on the singular vectors of M.
 
     **Arguments:** `target_values` d_i and `start_values` s_i0 > 0, one for all or one a mode; flow

@@ -30,7 +30,7 @@ class Perturbed(NamedTuple):
     right: Float[np.ndarray, "... n n"]
 
 
-def scaled(values: Numbers, factor: Numbers, t: Numbers) -> Float[np.ndarray, "... k"]:
+def scaled(values: Numbers, factor: Numbers, t: Numbers) -> Float[np.ndarray, "..."]:
     r"""Singular values at time t after the target has become κW₀: no vector turns.
 
         s_i(t) = κ s_i/(1 + (κ − 1)e^{−2κ s_i t})

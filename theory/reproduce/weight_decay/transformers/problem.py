@@ -32,9 +32,15 @@ class Members(eqx.Module):
         return jnp.sum(eqx.filter_vmap(loss)(stacked))
 
 
-def stack(count: int, seed: int, vocabulary: int, length: int) -> models.Transformer:
+def stack(
+    count: int, seed: int, vocabulary: int, length: int, *, d: int = 32, heads: int = 2,
+    head_width: int = 16, hidden: int = 64, layers: int = 2,
+) -> models.Transformer:  # fmt: skip
     """`count` copies of one random start, in float32."""
-    model = models.Transformer(vocabulary, length, key=jax.random.key(seed))
+    model = models.Transformer(
+        vocabulary, length, d=d, heads=heads, head_width=head_width, hidden=hidden, layers=layers,
+        key=jax.random.key(seed),
+    )  # fmt: skip
     return jax.tree.map(lambda x: jnp.broadcast_to(x.astype("float32"), (count, *x.shape)), model)
 
 
