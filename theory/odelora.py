@@ -137,8 +137,10 @@ def small_start(target: Numbers, rank: int, t: Numbers) -> Float[np.ndarray, "..
     return np.asarray(-np.expm1(-times(t))[..., None, None] * best)
 
 
-def euler_mode(target: float, start: float, step: float, count: int) -> Float[np.ndarray, " steps"]:
-    r"""An aligned mode under Euler steps on the factors, s₀ and after each of `count` steps.
+def euler_mode(
+    target: Numbers, start: Numbers, step: float, count: int
+) -> Float[np.ndarray, "steps *modes"]:
+    r"""Aligned modes under Euler steps on the factors: s₀, and s after each of `count` steps.
 
         s⁺ = s + η(d − s) + η²(d − s)²/(4s)
 
@@ -152,7 +154,7 @@ def euler_mode(target: float, start: float, step: float, count: int) -> Float[np
     euler_mode(1.0, 1e-3, 0.1, 3)                  # 0.001, 2.596, …: the first step overshoots
     ```
     """
-    d, s = (float(x) for x in _modes(target, start))
+    d, s = np.broadcast_arrays(*_modes(target, start))
     if not (step > 0.0 and math.isfinite(step)) or count < 0 or count != int(count):
         raise ValueError(f"step = {step}, count = {count}: a positive step, and how many of them.")
     path = [s]

@@ -145,6 +145,13 @@ def test_euler_steps_on_the_factors(target, start, step):
         b, a = b + step * down, a + step * along
 
 
+def test_euler_steps_of_several_modes():
+    both = odelora.euler_mode([3.0, 1.0], [0.1, 0.2], 0.05, 4)
+    assert both.shape == (5, 2)
+    np.testing.assert_array_equal(both[:, 1], odelora.euler_mode(1.0, 0.2, 0.05, 4))
+    np.testing.assert_array_equal(both[0], [0.1, 0.2])
+
+
 def test_euler_needs_steps_of_the_size_of_the_start():
     start, target = 1e-4, 1.0
     bound = 2.0 * start / target
