@@ -139,7 +139,7 @@ def small_start(target: Numbers, rank: int, t: Numbers) -> Float[np.ndarray, "..
 
 def euler_mode(
     target: Numbers, start: Numbers, step: float, count: int
-) -> Float[np.ndarray, "steps *modes"]:
+) -> Float[np.ndarray, " steps *modes"]:
     r"""Aligned modes under Euler steps on the factors: s₀, and s after each of `count` steps.
 
         s⁺ = s + η(d − s) + η²(d − s)²/(4s)
