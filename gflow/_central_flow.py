@@ -1,6 +1,7 @@
 """What gradient descent does on average at the edge of stability, as a flow."""
 
 import time
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -19,7 +20,7 @@ from .integrate._status import Status
 from .results._resolver import joined
 from .results._trajectory import Trajectory
 from .training._complementarity import covariance
-from .training._curvature import bends, downhill, top
+from .training._curvature import bends, downhill, finite, top
 
 #: Weights up to which it is worth while: an eigenvalue problem a step.
 MOST = 10_000
@@ -53,6 +54,8 @@ def central_flow(
     **Returns:** a `Trajectory` of plain factors with the observables "sharpness" (the largest
     eigenvalue), "oscillation" tr Σ, and "mean_loss" = L + ½⟨H, Σ⟩, the average that descent sees.
 
+    A loss that leaves the floats ends it before, as `Status.diverged` with a warning.
+
     **Raises:** ValueError for more than 10⁴ weights, a start beyond 2/η, or more than `most`
     eigenvalues at the edge.
     **Regime:** full batches, smooth losses, oscillations small on the scale on which H changes, and
@@ -78,8 +81,12 @@ def central_flow(
     began = time.perf_counter()
     run = _Run(flow, programs, eta, most)
     steps = int(np.ceil(end * substeps / eta))
+    status = Status.reached
     for k in range(steps):
-        run.step(end / steps, (k + 1) * end / steps)
+        if not run.step(end / steps, (k + 1) * end / steps):
+            status = Status.diverged
+            warnings.warn(f"gflow.central_flow {status}.", stacklevel=2)
+            break
     return Trajectory.from_records(
         model=model,
         t=np.array(run.times),
@@ -87,9 +94,9 @@ def central_flow(
         refined=None,
         log_alpha=scale,
         log_alpha_conflict=conflict,
-        status=Status.reached,
+        status=status,
         method=f"central flow of gradient descent, learning rate {eta:g}, {substeps} substeps",
-        statistics={"steps": steps, "seconds": time.perf_counter() - began},
+        statistics={"steps": len(run.times) - 1, "seconds": time.perf_counter() - began},
         resolver=None,
     )
 
@@ -110,7 +117,8 @@ class _Run:
         self.times, self.records = [], []
         self._keep(0.0, np.zeros((1, 1)))
 
-    def step(self, span: float, after: float) -> None:
+    def step(self, span: float, after: float) -> bool:
+        """Whether the loss and its Hessian were finite; the last such state is kept."""
         near = int(np.sum(self.values >= _NEAR * self.edge))
         if near > self.most:
             raise ValueError(
@@ -128,9 +136,13 @@ class _Run:
             slack = (self.edge * np.eye(near) - curvature) / span - rise
             sigma = covariance(slack, gradients)
             down = down - 0.5 * jnp.asarray(np.einsum("ij,ijn->n", sigma, gradients))
-        self.state = self.state + span * down
+        moved = self.state + span * down
+        if not finite(self.flow, moved):
+            return False
+        self.state = moved
         self._look(near)
         self._keep(after, sigma)
+        return True
 
     def _look(self, near: int) -> None:
         """The eigenvalues that may come to the edge in the next step, and one more."""

@@ -23,7 +23,7 @@ from .parameters._base import is_parameter, to_factors, trained_leaves
 from .programs._closure import check_untraced
 from .results._resolver import joined
 from .results._trajectory import Trajectory
-from .training._checkpoints import in_parts
+from .training._checkpoints import digest, in_parts
 from .training._loop import Run
 from .training._memory import Training
 from .training._prepare import Request, gradient_descent, optax_rule
@@ -138,7 +138,8 @@ def descend(
             )  # fmt: skip
 
         trained = model if optimizer is None else to_factors(model)
-        return in_parts(part, trained, steps, every, Path(checkpoint))
+        settings = digest(learning_rate, batch, key, decay)
+        return in_parts(part, trained, steps, every, Path(checkpoint), settings)
     if checkpoint_every is not None:
         raise ValueError("checkpoint_every= says how often checkpoint= is written: give its path.")
     scale, conflict = log_alpha_of(model, log_alpha)

@@ -1,11 +1,15 @@
 """A run of discrete steps that is on disk as far as it has come, and goes on from there."""
 
+import dataclasses
+import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -15,20 +19,29 @@ from ..results._trajectory import Trajectory
 #: Makes so many more steps from a model, going on with a run if there is one before.
 Part = Callable[[PyTree, int, Trajectory | None], Trajectory]
 
+#: Steps, or times, at which a schedule is looked at.
+_PROBES = (0, 1, 7, 31, 211, 1009, 10_007)
+
 #: Two losses of the same weights differ by less.
 _SAME = 1e-9
 
 
-def in_parts(part: Part, model: PyTree, steps: int, every: int, path: Path) -> Trajectory:
+def in_parts(
+    part: Part, model: PyTree, steps: int, every: int, path: Path, settings: str
+) -> Trajectory:
     """`steps` steps from `model`, the file at `path` replaced after each `every`.
 
-    `model` is the one that is trained. Where the file is there the run goes on from it.
+    `model` is the one that is trained, `settings` the `digest` of how. Where the
+    file is there the run goes on from it.
 
     **Raises:** ValueError for a file of another run.
     """
     whole = Trajectory.load(path, like=model) if path.exists() else None
-    if whole is not None and whole.training is None:
-        raise ValueError(f"{path} is no run of gflow.descend: give checkpoint= another path.")
+    if whole is not None:
+        if whole.training is None:
+            raise ValueError(f"{path} is no run of gflow.descend: give checkpoint= another path.")
+        if whole.training.settings != settings:
+            _refuse(path, "was trained with another key, minibatch, decay or learning rate")
     while whole is None or (whole.successful and _made(whole) < steps):
         before = whole
         count = min(every, steps - (0 if before is None else _made(before)))
@@ -36,6 +49,9 @@ def in_parts(part: Part, model: PyTree, steps: int, every: int, path: Path) -> T
         if before is not None:
             _check_same(before, more, path)
         whole = more if before is None else _appended(before, more)
+        if whole.training is not None:
+            signed = dataclasses.replace(whole.training, settings=settings)
+            whole = dataclasses.replace(whole, training=signed)
         if whole.successful:
             _replace(whole, path)
         elif before is not None:
@@ -58,6 +74,28 @@ def _check_same(before: Trajectory, more: Trajectory, path: Path) -> None:
         found = f"ends at a loss of {ends[0]:.9g}, where this objective has {ends[1]:.9g}"
     else:
         return
+    _refuse(path, found)
+
+
+def digest(*settings: Any) -> str:
+    """Of numbers, keys, functions of a step or a time (at some of them), mappings of these."""
+    return hashlib.sha256(repr([_numbers(x) for x in settings]).encode()).hexdigest()[:16]
+
+
+def _numbers(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return sorted((str(name), _numbers(value)) for name, value in x.items())
+    if callable(x):
+        try:
+            return [np.asarray(x(jnp.asarray(step))).item() for step in _PROBES]
+        except Exception:  # a sampler: a function of other things
+            return getattr(x, "__qualname__", type(x).__qualname__)
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return None if x is None else np.asarray(x).tolist()
+
+
+def _refuse(path: Path, found: str) -> NoReturn:
     raise ValueError(
         f"{path} {found}: it is the checkpoint of another run. Give checkpoint= another path, or "
         "delete the file to start anew."

@@ -57,6 +57,19 @@ def downhill(flow: Flow, state: State) -> State:
 
 
 @eqx.filter_jit
+def _derivatives(flow: Flow, state: State) -> tuple[Float[Array, ""], State, State]:
+    """The loss, −∇L, and its Hessian along a fixed direction."""
+    wave = jnp.sin(1.0 + jnp.arange(state.size, dtype=state.dtype))
+    down, along = jax.jvp(lambda y: downhill(flow, y), (state,), (wave,))
+    return flow.loss(flow.weights(state)), down, along
+
+
+def finite(flow: Flow, state: State) -> bool:
+    """Whether the loss and its derivatives are in the floats."""
+    return all(bool(np.all(np.isfinite(x))) for x in _derivatives(flow, state))
+
+
+@eqx.filter_jit
 def bends(
     flow: Flow, state: State, vectors: Float[Array, "size count"]
 ) -> tuple[Float[Array, "count count"], Float[Array, "count count size"]]:

@@ -15,6 +15,7 @@ class Training:
 
     `made` steps since the first run, at `time`, which is a flow time if it is `timed`. A rate that
     has been one number (`rate`, else NaN) has counted time from `origin` at step `since`.
+    `settings` is a digest of what a checkpoint was trained with.
     """
 
     what: str
@@ -25,6 +26,7 @@ class Training:
     origin: float
     since: int
     arrays: list[np.ndarray]
+    settings: str = ""
 
     @classmethod
     def of(cls, place: PyTree, **numbers: Any) -> "Training":

@@ -150,6 +150,17 @@ def test_below_the_edge_it_is_the_gradient_flow():
     assert off[0] / off[1] == pytest.approx(2.0, abs=0.2)  # Euler's method
 
 
+def test_a_loss_without_a_floor_is_not_reached():
+    with pytest.warns(UserWarning, match="NaN or infinite"):
+        run = gflow.central_flow(
+            {"x": jnp.array(1.0)}, lambda m: -(m["x"] ** 4), learning_rate=0.1, t1=50.0
+        )
+    assert run.status is gflow.Status.diverged
+    assert not run.successful
+    assert np.all(np.isfinite(run.loss))
+    assert run.t[-1] < 1.0  # x' = 4x³ is infinite at t = 1/8, a few steps of Euler later
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -86,6 +86,19 @@ def test_files_of_other_runs_are_refused(tmp_path):
     more = settings | {"steps": 20}
     with pytest.raises(ValueError, match="the checkpoint of another run"):
         gflow.descend(model(), LOSS, **more | {"learning_rate": 0.2})
+    for change in (
+        {"batch": 3, "key": KEY},
+        {"decay": 0.1},
+        {"decay": lambda t: 0.1 * jnp.exp(-t)},
+        {"learning_rate": lambda step: jnp.where(step < 5, 0.1, 0.05)},
+    ):
+        with pytest.raises(ValueError, match="another key, minibatch, decay or learning rate"):
+            gflow.descend(model(), LOSS, **more | change)
+    drawn = settings | {"batch": 3, "key": KEY, "checkpoint": tmp_path / "drawn.nc"}
+    gflow.descend(model(), LOSS, **drawn)
+    for change in ({"key": jax.random.key(5)}, {"batch": 4}):
+        with pytest.raises(ValueError, match="another key"):
+            gflow.descend(model(), LOSS, **drawn | {"steps": 20} | change)
     other = SquaredLoss(X, 2.0 * X[:, :2])
     with pytest.raises(ValueError, match="where this objective has"):
         gflow.descend(model(), other, **more)
