@@ -24,6 +24,10 @@ DENSE = 160
 #: it is at any: their steps are long, and there are fewest of them.
 TIGHT = 1e-7
 
+#: Relative tolerance above which order 2 is the cheapest for a long stiff stretch of raw weights:
+#: the finishing stages of ROCK4 reject steps there that those of RKC2 take.
+LOOSE = 2e-5
+
 #: The interval of stability of Dopri8 on the negative real axis.
 _INTERVAL = 5.2
 
@@ -39,7 +43,8 @@ def choose(
 
     Logarithms are stiff on every plateau, for a time that grows with log(1/α), and not in the
     transitions, which take most of the steps: these are followed by Dopri8 (raw weights at loose
-    tolerances by Tsit5) and what is stiff by Rodas5P, beyond `DENSE` by ROCK4. A batch of up to
+    tolerances by Tsit5) and what is stiff by Rodas5P, beyond `DENSE` by ROCK4 (raw weights at
+    looser ones by RKC2). A batch of up to
     `DENSE` logarithms takes Rodas5P throughout, whose matrices need no pivots there; one of columns
     is more patient with the explicit method than a single run. Units take Rodas5P with scaled rows.
     """
@@ -56,8 +61,8 @@ def choose(
         if isinstance(flow.kinks, Sides) and not logarithmic:  # no stiffness of kinks is left
             return Dopri8() if rtol <= TIGHT else Tsit5()
         # the finishing stages of ROCK4 amplify rounding, which float32 cannot afford
-        double = jnp.finfo(flow.dtype).eps < 1e-12
-        stiff = rosenbrock if size <= DENSE else ROCK4() if double else RKC2()
+        fourth = jnp.finfo(flow.dtype).eps < 1e-12 and (logarithmic or rtol <= LOOSE)
+        stiff = rosenbrock if size <= DENSE else ROCK4() if fourth else RKC2()
         waits: Any = {}
         if batched and len(logarithms) == len(flow.coordinates) and stiff is rosenbrock:
             waits = {"patience": min(3 + size // 3, _MOST_PATIENCE), "unstable": math.inf}

@@ -35,6 +35,8 @@ SHIPPED = (
     "cross-entropy",
     "odelora",
     "post-training",
+    "gradual-rank-vit",
+    "gradual-rank-text",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

@@ -1,0 +1,23 @@
+"""What is run in full, and with `--fast`."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of the model and its text, and how many seeds start from each scale."""
+
+    windows: int = 8
+    length: int = 32
+    d: int = 16
+    hidden: int = 32
+    layers: int = 2
+    seeds: int = 5
+    scales: tuple[float, ...] = (1.0, 0.1, 0.01)
+    steps: int = 3000
+
+
+FULL = Settings()
+FAST = Settings(
+    windows=4, length=16, d=8, hidden=8, layers=1, seeds=2, scales=(1.0, 0.1), steps=2000
+)

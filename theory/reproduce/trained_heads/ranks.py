@@ -1,0 +1,116 @@
+"""Ranks at equal loss over scales and seeds: smaller scale, lower rank; and it rises."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from .. import Report
+from .courses import METHODS, Course, course
+from .problem import PAPER, PRODUCTS, Problem
+
+
+class Interval(NamedTuple):
+    """Mean over seeds, and half of its 95 % interval by Student's t."""
+
+    mean: float
+    half: float
+
+
+class Ranks(NamedTuple):
+    """`courses[method][scale]` by seed."""
+
+    problem: Problem
+    scales: tuple[float, ...]
+    courses: dict[str, dict[float, list[Course]]]
+
+    def seeds(self, method: str, name: str, scale: float, level: float) -> Float[np.ndarray, "..."]:
+        """Of every seed the mean stable rank over all heads at `level`; nan where not met."""
+        found = [c.at(name, level) for c in self.courses[method][scale]]
+        return np.array([np.nan if x is None else np.mean(x) for x in found])
+
+    def interval(self, method: str, name: str, scale: float, level: float) -> Interval:
+        """Of the seeds that came to `level`."""
+        values = self.seeds(method, name, scale, level)
+        return interval(values[np.isfinite(values)])
+
+
+def interval(values: Float[np.ndarray, " seeds"]) -> Interval:
+    """Nothing is known of the spread of fewer than two."""
+    if len(values) < 2:
+        return Interval(float(np.mean(values)) if len(values) else np.nan, np.inf)
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return Interval(float(np.mean(values)), float(half))
+
+
+def ranks(report: Report, problem: Problem, scales: tuple[float, ...], seeds: int) -> Ranks:
+    """All runs, their table, and what is claimed of the flow. Scales fall."""
+    courses: dict[str, dict[float, list[Course]]] = {}
+    for method, train in METHODS.items():
+        courses[method] = {
+            scale: [course(train(problem, problem.start(seed, scale))) for seed in range(seeds)]
+            for scale in scales
+        }
+    found = Ranks(problem, scales, courses)
+    report.say(*_table(found))
+    for name in PRODUCTS:
+        _smaller_is_lower(report, found, name)
+        _rises(report, found, name)
+    return found
+
+
+def _table(found: Ranks) -> list[str]:
+    problem = found.problem
+    seeds = len(found.courses["flow"][found.scales[0]])
+    lines = [
+        f"{problem.name}: mean stable rank over all heads of what was learned when the loss is "
+        f"{problem.levels[-1]:g}, mean of {seeds} seeds ± 95 % (kq; vo; seeds that came there)"
+    ]
+    for scale in found.scales:
+        for method in METHODS:
+            values = found.seeds(method, "kq", scale, problem.levels[-1])
+            kq, vo = (found.interval(method, n, scale, problem.levels[-1]) for n in PRODUCTS)
+            lines.append(
+                f"  scale {scale:<6g} {method:<5} {kq.mean:6.3f} ± {kq.half:.3f}   "
+                f"{vo.mean:6.3f} ± {vo.half:.3f}   {np.sum(np.isfinite(values))}"
+            )
+    return lines
+
+
+def _smaller_is_lower(report: Report, found: Ranks, name: str) -> None:
+    """Of the flow at equal loss, seed by seed: the smallest scale against the largest."""
+    level, (large, *_, small) = found.problem.levels[-1], found.scales
+    difference = found.seeds("flow", name, small, level) - found.seeds("flow", name, large, level)
+    _signed(
+        report, f"{name}.scale", -1.0, interval(difference),
+        f"stable rank of the change of {name} from attention at scale {small:g} less that from "
+        f"{large:g}, at loss {level:g}",
+    )  # fmt: skip
+
+
+def _rises(report: Report, found: Ranks, name: str) -> None:
+    """Of the flow from the smallest scale: the rank at the last level against the first."""
+    first, *_, last = found.problem.levels
+    small = found.scales[-1]
+    difference = found.seeds("flow", name, small, last) - found.seeds("flow", name, small, first)
+    _signed(
+        report, f"{name}.rise", 1.0, interval(difference),
+        f"stable rank of the change of {name} at loss {last:g} less that at {first:g}, attention "
+        f"from scale {small:g}",
+    )  # fmt: skip
+
+
+def _signed(report: Report, key: str, sign: float, found: Interval, text: str) -> None:
+    """The sign of a difference of seeds: refuted where the interval lies on the other side."""
+    low, high = found.mean - found.half, found.mean + found.half
+    undecided = None
+    if not (np.isfinite(low) and np.isfinite(high)):
+        undecided = "too few seeds came to this loss: more seeds or a larger t1 would tell"
+    elif low <= 0.0 <= high:
+        undecided = f"95 % of the seeds' mean: {low:.3f} … {high:.3f}, on both sides of 0"
+    measured = 0.0 if undecided else float(np.sign(found.mean))
+    report.add(
+        key, sign, measured, 0.0, paper=PAPER, undecided=undecided,
+        text=f"sign of: {text}; {found.mean:.3f} ± {found.half:.3f}",
+    )  # fmt: skip
