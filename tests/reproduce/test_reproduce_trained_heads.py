@@ -26,14 +26,14 @@ def made(losses, ranks):
     return Course(np.array(losses), {"kq": values, "vo": values})
 
 
-def found(large, small, rise=0.1):
+def found(large, small):
     """Flows of one head from two scales, by seed the rank at the last loss."""
     levels = problem(SMALL).levels
     losses = [2.5, *levels]
 
     def course(rank):
-        steps = np.linspace(rank - rise, rank, len(levels))
-        return made(losses, [[rank - rise], *([r] for r in steps)])
+        steps = np.linspace(rank - 0.1, rank, len(levels))
+        return made(losses, [[rank - 0.1], *([r] for r in steps)])
 
     flows = {1.0: [course(r) for r in large], 0.1: [course(r) for r in small]}
     return judged.Ranks(problem(SMALL), (1.0, 0.1), {"flow": flows})
@@ -48,7 +48,6 @@ def read(course, level):
 def verdicts(folder, ranks):
     report = Report("gradual-rank-vit", "2306.07042", folder)
     judged._smaller_is_lower(report, ranks, "vo")
-    judged._rises(report, ranks, "vo")
     return {row.quantity: row.verdict for row in report.rows}
 
 
@@ -84,11 +83,6 @@ def test_the_interval_is_students():
 )
 def test_a_lower_rank_of_smaller_scales(tmp_path, large, small, verdict):
     assert verdicts(tmp_path, found(large, small))["vo.scale"] == verdict
-
-
-@pytest.mark.parametrize(("rise", "verdict"), [(0.1, "confirmed"), (-0.1, "refuted")])
-def test_a_rank_that_rises(tmp_path, rise, verdict):
-    assert verdicts(tmp_path, found((1.3, 1.4, 1.5), (1.3, 1.4, 1.5), rise))["vo.rise"] == verdict
 
 
 def test_seeds_that_do_not_arrive_leave_it_open(tmp_path):

@@ -20,6 +20,6 @@ def problem(settings: Settings) -> Problem:
 
     objective = text.windows(settings.length, count=settings.windows, key=jax.random.key(0))
     batch = settings.windows // 2
-    descent = Descent(sgd=0.02, adam=1e-3, batch=batch, steps=settings.steps)
+    descent = Descent(sgd=0.03, adam=1e-3, batch=batch, steps=settings.steps)
     name = f"Decoder of characters, {settings.windows} × {settings.length} of SciPy's prose"
     return Problem(name, build, objective, (3.0, 2.6, 2.3, 2.0), 200.0, descent)

@@ -17,6 +17,6 @@ def problem(settings: Settings) -> Problem:
 
     task = gflow.tasks.digits(examples=settings.examples)
     batch = settings.examples // 5
-    descent = Descent(sgd=0.02, adam=1e-3, batch=batch, steps=settings.steps)
+    descent = Descent(sgd=0.03, adam=1e-3, batch=batch, steps=settings.steps)
     name = f"Vision transformer, {settings.examples} digits"
-    return Problem(name, build, task.objective, (2.0, 1.0, 0.5, 0.2), 200.0, descent)
+    return Problem(name, build, task.objective, (2.0, 1.0, 0.3, 0.1), 400.0, descent)

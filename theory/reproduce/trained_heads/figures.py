@@ -26,7 +26,8 @@ def spectra(found: Ranks) -> Figure:
                     np.arange(1, len(values) + 1), values, MARKERS[k], color=COLOURS[k],
                     label=f"loss {level:g}", **{**MEASURED, "ls": LINES[k], "lw": 0.8},
                 )  # fmt: skip
-            ax.set(xlabel="number", ylim=(1e-4, None))
+            top = np.nanmax(course.spectra[name].mean(axis=1))
+            ax.set(xlabel="number", ylim=(1e-4 * top, 2.0 * top))
             ax.set_title(f"{SYMBOLS[name]}, scale {scale:g}", fontsize="small")
         row[0].set_ylabel("singular value")
     axes[0][0].legend(fontsize="x-small")
@@ -50,6 +51,8 @@ def courses(found: Ranks) -> Figure:
                 ax.plot(loss, mean, LINES[k], color=COLOURS[k], lw=1.5, label=f"scale {scale:g}")
             ax.set_xscale("log")
             ax.invert_xaxis()
+            ax.set_xticks(found.problem.levels, [f"{level:g}" for level in found.problem.levels])
+            ax.minorticks_off()
             ax.set_title(f"{SYMBOLS[name]}, {method}", fontsize="small")
             ax.set_xlabel("training loss [nats]")
         row[0].set_ylabel("stable rank")

@@ -1,4 +1,4 @@
-"""Ranks at equal loss over scales and seeds: smaller scale, lower rank; and it rises."""
+"""Ranks at equal loss over scales and seeds: from a smaller scale a lower one."""
 
 from typing import NamedTuple
 
@@ -54,9 +54,9 @@ def ranks(report: Report, problem: Problem, scales: tuple[float, ...], seeds: in
         }
     found = Ranks(problem, scales, courses)
     report.say(*_table(found))
+    report.say(*_over_training(found))
     for name in PRODUCTS:
         _smaller_is_lower(report, found, name)
-        _rises(report, found, name)
     return found
 
 
@@ -78,6 +78,19 @@ def _table(found: Ranks) -> list[str]:
     return lines
 
 
+def _over_training(found: Ranks) -> list[str]:
+    """No claim: what has not grown beyond its initial scale has no leading direction yet."""
+    levels = found.problem.levels
+    heads = "  ".join(f"{level:>12g}" for level in levels)
+    lines = [f"The same along the flow, by loss (kq; vo):        {heads}"]
+    for scale in found.scales:
+        for name in PRODUCTS:
+            rows = (found.interval("flow", name, scale, level) for level in levels)
+            cells = "  ".join(f"{row.mean:5.2f} ± {row.half:4.2f}" for row in rows)
+            lines.append(f"  scale {scale:<6g} {name}                               {cells}")
+    return lines
+
+
 def _smaller_is_lower(report: Report, found: Ranks, name: str) -> None:
     """Of the flow at equal loss, seed by seed: the smallest scale against the largest."""
     level, (large, *_, small) = found.problem.levels[-1], found.scales
@@ -86,18 +99,6 @@ def _smaller_is_lower(report: Report, found: Ranks, name: str) -> None:
         report, f"{name}.scale", -1.0, interval(difference),
         f"stable rank of the change of {name} from attention at scale {small:g} less that from "
         f"{large:g}, at loss {level:g}",
-    )  # fmt: skip
-
-
-def _rises(report: Report, found: Ranks, name: str) -> None:
-    """Of the flow from the smallest scale: the rank at the last level against the first."""
-    first, *_, last = found.problem.levels
-    small = found.scales[-1]
-    difference = found.seeds("flow", name, small, last) - found.seeds("flow", name, small, first)
-    _signed(
-        report, f"{name}.rise", 1.0, interval(difference),
-        f"stable rank of the change of {name} at loss {last:g} less that at {first:g}, attention "
-        f"from scale {small:g}",
     )  # fmt: skip
 
 
