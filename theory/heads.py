@@ -78,7 +78,9 @@ def shares(left: Numbers, right: Numbers, gradient: Numbers) -> Float[np.ndarray
     is learned. **Source:** derived, for 2604.23681.
 
     ```python
-    shares(kq_free.vo.left, kq_free.vo.right, -sigma * np.outer(u, v))
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 5, 2))     # 3 heads of rank 2
+    shares(left, right, -np.outer(np.ones(4), np.ones(5)))
     ```
     """
     given = ((left, "left"), (right, "right"), (gradient, "gradient"))
