@@ -103,7 +103,7 @@ def heads(shared):
 
     def outputs(model):
         values = [jnp.einsum("nsd,dr,er->nse", x, *model[name]) for name in "ab"]
-        return sum(jnp.einsum("nts,nse->nte", patterns[:, k], v) for k, v in enumerate(values))
+        return jnp.einsum("nkts,knse->nte", patterns, jnp.stack(values))
 
     return {name: (normal(3, 2), normal(3, 2)) for name in "ab"}, outputs
 
@@ -120,8 +120,8 @@ def test_heads_that_share_the_force_have_laws_between_them():
 @pytest.fixture(scope="module")
 def attention():
     keys = jax.random.split(jax.random.key(0), 4)
-    leaves = [gflow.Factored.small((2, 3, 3), 2, log_alpha=-0.5, key=k) for k in keys[:2]]
-    model = gflow.to_factors(gflow.models.SoftmaxAttention(*leaves))
+    kq, vo = (gflow.Factored.small((2, 3, 3), 2, log_alpha=-0.5, key=k) for k in keys[:2])
+    model = gflow.to_factors(gflow.models.SoftmaxAttention(kq, vo))
     x, y = (jax.random.normal(k, (12, 4, 3)) for k in keys[2:])
     return model, x, gflow.objectives.SquaredLoss(x, y)
 
