@@ -99,8 +99,9 @@ def alignment(
 
     **Raises:** ValueError as `representations`, for t without a start, and where H or G is zero:
     without decay and noise nothing is left of G at rest.
-    **Regime:** exact from layers that are balanced and aligned with the target; a small random
-    start comes near it under white inputs. **Source:** derived, for 2410.03006.
+    **Regime:** exact from layers that are balanced and aligned with the target. Random starts lose
+    and regain alignment at times of their own, and come to the same rest.
+    **Source:** derived, for 2410.03006.
 
     ```python
     alignment(1.0, [1.5, 1.0, 2.0], 0.2, 0.0, [1.0, 4.0, 12.0], 1e-3)    # .985, .691, 1.000

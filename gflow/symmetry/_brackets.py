@@ -8,10 +8,13 @@ adds no direction at a generic point, none after it does.
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from ..programs._closure import Traced
 
 #: Singular values of unit vectors below this are rounding, and above `_CLEAR` they are not.
 _ROUNDING, _CLEAR = 1e-11, 1e-8
@@ -23,29 +26,25 @@ _SPARE = 8
 _DEEPEST = 5
 
 Point = Float[Array, " size"]
-Field = Callable[[Point], Point]
 
 
 class Algebra:
     """Random elements of the Lie algebra of ∇f_k, level by level."""
 
-    def __init__(self, outputs: Callable[[Point], Float[Array, " outputs"]], size: int, count: int):
+    def __init__(self, outputs: Traced, size: int, count: int):
         self.outputs, self.size, self.count = outputs, size, count
-        self.programs: list[Callable[..., tuple[Array, Array]]] = []
 
     def vectors(self, level: int, points: np.ndarray, seed: int) -> np.ndarray:
         """Random elements of a level at every point, (points, number, size).
 
         They are of length one, or zero where rounding alone is left of a bracket.
         """
-        if level == len(self.programs):
-            self.programs.append(jax.jit(jax.vmap(self._element, (None, 0))))
         number = min(self.size + _SPARE, self.count) if level == 0 else self.size
         rng = np.random.default_rng((seed, level))
         weights = jnp.asarray(rng.normal(size=(number, level + 1, self.count)))
         units = []
         for point in points:
-            found, scale = map(np.asarray, self.programs[level](jnp.asarray(point), weights))
+            found, scale = map(np.asarray, _elements(self.outputs, jnp.asarray(point), weights))
             norms = np.linalg.norm(found, axis=-1)
             none = norms <= _CLEAR * scale
             units.append(np.where(none[:, None], 0.0, found / np.where(none, 1.0, norms)[:, None]))
@@ -67,32 +66,6 @@ class Algebra:
             f"little of {self.size} weights. Let `outputs` have more examples."
         )
 
-    def _field(self, weights: Float[Array, " outputs"]) -> Field:
-        return jax.grad(lambda x: jnp.vdot(weights, self.outputs(x)))
-
-    def _parts(self, weights: Float[Array, "level outputs"]) -> Callable[[Point], list[Point]]:
-        """The two parts of [X₁, [X₂, … ]], of the fields of each row; of one row the field."""
-        first = self._field(weights[0])
-        if len(weights) == 1:
-            return lambda x: [first(x)]
-        inner = self._parts(weights[1:])
-
-        def rest(x: Point) -> Point:
-            return jnp.sum(jnp.stack(inner(x)), axis=0)
-
-        def both(x: Point) -> list[Point]:
-            along, back = first(x), rest(x)
-            return [jax.jvp(rest, (x,), (along,))[1], -jax.jvp(first, (x,), (back,))[1]]
-
-        return both
-
-    def _element(
-        self, x: Point, weights: Float[Array, "level outputs"]
-    ) -> tuple[Point, Float[Array, ""]]:
-        """An element, and the size of what it is the sum of."""
-        parts = jnp.stack(self._parts(weights)(x))
-        return jnp.sum(parts, axis=0), jnp.max(jnp.linalg.norm(parts, axis=1))
-
     def _rank(self, vectors: np.ndarray) -> int:
         values = np.linalg.svd(vectors, compute_uv=False)
         largest = np.max(values)
@@ -105,3 +78,35 @@ class Algebra:
                 "`outputs` have other examples, of size one."
             )
         return ranks.pop()
+
+
+@eqx.filter_jit
+def _elements(
+    outputs: Traced, x: Point, weights: Float[Array, "number level outputs"]
+) -> tuple[Float[Array, "number size"], Float[Array, " number"]]:
+    """Elements of the algebra, and the size of what each is the sum of."""
+
+    def one(rows: Float[Array, "level outputs"]) -> tuple[Point, Float[Array, ""]]:
+        parts = jnp.stack(_parts(outputs, rows)(x))
+        return jnp.sum(parts, axis=0), jnp.max(jnp.linalg.norm(parts, axis=1))
+
+    return jax.vmap(one)(weights)
+
+
+def _parts(
+    outputs: Traced, weights: Float[Array, "level outputs"]
+) -> Callable[[Point], list[Point]]:
+    """The two parts of [X₁, [X₂, … ]], of the fields of each row; of one row the field."""
+    first = jax.grad(lambda x: jnp.vdot(weights[0], outputs(x)))
+    if len(weights) == 1:
+        return lambda x: [first(x)]
+    inner = _parts(outputs, weights[1:])
+
+    def rest(x: Point) -> Point:
+        return jnp.sum(jnp.stack(inner(x)), axis=0)
+
+    def both(x: Point) -> list[Point]:
+        along, back = first(x), rest(x)
+        return [jax.jvp(rest, (x,), (along,))[1], -jax.jvp(first, (x,), (back,))[1]]
+
+    return both

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +12,26 @@ from jaxtyping import Array, Float, PyTree
 
 from .._arguments import number
 from ..flow._flow import Objective
-from ._flat import Flat, flat
+from ..programs._closure import Traced, traced
+from ._flat import Flat, Reading, flat
 
 #: What counts as zero beside the size of what it is a part of.
 _SMALL = 1e-8
 
 Symmetry = Callable[[PyTree], PyTree]
+
+
+class Distance(eqx.Module):
+    """‖θ − Pθ‖ of a model. Directions are data: another symmetric state compiles nothing."""
+
+    directions: Float[Array, "size broken"]
+    reading: Reading = eqx.field(static=True)
+
+    def __call__(self, model: PyTree) -> Float[Array, ""]:
+        parts = self.directions.T @ self.reading(model)
+        largest = jnp.max(jnp.abs(parts), initial=0.0)
+        unit = jnp.where(largest > 0.0, largest, 1.0)
+        return unit * jnp.linalg.norm(parts / unit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,12 +49,10 @@ class Breaking:
     bend: float
     problem: Flat
 
-    def distance(self, model: PyTree) -> Float[Array, ""]:
+    @property
+    def distance(self) -> "Distance":
         """Δ = ‖θ − Pθ‖, P the mean over the symmetry: an observable of runs."""
-        parts = jnp.asarray(self.directions).T @ self.problem.reading(model)
-        largest = jnp.max(jnp.abs(parts), initial=0.0)
-        unit = jnp.where(largest > 0.0, largest, 1.0)
-        return unit * jnp.linalg.norm(parts / unit)
+        return Distance(jnp.asarray(self.directions), self.problem.reading)
 
     def displaced(self, size: float, which: int = 0) -> PyTree:
         """The model moved by `size` along a direction: where a run starts that breaks it."""
@@ -99,14 +112,14 @@ def breaking(
     if not rate >= 0.0:
         raise ValueError(f"decay = {decay}: λ is at least 0.")
     problem = flat(model)
-    theta = problem.start
 
-    def loss(x: Array) -> Array:
+    def loss(x: Array, rate: Array) -> Array:
         return objective(problem.at(x)) + 0.5 * rate * jnp.vdot(x, x)
 
-    kept, broken = _spaces(problem, symmetries, loss)
-    gradient = np.asarray(jax.jit(jax.grad(loss))(theta))
-    hessian = np.asarray(jax.jit(jax.hessian(loss))(theta))
+    theta, lam = jnp.asarray(problem.start), jnp.asarray(rate)
+    energy = traced(loss, theta, lam, what="The objective")
+    kept, broken = _spaces(problem, symmetries, lambda x: float(_local(energy, x, lam)[0]))
+    _, gradient, hessian = map(np.asarray, _local(energy, theta, lam))
     force, scale = np.linalg.norm(gradient), np.linalg.norm(hessian, 2) * np.linalg.norm(theta)
     if not force <= _SMALL * scale + np.finfo(float).tiny:
         raise ValueError(
@@ -115,13 +128,40 @@ def breaking(
         )
     values, vectors = np.linalg.eigh(broken.T @ hessian @ broken)
     rates, directions = -values, broken @ vectors
-    return Breaking(
-        rates, directions, _bend(loss, theta, hessian, kept, rates, directions), problem
-    )
+    tie = len(rates) > 1 and rates[0] - rates[1] <= _SMALL * np.max(np.abs(rates))
+    bend = math.nan
+    if rates[0] > 0.0 and not tie:
+        third, fourth = map(np.asarray, _higher(energy, theta, lam, jnp.asarray(directions[:, 0])))
+        bend = _bend(third, float(fourth), hessian, kept, rates[0], directions)
+    return Breaking(rates, directions, bend, problem)
+
+
+@eqx.filter_jit
+def _local(energy: Traced, x: Array, rate: Array) -> tuple[Array, Array, Array]:
+    """The loss, its gradient and its Hessian."""
+    value, slope = jax.value_and_grad(energy)(x, rate)
+    return value, slope, jax.hessian(energy)(x, rate)
+
+
+@eqx.filter_jit
+def _higher(energy: Traced, x: Array, rate: Array, e: Array) -> tuple[Array, Array]:
+    """∇³L[e,e] and ∇⁴L[e,e,e,e]."""
+
+    def along(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        return lambda y: jax.jvp(function, (y,), (e,))[1]
+
+    twice = along(along(lambda y: energy(y, rate)))
+    return jax.grad(twice)(x), along(along(twice))(x)
+
+
+@eqx.filter_jit
+def _linear(image: Traced, x: Array) -> tuple[Array, Array]:
+    """A map of the weights, and its derivative."""
+    return image(x), jax.jacfwd(image)(x)
 
 
 def _spaces(
-    problem: Flat, symmetries: tuple[Symmetry, ...], loss: Callable[[Array], Array]
+    problem: Flat, symmetries: tuple[Symmetry, ...], loss: Callable[[Array], float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal bases of the directions that all symmetries keep, and of the others."""
     if not symmetries:
@@ -135,20 +175,20 @@ def _spaces(
         def image(x: Array, symmetry: Symmetry = symmetry) -> Array:
             return problem.reading(symmetry(problem.at(x)))
 
-        matrix = np.asarray(jax.jit(jax.jacfwd(image))(theta))
+        program = traced(image, jnp.asarray(theta), what="A symmetry")
+        there, matrix = map(np.asarray, _linear(program, jnp.asarray(other)))
         if matrix.shape != (size, size):
             raise ValueError(
                 f"A symmetry takes {size} weights to {len(matrix)}: it returns a model of the same "
                 "shapes."
             )
-        there = np.asarray(jax.jit(image)(other))
         off = np.max(np.abs(matrix.T @ matrix - np.eye(size)))
         if off > _SMALL or np.max(np.abs(there - matrix @ other)) > _SMALL * np.max(np.abs(other)):
             raise ValueError(
                 "A symmetry is no orthogonal map of the weights: it is to permute them, to turn "
                 "them or to change signs."
             )
-        before, after = (float(loss(jnp.asarray(x))) for x in (other, there))
+        before, after = (loss(jnp.asarray(x)) for x in (other, there))
         if not abs(before - after) <= _SMALL * max(abs(before), abs(after)):
             raise ValueError(
                 f"A symmetry changes the loss, from {before:.6g} to {after:.6g} at a random model: "
@@ -169,31 +209,17 @@ def _spaces(
 
 
 def _bend(
-    loss: Callable[[Array], Array],
-    theta: np.ndarray,
+    third: np.ndarray,
+    fourth: float,
     hessian: np.ndarray,
     kept: np.ndarray,
-    rates: np.ndarray,
+    rate: float,
     directions: np.ndarray,
 ) -> float:
-    tie = len(rates) > 1 and rates[0] - rates[1] <= _SMALL * np.max(np.abs(rates))
-    if tie or not rates[0] > 0.0:
-        return math.nan
-    e = jnp.asarray(directions[:, 0])
-
-    @jax.jit
-    def derivatives(theta: Array) -> tuple[Array, Array]:
-        """∇³L[e,e] and ∇⁴L[e,e,e,e]."""
-
-        def twice(x: Array) -> Array:
-            return jax.jvp(lambda y: jax.jvp(loss, (y,), (e,))[1], (x,), (e,))[1]
-
-        fourth = jax.jvp(lambda x: jax.jvp(twice, (x,), (e,))[1], (theta,), (e,))[1]
-        return jax.grad(twice)(theta), fourth
-
-    third, fourth = (np.asarray(x) for x in derivatives(jnp.asarray(theta)))
     if np.linalg.norm(directions.T @ third) > _SMALL * np.linalg.norm(hessian):
         return math.nan
-    block = kept.T @ hessian @ kept + 2.0 * rates[0] * np.eye(kept.shape[1])
-    response = np.linalg.solve(block, -0.5 * kept.T @ third) if kept.size else np.zeros(0)
+    if not kept.size:
+        return -fourth / 6.0
+    block = kept.T @ hessian @ kept + 2.0 * rate * np.eye(kept.shape[1])
+    response = np.linalg.solve(block, -0.5 * kept.T @ third)
     return float(-fourth / 6.0 - (kept.T @ third) @ response)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ..programs._closure import traced
 from ..results._trajectory import Trajectory
 from ._brackets import Algebra
 from ._flat import Flat, Reading, flat
@@ -152,13 +153,15 @@ def _algebra(problem: Flat, outputs: Callable[[PyTree], Array]) -> Algebra:
     def of(theta: Array) -> Array:
         return jnp.ravel(jnp.asarray(outputs(problem.at(theta))))
 
-    shape = jax.eval_shape(of, jnp.asarray(problem.start))
+    shape_of_weights = jax.ShapeDtypeStruct(problem.start.shape, problem.start.dtype)
+    shape = jax.eval_shape(of, shape_of_weights)
     if not shape.size or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise ValueError(
             f"outputs(model) has shape {shape.shape} and dtype {shape.dtype}: it is an array of "
             "real numbers, such as jax.vmap(model)(inputs)."
         )
-    return Algebra(of, len(problem.start), shape.size)
+    program = traced(of, shape_of_weights, what="outputs")
+    return Algebra(program, len(problem.start), shape.size)
 
 
 def _search(

@@ -59,7 +59,9 @@ def test_the_rates_of_two_equal_heads(broken):
     )
 
 
-@pytest.mark.parametrize(("start", "when"), [(1e-6, 829.4598), (1e-4, 414.7354)])
+@pytest.mark.parametrize(
+    ("start", "when"), [pytest.param(1e-6, 829.4598, marks=pytest.mark.slow), (1e-4, 414.7354)]
+)
 def test_when_a_broken_permutation_shows(broken, start, when):
     level = 1e-2
     run = gflow.simulate(broken.displaced(start), loss, t1=when + 2.0, rtol=1e-12)

@@ -35,6 +35,8 @@ SHIPPED = (
     "cross-entropy",
     "odelora",
     "post-training",
+    "symmetry",
+    "heads",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0
