@@ -19,6 +19,8 @@ from ..settings import Settings
 
 END, TIMES = 3.0, 301
 WIDTH = 2
+#: Until then the key–query matrices are those of the start times a number, up to their square.
+EARLY = 1.0
 
 
 class Blocks(NamedTuple):
@@ -55,7 +57,7 @@ def blocks(report: Report, settings: Settings) -> Blocks:
     """Shared forces conserve the blocks; other patterns move them as the forces differ."""
     one, runs = teacher(), {}
     _counted(report, one)
-    ends = {}
+    ends, early = {}, {}
     for size in (0.0, *settings.sizes):
         run = _run(one, size)
         whole = run.observables["balance"]
@@ -68,6 +70,10 @@ def blocks(report: Report, settings: Settings) -> Blocks:
         between = whole[:, :WIDTH, WIDTH:] - whole[0, :WIDTH, WIDTH:]
         summed = CubicSpline(run.t, run.observables["rate"]).antiderivative()(run.t)
         ends[size] = float(np.max(np.abs(between)))
+        first = run.t <= EARLY
+        early[size] = (
+            float(np.max(np.abs(between[first]))), float(np.max(run.error["balance"][first]))
+        )  # fmt: skip
         if size == 0.0:
             report.add(
                 "blocks.size0.between", 0.0, ends[size], 1e-8, bar, paper=PAPER,
@@ -88,8 +94,9 @@ def blocks(report: Report, settings: Settings) -> Blocks:
     for low, high in itertools.pairwise(small):
         report.add(
             f"blocks.power.size{high:g}", 2.0,
-            float(np.log(ends[high] / ends[low]) / np.log(high / low)), 10.0 * high, paper=PAPER,
-            text="power of the key–query factors in the drift between heads",
+            float(np.log(early[high][0] / early[low][0]) / np.log(high / low)), 100.0 * high**2,
+            early[low][1] / early[low][0] / np.log(high / low), paper=PAPER,
+            text=f"power of the key–query factors in the drift between heads until t = {EARLY:g}",
         )  # fmt: skip
     return Blocks(runs)
 
