@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from scipy.interpolate import CubicSpline
 
 import gflow
@@ -20,7 +21,7 @@ from ..settings import Settings
 END, TIMES = 3.0, 301
 WIDTH = 2
 #: Until then the key–query matrices are those of the start times a number, up to their square.
-EARLY = 1.0
+EARLY = 0.3
 
 
 class Blocks(NamedTuple):
@@ -29,7 +30,7 @@ class Blocks(NamedTuple):
     runs: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def balance(model: gflow.models.SoftmaxAttention) -> jax.Array:
+def balance(model: PyTree) -> jax.Array:
     """AᵀA − BᵀB of all columns of both heads, (Hr, Hr)."""
     left, right = model.vo.factors
     a = jnp.concatenate(list(left), axis=-1)
@@ -43,7 +44,7 @@ class Rate:
     def __init__(self, one: Teacher):
         self.inputs, self.targets = one
 
-    def __call__(self, model: gflow.models.SoftmaxAttention) -> jax.Array:
+    def __call__(self, model: PyTree) -> jax.Array:
         logits = self.inputs[:, None] @ model.kq.value @ self.inputs[:, None].swapaxes(-1, -2)
         mixed = jax.nn.softmax(logits, axis=-1) @ self.inputs[:, None]
         missed = self.targets - jnp.sum(mixed @ model.vo.value, axis=1)
