@@ -84,6 +84,8 @@ for k in range(3):
     ax.loglog(steps, drifts[:, k], "os^"[k], mfc="white", color=COLOURS[k], label=f"law {k + 1}")
 ax.loglog(steps, drifts[-1].max() * np.array(steps) / steps[-1], **EXACT, label="first power")
 ax.set(xlabel=r"step $\eta$ of gradient descent", ylabel="largest drift until $t = 4$")
+ax.minorticks_off()
+ax.set_xticks(steps, [f"{step:g}" for step in steps])
 _ = ax.legend(fontsize="x-small")
 
 # %% [markdown]
