@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SECTIONS = (
     "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
-    "units", "infinity", "large", "example", "cold",
+    "units", "infinity", "laws", "large", "example", "cold",
 )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         gauge,
         infinity,
         large,
+        laws,
         reading,
         single,
         units,
@@ -91,6 +92,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "infinity": infinity.run,
         "large": large.run,
         "example": example.run,
+        "laws": laws.run,
         "cold": cold.run,
     }[section]
     return run(arguments.quick, say)

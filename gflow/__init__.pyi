@@ -9,6 +9,7 @@ from . import (
     save as save,
     solvers as solvers,
     stop as stop,
+    symmetry as symmetry,
     tasks as tasks,
     velocity as velocity,
 )

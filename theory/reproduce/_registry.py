@@ -37,6 +37,8 @@ SHIPPED = (
     "post-training",
     "gradual-rank-vit",
     "gradual-rank-text",
+    "symmetry",
+    "heads",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

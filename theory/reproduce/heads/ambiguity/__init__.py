@@ -1,0 +1,1 @@
+"""What a known sum of heads says of each of them."""

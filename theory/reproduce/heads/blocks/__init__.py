@@ -1,0 +1,1 @@
+"""The laws between heads, and what ends them."""

@@ -1,0 +1,1 @@
+"""Spans and ranks under attention, a residual, and normalisation."""

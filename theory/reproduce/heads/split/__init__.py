@@ -1,0 +1,1 @@
+"""How heads that feel one force share a mode."""

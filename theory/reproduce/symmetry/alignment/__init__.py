@@ -1,0 +1,1 @@
+"""How representations and their gradients come to be aligned."""

@@ -1,0 +1,1 @@
+"""Two equal heads that move apart."""

@@ -1,0 +1,1 @@
+"""Decay towards a random point in place of zero."""
