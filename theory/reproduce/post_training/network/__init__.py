@@ -1,0 +1,1 @@
+"""The same of the weights of trained transformers."""
