@@ -30,7 +30,7 @@ class Attention(Block):
     query: Float[Array, "... d k"]
     key: Float[Array, "... d k"]
     value: Float[Array, "... d width"]
-    scale: float
+    scale: Float[Array, "..."]
     normalised: bool = eqx.field(static=True)
 
     def __init__(
@@ -38,7 +38,7 @@ class Attention(Block):
         query: Float[Array | np.ndarray, "... d k"],
         key: Float[Array | np.ndarray, "... e j"],
         value: Float[Array | np.ndarray, "... c width"],
-        scale: float | int | None = None,
+        scale: float | int | Float[Array, ""] | None = None,
         *,
         normalised: bool = True,
     ):
@@ -50,7 +50,9 @@ class Attention(Block):
                 "in front or none."
             )
         self.query, self.key, self.value = query, key, value
-        self.scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+        self.scale = jnp.asarray(
+            1.0 / math.sqrt(query.shape[-1]) if scale is None else scale, float
+        )
         self.normalised = normalised
 
     @classmethod
@@ -99,7 +101,7 @@ class Attention(Block):
         return total  # pyright: ignore[reportReturnType]
 
 
-def _mass(queries: Tokens, keys: Tokens, scale: float) -> tuple[Array, Array]:
+def _mass(queries: Tokens, keys: Tokens, scale: Array) -> tuple[Array, Array]:
     """Z_i/n, Z_i = Σ_j e^{logit_ij}: what is common to all queries, and the rest."""
     found = scores(queries, keys, scale)
     level = scale * queries.common @ keys.common

@@ -25,6 +25,8 @@ ALWAYS: dict[str, Observable] = {
 }  # fmt: skip
 #: Of log_size, or of one, the error from which on nothing is shown.
 KNOWN = 1e-3
+#: Layers of all draws together from which on threads are worth it.
+_MANY = 10_000
 
 Network = Repeated | Fresh | Sequence[Block | Recurrent | Callable[[Array], Array]]
 Start = Tokens | Shaped[Array | np.ndarray, "..."] | Callable[[PRNGKeyArray], Array]
@@ -183,7 +185,10 @@ def _many(network, start, names, keys):
 
 def _side_by_side(network, start, names, keys, number: int):
     """Draws one after the other, in as many threads as there are cores."""
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, number)
+    layers = len(network) if isinstance(network, tuple) else network.layers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    # each thread compiles for itself
+    workers = min(cores, number) if number * layers >= _MANY else 1
     size = -(-number // workers)
     rows = [np.minimum(np.arange(k, k + size), number - 1) for k in range(0, number, size)]
     if len(rows) == 1:

@@ -1,6 +1,7 @@
 """Tokens as their mean and what tells them apart, each as a direction and a logarithm."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
@@ -187,4 +188,9 @@ class Tokens(eqx.Module):
 
 def tokens_of(x: Tokens | Shaped[Array | np.ndarray, "..."]) -> Tokens:
     """Tokens, of a plain array where it is one."""
-    return x if isinstance(x, Tokens) else Tokens.of(x)
+    return x if isinstance(x, Tokens) else _made(jnp.asarray(x))
+
+
+@jax.jit
+def _made(x: Array) -> Tokens:
+    return Tokens.of(x)

@@ -35,6 +35,7 @@ SHIPPED = (
     "cross-entropy",
     "odelora",
     "post-training",
+    "depth-collapse",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0
