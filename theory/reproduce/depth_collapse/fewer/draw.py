@@ -26,7 +26,7 @@ def fewer_figure(mergers: Mergers, thresholds: Thresholds) -> Figure:
         right.plot(layers, thresholds.predicted[share], **EXACT)
     right.axhline(np.log(thresholds.threshold), color="0.8", lw=0.8, zorder=0)
     style.entry(right, "predicted", EXACT)
-    right.set(xlabel="layer", ylabel=r"$\ln \rho$", ylim=(-12.0, None))
+    right.set(xlabel="layer", ylabel=r"$\ln \rho$", ylim=(-12.0, 6.0))
     right.set_title("attention boosted by a half")
     right.legend(fontsize="x-small", loc="lower left")
     return figure

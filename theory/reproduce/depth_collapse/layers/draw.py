@@ -25,10 +25,11 @@ def layers_figure(cubes: np.ndarray, residuals: Residuals, gradients: Gradients)
     style.entry(middle, "predicted", EXACT)
     middle.set(xlabel="layer", ylabel=r"$1 - \rho$", title="uniform attention, residuals")
     middle.legend(fontsize="x-small", loc="lower left")
+    order = np.argsort(gradients.apart)
     for k, (name, pair) in enumerate((("W_Q", gradients.queries), ("W_V", gradients.values))):
         right.loglog(gradients.apart, pair[:, 0], MARKERS[k], color=COLOURS[k], **MEASURED,
                      label=f"$\\|\\partial S/\\partial {name}\\|^2$")  # fmt: skip
-        right.loglog(gradients.apart, pair[:, 1], **EXACT)
+        right.loglog(gradients.apart[order], pair[order, 1], **EXACT)
     style.entry(right, "predicted", EXACT)
     right.invert_xaxis()
     right.set(xlabel=r"$1 - \rho$", ylabel="squared gradient", title="gradients on the way")

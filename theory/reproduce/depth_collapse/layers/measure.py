@@ -99,6 +99,7 @@ def gradients(report: Report) -> Gradients:
     """Gradients of one head at W_Q = 0, on tokens that have come through so many layers."""
     d, width, rng = 12, 6, np.random.default_rng(3)
     x = rng.normal(size=(6, d))
+    x = x / np.linalg.norm(x)  # a head sees tokens of one norm
     apart, queries, values = [], [], []
     for _ in range(10):
         wk, wv = rng.normal(size=(2, d, width)) / math.sqrt(d)
@@ -109,7 +110,7 @@ def gradients(report: Report) -> Gradients:
         tokens = depth.Tokens.of(x)
         apart.append(float(np.exp(depth.log_apart(tokens, depth.LayerNorm()))))
         x = x + np.mean(x, axis=0) @ rng.normal(size=(d, d)) / math.sqrt(d)
-        x = x / np.linalg.norm(x)  # a head sees tokens of one norm
+        x = x / np.linalg.norm(x)
     pairs = {"queries": np.array(queries), "values": np.array(values)}
     for name, pair in pairs.items():
         worst = int(np.argmax(np.abs(pair[:, 0] / pair[:, 1] - 1.0)))

@@ -15,7 +15,7 @@ def logits_figure(found: Logits) -> Figure:
     x = found.inverse_log
     for k, (beta, y) in enumerate(found.means.items()):
         ax.errorbar(x, y, found.bars[beta], fmt=MARKERS[k], color=COLOURS[k], **MEASURED, lw=0.8,
-                    label=rf"$\beta = {beta:g}$")  # fmt: skip
+                    clip_on=False, label=rf"$\beta = {beta:g}$")  # fmt: skip
         limit = float(depth_collapse.participation(beta, 1.0, 0.0))
         ax.plot(0.0, limit, "*", color="black", ms=7, clip_on=False, zorder=5)
         if limit > 0.0:

@@ -25,5 +25,5 @@ def overlaps_figure(courses: list[Course]) -> Figure:
         ax.plot(last, level / np.log(10.0), **EXACT)
     style.entry(ax, "predicted", EXACT)
     ax.set(xlabel=TIME, ylabel=r"$\log_{10}(1 - \gamma)$", title=f"{TOKENS} tokens on the sphere")
-    ax.legend(fontsize="x-small", loc="lower right")
+    ax.legend(fontsize="x-small", loc="upper right")
     return figure
