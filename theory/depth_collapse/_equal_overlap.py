@@ -121,13 +121,14 @@ class _Table:
         k = np.clip(np.searchsorted(self.found, t, side="right") - 1, 0, len(self.edges) - 2)
         low, high = self.edges[k], self.edges[k + 1]
         start, wanted = np.asarray(low), np.minimum(t, self.found[-1]) - self.found[k]
-        y = np.asarray(0.5 * (low + high))
-        for _ in range(60):  # Newton's method within the piece
+        # nearly straight in a piece: first a chord, then Newton's method within the piece
+        y = np.asarray(low + (high - low) * wanted / (self.found[k + 1] - self.found[k]))
+        for _ in range(60):
             miss = self._areas(start, np.asarray(y - start)) - wanted
             low, high = np.where(miss < 0.0, y, low), np.where(miss < 0.0, high, y)
             new = y - miss / self.slope(y)
             new = np.where((low <= new) & (new <= high), new, 0.5 * (low + high))
-            done = np.all(np.abs(new - y) <= 4.0 * np.spacing(high))
+            done = np.all(np.abs(new - y) <= 1e-15 * (1.0 + high) + 1e-14 * np.abs(y - start))
             y = np.asarray(new)
             if done:
                 break
