@@ -50,6 +50,7 @@ from ._blocks import (
 from ._flow import DepthFlow as DepthFlow, OnSphere as OnSphere, flow as flow
 from ._follow import follow as follow
 from ._merge import Merge as Merge
+from ._models import layers_of as layers_of
 from ._networks import Fresh as Fresh, Repeated as Repeated
 from ._norms import BatchNorm as BatchNorm, LayerNorm as LayerNorm
 from ._observables import (

@@ -138,7 +138,8 @@ def _course(network, start, names, key):
         lost = jnp.isnan(ends) | jnp.isnan(tokens.log_mean) | jnp.isnan(tokens.log_size)
         return seen, jnp.where(lost, jnp.nan, tokens.rounding)
 
-    if isinstance(network, tuple):
+    alike = _alike(network, tokens) if isinstance(network, tuple) else None
+    if isinstance(network, tuple) and alike is None:
         records, memory = [], None
         for k, each in enumerate(network):
             block = as_block(each)
@@ -154,7 +155,11 @@ def _course(network, start, names, key):
         each = jax.random.split(random_key(keys[1]), network.layers)
         made = lambda k: as_block(network.make(k))  # noqa: E731
         first, last = made(each[0]), made(each[-1])
-    else:
+    elif alike is not None:
+        each, rest = alike
+        made = lambda arrays: eqx.combine(arrays, rest)  # noqa: E731
+        first, last = (made(jax.tree.map(lambda x: x[k], each)) for k in (0, -1))  # noqa: B023
+    elif isinstance(network, Repeated):
         each = jnp.arange(network.layers)
         first = last = as_block(network.block)
         made = lambda _: first  # noqa: E731
@@ -171,6 +176,22 @@ def _course(network, start, names, key):
         lambda course, end: jnp.concatenate([course, end[None]]), (seen, rounding), ends
     )
     return seen, rounding, tokens
+
+
+def _alike(network, tokens):
+    """Blocks of a sequence that differ in numbers alone, stacked, and what they share; or None."""
+    blocks = [as_block(each) for each in network]
+    parts = [eqx.partition(block, eqx.is_array) for block in blocks]
+    _, shared = parts[0]
+    kinds = [jax.tree.map(lambda x: (x.shape, str(x.dtype)), a) for a, _ in parts]
+    if len(network) < 3 or any(k != kinds[0] for k in kinds[1:]):
+        return None
+    if not all(eqx.tree_equal(rest, shared) is True for _, rest in parts[1:]):
+        return None
+    moved, _ = jax.eval_shape(lambda t: advance(blocks[0], t, _handed(blocks[0], t)), tokens)
+    if jax.tree.map(jnp.shape, moved) != jax.tree.map(jnp.shape, tokens):
+        return None
+    return jax.tree.map(lambda *x: jnp.stack(x), *(a for a, _ in parts)), shared
 
 
 @eqx.filter_jit

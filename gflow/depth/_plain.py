@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from ._blocks import Block
 from ._pointwise import difference
-from ._tokens import ULP, Tokens, scaled_sum
+from ._tokens import ULP, Tokens, direction, scaled_sum
 
 #: Rows of f(equal tokens) that differ by less of their size are equal.
 _EQUAL = 1e-13
@@ -47,7 +47,7 @@ class Plain(Block):
         tells = jnp.linalg.norm(own) > _EQUAL * jnp.linalg.norm(start)
         own = jnp.where(tells, own, 0.0)
         zero = jnp.zeros_like(tokens.log_size)
-        apart = scaled_sum((own, zero), (slope, tokens.log_size))
+        apart = scaled_sum(direction(own, zero), (slope, tokens.log_size))
         found = tokens.with_parts((mean, zero), apart)
         # in units of e^log_size
         plain = ULP * jnp.max(jnp.abs(start)) * jnp.exp(-jnp.maximum(tokens.log_size, -690.0))
