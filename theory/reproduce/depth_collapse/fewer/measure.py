@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +10,7 @@ from gflow import depth
 from theory import token_reduction
 
 from ... import Report
+from ..problem import Boosted
 
 PAPER = "Frequency-aware token reduction, arXiv 2511.21477 (abstract)"
 BETA, BOOST, TOKENS = 4.0, 0.5, 6
@@ -29,18 +29,6 @@ class Thresholds(NamedTuple):
     threshold: float
     measured: dict[float, np.ndarray]
     predicted: dict[float, np.ndarray]
-
-
-class Boosted(depth.Block):
-    """A^{LP} + (1 + ω)A^{HP} on logits βXXᵀ."""
-
-    beta: jax.Array
-    boost: jax.Array
-
-    def __call__(self, tokens):
-        attended = depth.attend(tokens, tokens, tokens, scale=self.beta)
-        mean = depth.Average(jnp.eye(tokens.mean.shape[0]))(tokens)
-        return attended + self.boost * (attended - mean)
 
 
 def mergers(report: Report) -> Mergers:

@@ -11,10 +11,11 @@ from gflow import depth
 from theory import depth_collapse
 
 from ... import Report
+from ..problem import TOKENS, WIDTH, Mixing
 from ..settings import Settings
 
 DONG = "Dong, Cordonnier, Loukas 2021, arXiv 2103.03404"
-TOKENS, WIDTH, LAYERS = 8, 64, 16
+LAYERS = 16
 SCALES = {"one": 1.0, "root": 1.0 / math.sqrt(LAYERS)}
 
 
@@ -63,7 +64,7 @@ def residuals(report: Report, settings: Settings) -> Residuals:
     found = {}
     for name, scale in SCALES.items():
         run = depth.follow(
-            depth.Fresh(_Layer(jnp.asarray(scale)), LAYERS), start, key=jax.random.key(2),
+            depth.Fresh(Mixing(jnp.asarray(scale)), LAYERS), start, key=jax.random.key(2),
             draws=settings.draws,
         )  # fmt: skip
         squares = np.exp(2.0 * run.observables["log_norm"])
@@ -83,16 +84,6 @@ def residuals(report: Report, settings: Settings) -> Residuals:
             )  # fmt: skip
         found[name] = measured, bars, expected
     return Residuals(found)
-
-
-class _Layer(depth.Block):
-    """Makes one layer from its key."""
-
-    scale: jax.Array
-
-    def __call__(self, key):
-        value = jax.random.normal(key, (WIDTH, WIDTH)) / math.sqrt(WIDTH)
-        return depth.Residual(depth.Average(value), self.scale)
 
 
 def gradients(report: Report) -> Gradients:

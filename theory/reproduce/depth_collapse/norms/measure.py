@@ -11,6 +11,7 @@ from gflow import depth
 from theory import depth_collapse
 
 from ... import Report
+from ..problem import Deep
 from ..settings import Settings
 
 PAPER = "Daneshmand et al. 2020, arXiv 2003.01652, and 2021"
@@ -24,16 +25,6 @@ class Gaps(NamedTuple):
     with_norm: dict[int, np.ndarray]
     without: np.ndarray
     floors: dict[int, tuple[float, float]]
-
-
-class _Layer(depth.Block):
-    width: int
-    norm: bool
-
-    def __call__(self, key):
-        weight = jax.random.normal(key, (self.width, self.width)) / math.sqrt(self.width)
-        linear = depth.Linear(weight)
-        return depth.Chain((linear, depth.BatchNorm(centred=False))) if self.norm else linear
 
 
 def gaps(report: Report, settings: Settings) -> Gaps:
@@ -70,7 +61,7 @@ def _gap(width: int, norm: bool, settings: Settings) -> tuple[np.ndarray, float]
     rng = np.random.default_rng(5)
     start = rng.normal(size=(1, width)) + 0.7 * rng.normal(size=(SAMPLES, width))
     run = depth.follow(
-        depth.Fresh(_Layer(width, norm), LAYERS), start, key=jax.random.key(6),
+        depth.Fresh(Deep(width, norm), LAYERS), start, key=jax.random.key(6),
         observables={"gap": depth.orthogonality_gap}, draws=settings.gap_draws,
     )  # fmt: skip
     late = np.mean(run.observables["gap"][:, LAYERS // 2 :], axis=1)
