@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SECTIONS = (
     "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
-    "units", "infinity", "laws", "large", "example", "cold",
+    "units", "infinity", "laws", "depth", "large", "example", "cold",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         cold,
         condensation,
         decay,
+        depth,
         ends,
         example,
         gauge,
@@ -90,6 +91,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "condensation": condensation.run,
         "units": units.run,
         "infinity": infinity.run,
+        "depth": depth.run,
         "large": large.run,
         "example": example.run,
         "laws": laws.run,

@@ -1,5 +1,6 @@
 from . import (
     coordinates as coordinates,
+    depth as depth,
     doctor as doctor,
     internal as internal,
     models as models,

@@ -40,3 +40,27 @@ def _too_coarse(name: str, dtype: np.dtype) -> ValueError:
         f"{name} is {dtype}: closed forms are evaluated to about 1e-14, which needs float64. In "
         'JAX call jax.config.update("jax_enable_x64", True) before making the arrays.'
     )
+
+
+def at_least(name: str, x: Numbers, least: float, what: str) -> Float[np.ndarray, "..."]:
+    """`x` as float64, none of it below `least`. **Raises** ValueError that says `what` it is."""
+    array = real_array(x, name)
+    if np.any(array < least):
+        raise ValueError(f"{name} = {x}: {what}, at least {least:g}.")
+    return array
+
+
+def counts(name: str, x: Numbers, least: int, what: str) -> Float[np.ndarray, "..."]:
+    """Whole numbers as float64, none below `least`. **Raises** ValueError as `at_least`."""
+    array = at_least(name, x, least, what)
+    if np.any(array != np.round(array)):
+        raise ValueError(f"{name} = {x}: {what}, a whole number.")
+    return array
+
+
+def token_rows(name: str, x: Numbers) -> Float[np.ndarray, "tokens d"]:
+    """Tokens as rows. **Raises** ValueError for another shape."""
+    array = real_array(x, name)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}: tokens are rows, give (tokens, d).")
+    return array

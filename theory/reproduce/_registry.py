@@ -39,6 +39,7 @@ SHIPPED = (
     "gradual-rank-text",
     "symmetry",
     "heads",
+    "depth-collapse",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

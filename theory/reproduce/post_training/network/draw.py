@@ -30,5 +30,5 @@ def network_figure(found: dict[str, dict[str, Beside]]) -> Figure:
         ax.set(xlabel="weight matrix, by its null", ylabel=LABELS[what])
         ax.set_xticks([])
     axes[1].set_yscale("log")
-    axes[0].legend(fontsize="x-small")
+    axes[1].legend(fontsize="x-small", loc="lower right")
     return figure

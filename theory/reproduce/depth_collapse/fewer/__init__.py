@@ -1,0 +1,1 @@
+"""Fewer tokens, and a boost of what tells them apart."""

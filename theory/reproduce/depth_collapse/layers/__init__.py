@@ -1,0 +1,1 @@
+"""Attention alone, attention with residuals, and the gradients of queries and keys."""

@@ -1,0 +1,1 @@
+"""Random logits of any scale: to how many tokens attention attends."""

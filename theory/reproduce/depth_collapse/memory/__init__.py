@@ -1,0 +1,1 @@
+"""Scores that are handed on from layer to layer: three laws."""

@@ -1,0 +1,1 @@
+"""Batch normalisation keeps tokens apart; what layer normalisation does to ranks."""

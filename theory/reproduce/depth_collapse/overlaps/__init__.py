@@ -1,0 +1,1 @@
+"""Tokens on the sphere with one overlap for all pairs."""
