@@ -17,6 +17,13 @@ from jaxtyping import Float
 from ._theory import OURS, find_theory
 from ._version import __version__
 
+__all__ = ["Check", "Status", "main", "report", "sentinel"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax")
 
 #: (package, version) → what is wrong with it.

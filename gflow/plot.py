@@ -8,6 +8,24 @@ from ._time_unit import tau_label as tau_label
 from .results._observables import above_sqrt_alpha
 from .results._record import Record
 
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "alpha_label",
+    "loss",
+    "new_axes",
+    "rank_curve",
+    "ranks",
+    "tau_label",
+    "time_axis",
+    "weights",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 

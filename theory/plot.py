@@ -26,6 +26,30 @@ from ._closed_form import Curve, Number, reading
 from ._finite_alpha import FiniteAlpha
 from ._stage import Stage, Start
 
+__all__ = [
+    "COLOURS",
+    "FINITE",
+    "LIMIT",
+    "TIME_LABEL",
+    "beside_curve",
+    "beside_numbers",
+    "collapse",
+    "comparison",
+    "convergence",
+    "curves",
+    "finite_grid",
+    "ranks_with_times",
+    "restarts",
+    "spectrum_with_times",
+    "staircase",
+    "weights_with_times",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 LIMIT = {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
 FINITE = {"color": "black", "ls": (0, (4, 2)), "lw": 1.0}
 #: Entries of one curve that are drawn.

@@ -6,7 +6,15 @@ import math
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, first_crossing, instance, one_thread, unit_name
+from gflow.internal import (
+    Crossing,
+    Quantity,
+    first_crossing,
+    instance,
+    one_thread,
+    rank_label,
+    unit_name,
+)
 
 from .._extrapolate import check_same_problem
 from .._prediction import Prediction
@@ -16,7 +24,7 @@ from ._claims import REFUTED, Claim, worst
 from ._closed_forms import ClosedFormRow, curve_row, number_row
 from ._comparison import Comparison, Row
 from ._path import path_claims
-from ._plateaus import Resting, rank_label
+from ._plateaus import Resting
 from ._readings import Plateau, Reader, measure
 from ._start import problem_claims, start_claims
 from ._times import Timed, limit_claims, merged_claim, time_claim
