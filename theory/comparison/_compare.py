@@ -85,24 +85,24 @@ def compare(
     made = "a run by gflow.simulate comes first, then theory.gradual_rank.predict's result"
     if isinstance(trajectory, Sequence) and not isinstance(trajectory, str):
         return _many(trajectory, prediction, second)
-    trajectory = instance("trajectory", trajectory, Trajectory, made).whole
-    prediction = instance("prediction", prediction, Prediction, made)
-    if second is not None and not prediction.staged:
+    run = instance("trajectory", trajectory, Trajectory, made).whole
+    claimed = instance("prediction", prediction, Prediction, made)
+    if second is not None and not claimed.staged:
         raise ValueError(
             "second= is a run at another α, from which T and C of stages are found. This "
             "prediction has none: compare the second run with it by itself."
         )
     if second is not None:
         again = instance("second", second, Trajectory, "a run at another α").whole
-        check_same_problem([trajectory, again])
+        check_same_problem([run, again])
         second = again
-    if prediction.staged:
-        rows, general = _path(trajectory, prediction, second)
+    if claimed.staged:
+        rows, general = _path(run, claimed, second)
     else:
-        rows, general = [], problem_claims(prediction, trajectory)
-    parts: list[ClosedFormRow] = [curve_row(trajectory, curve) for curve in prediction.curves]
-    parts += [number_row(trajectory, number) for number in prediction.numbers]
-    return Comparison([*rows, *parts], trajectory, prediction, tuple(general))
+        rows, general = [], problem_claims(claimed, run)
+    parts: list[ClosedFormRow] = [curve_row(run, curve) for curve in claimed.curves]
+    parts += [number_row(run, number) for number in claimed.numbers]
+    return Comparison([*rows, *parts], run, claimed, tuple(general))
 
 
 def _many(
