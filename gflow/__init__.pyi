@@ -13,6 +13,7 @@ from . import (
     velocity as velocity,
 )
 from ._central_flow import central_flow as central_flow
+from ._cite import Citation as Citation, cite as cite
 from ._descend import descend as descend
 from ._escape import escape as escape
 from ._sharpness import sharpness as sharpness

@@ -143,6 +143,11 @@ class Prediction(Displayed):
             )
         return FiniteAlpha(self.start, self.stages, log_alpha, self.orbits, self.source, self.order)
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        said = [self.source, *(part.source for part in (*self.curves, *self.numbers))]
+        return [words for words in dict.fromkeys(said) if words]
+
     def plot(self, ax=None, *, t: Numbers | None = None):
         """Staircase of the limit loss against τ; without stages, the curves at flow times `t`."""
         if self.staged:

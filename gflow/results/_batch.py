@@ -92,6 +92,10 @@ class Batch(Displayed, Sequence[Trajectory]):
         runs = [Trajectory(**field) for field in fields]
         return cls([run.status for run in runs], runs.__getitem__, statistics)
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        return list(dict.fromkeys(words for run in self for words in run.cited()))
+
     def to_xarray(self):
         """An `xarray.Dataset` over `member` and `step`; what a shorter member lacks is NaN.
 

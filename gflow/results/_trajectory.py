@@ -240,6 +240,10 @@ class Trajectory(Record, Displayed):
         """Whether it is an escape, which is a part of a transition."""
         return self.clock is not None and self.lapses is None
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        return ["jax", "equinox", "diffrax", *self.method.split(";")]
+
     def plot(self, ax=None, **style):
         """Loss against τ (flow time where α is unknown); see `gflow.plot` for more."""
         return plot.loss(self, ax, **style)

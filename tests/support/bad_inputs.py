@@ -62,6 +62,7 @@ CASES = [
     (lambda run: run.record_at("a"), "time = 'a' is no array of numbers"),
     (lambda run: run.save(3), "path = 3 is no name of a file"),
     (lambda _: gflow.Trajectory.load(3), "path = 3 is no name of a file"),
+    (lambda _: gflow.cite("2306.07042"), "'2306.07042' is no result to cite"),
     (lambda _: gflow.align_stages(None), "align_stages was given None"),
     (lambda _: gflow.align_stages(["a"]), "'a' has no stages"),
     (lambda _: gflow.align_stages([["a"]]), "a stage is 'a'.*a MeasuredStage is needed"),

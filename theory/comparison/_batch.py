@@ -45,6 +45,10 @@ class BatchComparison(Displayed, Sequence[Comparison]):
         found = [claim.verdict for claim in self.claims]
         return {verdict: found.count(verdict) for verdict in (CONFIRMED, UNDECIDED, REFUTED)}
 
+    def cited(self) -> list[str]:
+        """What they rest on, for `gflow.cite`."""
+        return list(dict.fromkeys(words for one in self for words in one.cited()))
+
     def to_dataframe(self) -> "pd.DataFrame":
         """The rows of all runs as a `pandas.DataFrame`."""
         import pandas as pd

@@ -118,6 +118,10 @@ class Comparison(Displayed):
             frame["part"] = frame["part"].fillna("stage " + frame["stage"].astype(str))
         return frame.set_index("part").to_xarray()
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        return [*self.prediction.cited(), *self.trajectory.cited()]
+
     def plot(self, ax=None):
         """Loss against τ: simulated, predicted at this α, and the limit staircase.
 
