@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 from .._arguments import file_path
 from .._stacking import member
 from .._time_unit import unit_name
+from .._version import __version__
 from ..coordinates._base import chart_name, chart_named
 from ..coordinates._record import LeafRecord
 from ..flow._decay import sampled
@@ -36,7 +37,7 @@ from ._stages import MeasuredStage
 #: Of the layout of a file.
 FORMAT = 5
 _SCALARS = ("log_alpha", "order", "status", "cause", "method", "log_alpha_conflict", "counts_steps")
-_PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
+_PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax")
 _TIME = "flow time"
 #: Times at which a decay λ(t) is written down.
 _SAMPLES = 129
@@ -44,7 +45,7 @@ _SAMPLES = 129
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages a result depends on."""
-    found = {}
+    found = {"gflow": __version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
