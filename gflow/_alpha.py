@@ -1,7 +1,7 @@
 """The initial scale α: its natural logarithm, its power of ten, or α itself."""
 
 import math
-from typing import Any
+from typing import overload
 
 import jax
 import jax.core
@@ -15,9 +15,17 @@ from ._arguments import numbers
 _LEAST = float(np.finfo(np.float64).tiny)
 
 
+@overload
+def log_alpha_or_none(
+    log_alpha: float | None, alpha: float | None, log10_alpha: float | None
+) -> float | None: ...
+@overload
 def log_alpha_or_none(
     log_alpha: ArrayLike | None, alpha: ArrayLike | None, log10_alpha: ArrayLike | None
-) -> Any:
+) -> ArrayLike | None: ...
+def log_alpha_or_none(
+    log_alpha: ArrayLike | None, alpha: ArrayLike | None, log10_alpha: ArrayLike | None
+) -> ArrayLike | None:
     """log α from the one of the three that was given, None where none was.
 
     **Raises:** ValueError for two of them, and for an `alpha` that is no positive float.

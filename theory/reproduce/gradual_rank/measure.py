@@ -104,6 +104,7 @@ def diabetes(report: Report, settings: Settings) -> Diabetes:
     compare_scales(report, "diabetes", "diabetes", runs, prediction)
     report.data(runs[64], "diabetes")
     lasso = lasso_distances(report, task, runs[1000], path)
+    assert isinstance(task, gflow.tasks.Regression)
     return Diabetes(Scales(runs, prediction), lasso, task.names)
 
 
