@@ -40,8 +40,9 @@ class BothStages(NamedTuple):
 
 
 def before(out: gflow.Trajectory) -> Snapshots:
-    """The first stage, at equal distances in its own clock: its steps are few and long."""
-    found = out.record_at_clock(np.linspace(out.times[0], out.times[-1], 121))
+    """The first stage, at times of its own clock that are close where little of it takes long."""
+    share = np.union1d(np.linspace(0.0, 1.0, 61) ** 3, np.linspace(0.0, 1.0, 61))
+    found = out.record_at_clock(out.times[0] + share * (out.times[-1] - out.times[0]))
     return Snapshots(found["t"], found["loss"], _weights(found["leaves"]))
 
 
