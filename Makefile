@@ -41,12 +41,14 @@ clean:
 	rm -rf .venv .venv-benchmark build dist results .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A candidate counts when it is new enough and can make an environment with pip in it.
-$(READY): pyproject.toml
+# A candidate counts when it is new enough and can make an environment with pip in it. The versions
+# are those that the project was measured with.
+$(READY): pyproject.toml constraints.txt
 	@set -e; \
 	if command -v uv >/dev/null; then \
 	    test -x $(BIN)/python || uv venv --seed --python '>=3.11' .venv; \
-	    uv pip install --python $(BIN)/python --editable . --group dev; \
+	    uv pip install --python $(BIN)/python --constraint constraints.txt \
+	        --editable . --group dev; \
 	else \
 	    if ! test -x $(BIN)/python; then \
 	        for python in python3 python3.13 python3.12 python3.11 none; do \
@@ -60,6 +62,7 @@ $(READY): pyproject.toml
 	        $$python -m venv .venv; \
 	    fi; \
 	    $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'; \
-	    $(BIN)/python -m pip install --quiet --editable . --group dev; \
+	    $(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	        --editable . --group dev; \
 	fi
 	@touch $@

@@ -13,13 +13,15 @@ from typing import Any
 
 import jax
 
+import gflow
+
 from .accuracy import Verdict
 from .contenders import OWN, SETTINGS
 from .grids import alpha_name
 from .targets import BASELINE, JUDGED, judge
 
 PACKAGES = (
-    "gflow", "jax", "jaxlib", "diffrax", "equinox", "numpy", "scipy", "scikit-sundae", "torch",
+    "jax", "jaxlib", "diffrax", "equinox", "numpy", "scipy", "scikit-sundae", "torch",
     "torchdiffeq", "heyoka",
 )  # fmt: skip
 
@@ -38,7 +40,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"gflow": gflow.__version__} | {name: _version(name) for name in PACKAGES},
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),

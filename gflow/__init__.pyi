@@ -15,11 +15,12 @@ from . import (
     velocity as velocity,
 )
 from ._central_flow import central_flow as central_flow
+from ._cite import Citation as Citation, cite as cite
 from ._descend import descend as descend
 from ._escape import escape as escape
 from ._sharpness import sharpness as sharpness
 from ._simulate import simulate as simulate
-from ._simulate_batch import Batch as Batch, simulate_batch as simulate_batch
+from ._simulate_batch import simulate_batch as simulate_batch
 from ._version import __version__ as __version__
 from .integrate._status import Status as Status
 from .parameters._base import (
@@ -34,4 +35,5 @@ from .parameters._hadamard import Hadamard as Hadamard
 from .parameters._scaled import Scaled as Scaled
 from .parameters._symmetric import Symmetric as Symmetric
 from .results._alignment import AlignedStages as AlignedStages, align_stages as align_stages
+from .results._batch import Batch as Batch
 from .results._trajectory import Passage as Passage, Trajectory as Trajectory

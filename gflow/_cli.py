@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "doctor":
-        return importlib.import_module("gflow.doctor").main()
+        return importlib.import_module("gflow.doctor").main(as_json=arguments.json)
     found = find_theory()
     if found.fault is not None:
         print(found.fault, file=sys.stderr)
@@ -76,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     new.add_argument("name", metavar="NAME", help="lower-case letters, digits, hyphens")
     new.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="default: here")
-    commands.add_parser("doctor", help="check versions, devices, precision, known-bad toolchains")
+    doctor = commands.add_parser(
+        "doctor", help="check versions, devices, precision, known-bad toolchains"
+    )
+    doctor.add_argument("--json", action="store_true", help="as a list of objects")
     return parser
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from ._alpha import log_alpha_or_none
 from ._arguments import count, instance
 from .flow._build import traced_observables
 from .flow._callables import check_objective
@@ -52,6 +53,8 @@ def descend(
     key: Any = None,
     decay: Decay = 0.0,
     log_alpha: float | None = None,
+    alpha: float | None = None,
+    log10_alpha: float | None = None,
     observables: Any = None,
     save_every: int | None = None,
     resume: Any = None,
@@ -77,7 +80,8 @@ def descend(
 
     **Arguments:**
 
-    - `model`, `objective`, `decay`, `log_alpha`, `observables`: as in `gflow.simulate`.
+    - `model`, `objective`, `decay`, `observables`, `log_alpha` (or `log10_alpha`, or `alpha`): as
+      in `gflow.simulate`.
     - `learning_rate`: η of gradient descent: a number, a schedule (a function of the step, such
       as Optax has), or {leaf name: number or schedule} for every leaf.
     - `optimizer`: an Optax transformation. It trains `gflow.to_factors(model)`. Where its
@@ -115,6 +119,7 @@ def descend(
     gflow.descend(traj.final, objective, optimizer=optax.adamw(1e-3), steps=5_000, resume=traj)
     ```
     """
+    log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
     check_untraced(model=model, objective=objective)
     check_objective(objective)
     _check_rule(learning_rate, optimizer, decay)

@@ -10,6 +10,7 @@ import diffrax
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from ._alpha import log_alpha_or_none
 from ._arguments import count
 from .flow._build import (
     build_flow,
@@ -61,6 +62,8 @@ def simulate(
     tau1: float | None = None,
     t0: float | None = None,
     log_alpha: float | None = None,
+    alpha: float | None = None,
+    log10_alpha: float | None = None,
     decay: Decay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
@@ -92,7 +95,8 @@ def simulate(
       until the directions of the weights rest (`gflow.stop.direction_rests`; `traj.heading`).
     - `t0`: flow time that the model stands at, the origin of t, τ and λ(t). A model handed out
       by a trajectory knows it (see `Trajectory.final`), any other stands at 0.
-    - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it.
+    - `log_alpha`: natural logarithm of the initial scale, when the leaves do not know it; in its
+      place `log10_alpha`, the power of ten, or `alpha` itself.
     - `decay`: λ ≥ 0, λ(t), or {leaf name: λ or λ(t)}, for (λ/2)‖factors‖². Where λ(t) lives is
       found before the run, and no step passes over a pulse, a window or a jump of it.
     - `rtol`: absolute error in log|weight| while dormant, relative error in the weight
@@ -123,6 +127,7 @@ def simulate(
     traj.tau, traj.loss, traj.stages()
     ```
     """
+    log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
     scaled, model = model, model if velocity is None else to_factors(model)
     flow = build_flow(
         model,

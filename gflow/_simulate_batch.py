@@ -2,18 +2,17 @@
 
 import time
 import warnings
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from ._alpha import log_alpha_or_none
 from ._arguments import count
+from ._stacking import member, stacked
 from .flow._build import (
     build_flow,
     traced_observables,
@@ -38,68 +37,17 @@ from .integrate._conditions import (
 from .integrate._outcome import trajectory_of
 from .integrate._resting import Resting
 from .integrate._run import Rounds
-from .integrate._status import Status, message
+from .integrate._status import message
 from .kinks._choose import rounded_batch
-from .parameters._base import leaf_name, trained_leaves
+from .parameters._base import trained_leaves
 from .programs._closure import check_untraced
-from .results._stages import MeasuredStage, find_stages
+from .results._batch import Batch
 from .results._trajectory import Trajectory
 from .save import Save, wanted
 from .stop import Ending
 
 #: Members that advance together: on a CPU as many as stay in its caches.
 WIDTH_CPU, WIDTH_ACCELERATOR = 256, 65_536
-
-
-class Batch(Sequence[Trajectory]):
-    """The runs of `simulate_batch`: `batch[i]` is the `Trajectory` of member i.
-
-    - `status[i]`, `failed`: how each member ended, and the numbers of those that failed.
-    - `stages()`: of every member, sought side by side.
-    - `statistics["useful_work"]`: the share of attempted steps that moved a member still
-      on its way; the rest went into filling and members that had arrived.
-    """
-
-    def __init__(self, run: Rounds, member: Callable[[int], Trajectory], statistics: dict):
-        self._run, self._member, self.statistics = run, member, statistics
-        self._made: weakref.WeakValueDictionary[int, Trajectory] = weakref.WeakValueDictionary()
-
-    @property
-    def status(self) -> list[Status]:
-        return list(self._run.status)
-
-    @property
-    def failed(self) -> list[int]:
-        return [i for i, status in enumerate(self._run.status) if not status.successful]
-
-    def __len__(self) -> int:
-        return len(self._run.status)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"member {i} of a batch of {len(self)}")
-        i %= len(self)
-        member = self._made.get(i)
-        if member is None:
-            member = self._made[i] = self._member(i)
-        return member
-
-    def stages(self) -> list[list[MeasuredStage]]:
-        """`Trajectory.stages` of every member, in far less time than one after the other."""
-        return find_stages(list(self))
-
-    def __iter__(self) -> Iterator[Trajectory]:
-        return (self[i] for i in range(len(self)))
-
-    def __str__(self) -> str:
-        s = self.statistics
-        return (
-            f"Batch of {len(self)}: {s['accepted']} steps, {s['rejected']} rejected, in "
-            f"{s['rounds']} rounds and {s['seconds']:.3g} s; useful work "
-            f"{100 * s['useful_work']:.0f} %; {len(self.failed)} failed\n  {s['method']}"
-        )
 
 
 def simulate_batch(
@@ -111,6 +59,8 @@ def simulate_batch(
     tau1: ArrayLike | Sequence[float] | None = None,
     t0: ArrayLike | Sequence[float] | None = None,
     log_alpha: float | None = None,
+    alpha: float | None = None,
+    log10_alpha: float | None = None,
     decay: BatchDecay = 0.0,
     rtol: float = 1e-8,
     solver: diffrax.AbstractSolver | None = None,
@@ -155,6 +105,7 @@ def simulate_batch(
     [stages[0].tau for stages in batch.stages()]
     ```
     """
+    log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
     check_untraced(model=model, objective=objective)
     check_objective(objective)
     single = model if in_axes[0] is None else None
@@ -232,7 +183,7 @@ def simulate_batch(
         trajectory = trajectory_of(run, i, own, scale, conflict, method, times.order)
         return trajectory.with_times(times.of(i, trajectory.t[-1]))
 
-    batch = Batch(run, member_of, statistics)
+    batch = Batch(run.status, member_of, statistics)
     if batch.failed:
         listed = "; ".join(f"member {i}: {message(*run.ended(i))}" for i in batch.failed[:3])
         more = "" if len(batch.failed) <= 3 else f"; and {len(batch.failed) - 3} more"
@@ -251,51 +202,3 @@ def _order(models: PyTree, objective: Objective, in_axes: tuple[int | None, int 
     if not bindings(trained_leaves(first)):
         return 2
     return order_of(build_flow(first, own), first)
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, jax.Array | np.ndarray)
-
-
-def member(tree: PyTree, i: int) -> PyTree:
-    """Member `i` of a tree with a leading axis of members on every array."""
-
-    def row(x: Any) -> Any:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # which the host does not know
-            return x[i]
-        return np.asarray(x)[i]
-
-    arrays, rest = eqx.partition(tree, _is_array)
-    return eqx.combine(jax.device_put(jax.tree.map(row, arrays)), rest)
-
-
-def stacked(model: PyTree, objective: Any, in_axes: Any) -> tuple[PyTree, int]:
-    """The model with a leading axis of members on every array, and their number."""
-    if tuple(in_axes) not in ((0, None), (0, 0), (None, 0)):
-        raise ValueError(
-            f"in_axes = {in_axes}: (0, None) for stacked models and one objective, (None, 0) for "
-            "one model and stacked objectives, (0, 0) for both."
-        )
-    sizes: dict[int, str] = {}
-    for what, tree, axis in zip(("model", "objective"), (model, objective), in_axes, strict=True):
-        if axis is None:
-            continue
-        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            if not _is_array(x):
-                continue
-            name = f"{what}.{leaf_name(path)}"
-            if x.ndim == 0:
-                raise ValueError(
-                    f"{name} is a scalar, without the leading axis of members. Stack whole models "
-                    "with jax.tree.map(lambda *x: jnp.stack(x), *models) or eqx.filter_vmap."
-                )
-            sizes.setdefault(x.shape[0], name)
-    if len(sizes) != 1:
-        listed = ", ".join(f"{name}: {size}" for size, name in sizes.items()) or "no arrays"
-        raise ValueError(f"The members of a batch need one leading axis in common; got {listed}.")
-    members = next(iter(sizes))
-    if in_axes[0] is None:
-        model = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (members, *x.shape)) if _is_array(x) else x, model
-        )
-    return model, members

@@ -5,6 +5,7 @@ looks for it. It imports JAX only when it comes to it, so that it can say what i
 """
 
 import enum
+import json
 import platform
 import sys
 from importlib import metadata
@@ -16,6 +17,13 @@ from jaxtyping import Float
 
 from ._theory import OURS, find_theory
 from ._version import __version__
+
+__all__ = ["Check", "Status", "main", "report", "sentinel"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax")
 
@@ -185,10 +193,12 @@ def report() -> list[Check]:
     ]
 
 
-def main() -> int:
-    """Print the report; the exit code is 1 when anything in it is bad."""
+def main(*, as_json: bool = False) -> int:
+    """Print the report, as text or as a list of objects; the exit code is 1 when any is bad."""
     checks = report()
-    for check in checks:
+    if as_json:
+        print(json.dumps([check._asdict() for check in checks], indent=2, ensure_ascii=False))
+    for check in [] if as_json else checks:
         print(f"{check.status:8} {check.name:12} {check.sentence}")
     return int(any(check.status is Status.BAD for check in checks))
 

@@ -1,16 +1,27 @@
 """What `theory`, benchmarks and papers of other people may rely on, beside the public names."""
 
+from ._alpha import (
+    log_alpha_or_none as log_alpha_or_none,
+    one_log_alpha as one_log_alpha,
+)
 from ._arguments import (
     count as count,
     instance as instance,
     number as number,
 )
 from ._blas import one_thread as one_thread
+from ._display import (
+    Displayed as Displayed,
+    Summary as Summary,
+    Table as Table,
+    power_of_ten as power_of_ten,
+    span as span,
+)
 from ._eager import (
     eager as eager,
     on_device as on_device,
 )
-from ._simulate_batch import (
+from ._stacking import (
     member as member,
     stacked as stacked,
 )
@@ -102,6 +113,7 @@ from .results._heading import angle as angle
 from .results._labels import (
     Coordinate as Coordinate,
     coordinate_label as coordinate_label,
+    rank_label as rank_label,
     switch_label as switch_label,
 )
 from .results._stages import (

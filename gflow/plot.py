@@ -1,5 +1,6 @@
 """Figures of a run. Each takes `ax=None` and returns the axes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,34 @@ from ._time_unit import tau_label as tau_label
 from .results._observables import above_sqrt_alpha
 from .results._record import Record
 
+__all__ = [
+    "COLOURS",
+    "LEAF_DASHES",
+    "ONE_COLUMN",
+    "STYLE",
+    "TWO_COLUMNS",
+    "alpha_label",
+    "loss",
+    "new_axes",
+    "rank_curve",
+    "ranks",
+    "tau_label",
+    "time_axis",
+    "weights",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Okabe–Ito: distinguishable without colour vision, ordered by contrast to white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
+#: Leaves differ in dashes as well as in colour.
+LEAF_DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
+#: Inches, of a figure for one column of a page of two, and for the width of the page.
+ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 
 #: For `matplotlib.rc_context`: legible at one column's width.
 STYLE: Any = {
@@ -22,8 +48,8 @@ STYLE: Any = {
 }
 
 
-def new_axes(ax=None, width: float = 3.4, height: float = 2.4) -> Any:
-    """`ax`, or the axes of a figure of one column's width (inches)."""
+def new_axes(ax=None, width: float = ONE_COLUMN, height: float = 2.4) -> Any:
+    """`ax`, or the axes of a figure of `width` × `height` inches, by default of one column."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -45,7 +71,7 @@ def alpha_label(log_alpha: float) -> str:
 
 
 def loss(trajectory: Record, ax=None, **style):
-    """Loss against time."""
+    """Loss against time. **Arguments:** `style`: of Matplotlib's line."""
     ax = new_axes(ax)
     x, label = time_axis(trajectory)
     ax.plot(x, trajectory.loss, **{"color": COLOURS[0], "lw": 1.5, **style})
@@ -53,8 +79,20 @@ def loss(trajectory: Record, ax=None, **style):
     return ax
 
 
-def weights(trajectory: Record, leaf: str, ax=None, threshold: float = 1e-3, **style):
-    """Effective weights of one leaf against time; the ones that never move in grey."""
+def weights(
+    trajectory: Record,
+    leaf: str,
+    ax=None,
+    threshold: float = 1e-3,
+    names: Mapping[int, str] | None = None,
+    **style,
+):
+    """Effective weights of one leaf against time; the ones that never move in grey.
+
+    **Arguments:** `leaf`: its name. `threshold`: share of the largest weight below which one never
+    moves. `names`: of entries by their number (flat), in the legend that is drawn then. `style`: of
+    Matplotlib's lines.
+    """
     ax, trajectory = new_axes(ax), trajectory.whole
     x, label = time_axis(trajectory)
     values = trajectory.observables[leaf].reshape(len(x), -1)
@@ -66,7 +104,7 @@ def weights(trajectory: Record, leaf: str, ax=None, threshold: float = 1e-3, **s
             ax.plot(x, values[:, flat], color="0.8", lw=0.8, zorder=1)
             continue
         index = ", ".join(str(int(i)) for i in np.unravel_index(flat, shape))
-        dashes = ["-", (0, (5, 1.5)), (0, (1.5, 1.2))][(order // len(COLOURS)) % 3]
+        dashes = LEAF_DASHES[(order // len(COLOURS)) % 3]
         ax.plot(
             x,
             values[:, flat],
@@ -74,12 +112,14 @@ def weights(trajectory: Record, leaf: str, ax=None, threshold: float = 1e-3, **s
                 "color": COLOURS[order % len(COLOURS)],
                 "ls": dashes,
                 "lw": 1.4,
-                "label": f"[{index}]",
+                "label": f"[{index}]" if names is None else names.get(flat, f"[{index}]"),
                 **style,
             },
         )
         order += 1
     ax.set(xlabel=label, ylabel=f"entries of {leaf}")
+    if names is not None:
+        ax.legend(frameon=False, fontsize="xx-small", ncols=2)
     return ax
 
 
@@ -107,6 +147,8 @@ def ranks(trajectory: Record, leaf: str, ax=None, **style):
 
     A weight passes √α half-way up from the size α² it starts at, before its stage: at three
     quarters of the time where it starts at rest.
+
+    **Arguments:** `leaf`: its name. `style`: of Matplotlib's line.
     """
     ax = new_axes(ax)
     _, label = time_axis(trajectory)

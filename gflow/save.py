@@ -18,6 +18,13 @@ from collections.abc import Sequence
 
 from jaxtyping import ArrayLike
 
+__all__ = ["Save", "observables"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Steps of which an observables-only run keeps the weights, unless something happens at more.
 CHECKPOINTS = 64
 

@@ -29,6 +29,21 @@ from jaxtyping import ArrayLike, PyTree
 from ._arguments import number
 from .observables import norm
 
+__all__ = [
+    "DirectionRests",
+    "Ending",
+    "Stop",
+    "above",
+    "below",
+    "direction_rests",
+    "loss_below",
+    "norm_above",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @dataclasses.dataclass(frozen=True)
 class Stop:

@@ -25,6 +25,13 @@ from jaxtyping import Array, Float, PyTree
 from ._arguments import number
 from .coordinates._factors import Entries as Entries
 
+__all__ = ["Momentum", "Sign", "Tangent", "Velocity"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: By leaf name: the array of a plain weight, `Entries` of u ⊙ v, the factors of a product of
 #: matrices in a tuple, or a parameter of one's own.
 Factors = Mapping[str, PyTree[Array]]

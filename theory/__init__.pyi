@@ -27,4 +27,5 @@ from ._closed_form import (
 from ._extrapolate import extrapolate as extrapolate
 from ._prediction import Prediction as Prediction
 from ._stage import Level as Level, Stage as Stage
+from .comparison._batch import BatchComparison as BatchComparison
 from .comparison._compare import Comparison as Comparison, compare as compare

@@ -56,7 +56,7 @@ def _weights(leaves) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf["value"]) for name, leaf in leaves.items()}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Curve:
     r"""An observable of a run as a function of flow time t.
 
@@ -108,8 +108,11 @@ class Curve:
                 "it holds."
             )
 
+    def __repr__(self) -> str:
+        return f"Curve({self.label}; {said(self)})"
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Number:
     r"""One number read off a run: an exponent, a rank, a threshold, a time.
 
@@ -143,6 +146,17 @@ class Number:
         _check(f"Number({self.label!r})", self.tolerance, self.derivation, self.resolves)
         if self.size is not None and not self.size > 0:
             raise ValueError(f"Number({self.label!r}): size = {self.size} must be positive.")
+
+    def __repr__(self) -> str:
+        value = f"{self.predicted:.8g} {self.unit}".strip()
+        return f"Number({self.label} = {value}; {said(self)})"
+
+
+def said(part: Curve | Number) -> str:
+    """In words: how exact it is, where it holds, and whose it is."""
+    exact = not callable(part.tolerance) and part.tolerance == 0.0
+    words = "exact" if exact else f"to within {part.derivation}"
+    return "; ".join(x for x in (words, part.validity, part.source) if x)
 
 
 def _check(named: str, tolerance, derivation: str, resolves: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import ArrayLike
 
-from gflow.internal import time_unit
+from gflow.internal import Displayed, Summary, Table, power_of_ten, rank_label, time_unit, unit_name
 
 from ._stage import Stage, Start
 
@@ -34,8 +34,8 @@ class Orbits(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FiniteAlpha:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FiniteAlpha(Displayed):
     """A prediction at one α: `t` = T·Λ + C, `tau` = T + C/Λ, Λ = `scale`, `exists`, curves.
 
     `exists[k]`: the plateau after stage k lasts (t_{k+1} > t_k); where it does not, the
@@ -128,6 +128,20 @@ class FiniteAlpha:
                 "finite α come with theory.gradual_rank.predict."
             )
         return self.orbits
+
+    def _summary(self) -> Summary:
+        about = f"Prediction at α = {power_of_ten(self.log_alpha)}"
+        facts = [("unit of τ", f"{unit_name(self.order)} = {self.scale:.8g}")]
+        if self.source:
+            facts.insert(0, ("source", self.source))
+        columns = zip(self.stages, self.t, self.tau, self.exists, strict=True)
+        rows = [
+            [f"{tau:.8f}", f"{t:.8g}", f"{stage.loss:.6g}", rank_label(stage.rank),
+             "yes" if exists else "no, overtaken", stage.label]
+            for stage, t, tau, exists in columns
+        ]  # fmt: skip
+        head = ["τ", "flow time t", "loss after", "rank after", "plateau exists", "switches"]
+        return Summary(about, facts, [Table(head, rows)])
 
     def _composite(self, tau: ArrayLike):
         tau = np.asarray(tau, float)

@@ -6,17 +6,30 @@ from collections.abc import Callable
 
 from jaxtyping import PyTree
 
-from gflow.internal import Decay, Fingerprint, Objective, Origin, build_flow, log_alpha_of
+from gflow.internal import (
+    Decay,
+    Displayed,
+    Fingerprint,
+    Objective,
+    Origin,
+    Summary,
+    Table,
+    build_flow,
+    log_alpha_of,
+    number,
+    one_log_alpha,
+    rank_label,
+)
 
 from . import plot
 from ._arguments import Numbers
-from ._closed_form import Curve, Number
+from ._closed_form import Curve, Number, said
 from ._finite_alpha import FiniteAlpha, Orbits
 from ._stage import NOWHERE, Stage, Start
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Displayed):
     """What a paper, or you, say of a flow: stages as α → 0, curves of flow time, and numbers.
 
     `start`, `stages`: the saddle path. `at(log_alpha)`: finite-α times and curves.
@@ -103,9 +116,21 @@ class Prediction:
     def fingerprint(self) -> Fingerprint | None:
         return None if self.origin is None else self.origin()
 
-    def at(self, log_alpha: float) -> FiniteAlpha:
-        """Times, surviving plateaus and curves at α = e^log_alpha."""
-        log_alpha = float(log_alpha)
+    def at(
+        self,
+        log_alpha: float | None = None,
+        *,
+        alpha: float | None = None,
+        log10_alpha: float | None = None,
+    ) -> FiniteAlpha:
+        """Times, surviving plateaus and curves at one α.
+
+        **Arguments:** α by its natural logarithm `log_alpha`, by `log10_alpha` or as `alpha`.
+
+        **Raises:** ValueError unless it is given once and is below 1, and without stages.
+        """
+        given = one_log_alpha(log_alpha, alpha, log10_alpha)
+        log_alpha = number("log_alpha", given, "the natural logarithm of α")
         if not self.staged:
             raise ValueError(
                 f"{self.source or 'This prediction'} has no stages, whose times depend on α: its "
@@ -118,29 +143,39 @@ class Prediction:
             )
         return FiniteAlpha(self.start, self.stages, log_alpha, self.orbits, self.source, self.order)
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        said = [self.source, *(part.source for part in (*self.curves, *self.numbers))]
+        return [words for words in dict.fromkeys(said) if words]
+
     def plot(self, ax=None, *, t: Numbers | None = None):
         """Staircase of the limit loss against τ; without stages, the curves at flow times `t`."""
         if self.staged:
             return plot.staircase(self, ax=ax)
         return plot.curves(self, t, ax=ax)
 
-    def __str__(self) -> str:
-        lines = []
+    def _summary(self) -> Summary:
+        stages, forms = self.stages, (*self.curves, *self.numbers)
+        title = f"Prediction: {self.source}" if self.source else "Prediction"
+        facts = [(name, said) for name, said in (("holds", self.validity),) if said]
         if self.staged:
-            lines.append(f"{'T':>12} {'C':>12} {'loss after':>12} {'margin':>9}  switches")
-        for s in self.stages:
-            lines.append(
-                f"{s.tau:12.8f} {s.offset:12.6f} {s.loss:12.6g} {s.margin:9.3g}  {s.label}"
-            )
-        for curve in self.curves:
-            lines.append(f"{curve.label}: a curve of flow time ({_said(curve)})")
-        for number in self.numbers:
-            value = f"{number.predicted:.8g} {number.unit}".strip()
-            lines.append(f"{number.label} = {value} ({_said(number)})")
-        return "\n".join(lines)
+            start = f"loss {self.start.loss:.6g}, rank {rank_label(self.start.rank)}"
+            facts += [("start", start), ("ended", self.ended)]
+        tables = []
+        if self.staged:
+            rows = [
+                [f"{s.tau:.8f}", f"{s.offset:.6f}", f"{s.loss:.6g}", rank_label(s.rank),
+                 f"{s.margin:.3g}", s.label]
+                for s in stages
+            ]  # fmt: skip
+            tables.append(Table(["T", "C", "loss after", "rank after", "margin", "switches"], rows))
+        if forms:
+            tables.append(Table(["closed form", "value", "holds"], [_row(x) for x in forms]))
+        return Summary(title, facts, tables)
 
 
-def _said(part: Curve | Number) -> str:
-    exact = not callable(part.tolerance) and part.tolerance == 0.0
-    words = "exact" if exact else f"to within {part.derivation}"
-    return "; ".join(x for x in (words, part.validity, part.source) if x)
+def _row(part: Curve | Number) -> list[str]:
+    value = "a curve of flow time"
+    if isinstance(part, Number):
+        value = f"{part.predicted:.8g} {part.unit}".strip()
+    return [part.label, value, said(part)]

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from gflow.internal import Coordinate, switch_label
+from gflow.internal import Coordinate, Displayed, Summary, rank_label, switch_label
 
 #: Effective weights by leaf name; of a single vector, that vector.
 Weights = dict[str, np.ndarray] | np.ndarray
@@ -29,8 +29,8 @@ class Level(NamedTuple):
         return None if self.observable == "loss" else self.observable
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Start:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Start(Displayed):
     """The saddle a prediction starts from: `tau`, effective weights, loss, ranks."""
 
     tau: float
@@ -38,13 +38,21 @@ class Start:
     loss: float
     rank: Ranks
 
+    def __repr__(self) -> str:
+        return f"Start(τ = {self.tau:.8g}; {_saddle(self)})"
+
+    __str__ = __repr__
+
+    def _summary(self) -> Summary:
+        return Summary(f"Start at τ = {self.tau:.8g}", _facts(self))
+
 
 #: The start of a prediction without stages: it says nothing of any weight, nor of the loss.
 NOWHERE = Start(0.0, {}, math.nan, {})
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stage:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Stage(Displayed):
     r"""One transition and the saddle after it.
 
     The transition happens at flow time t_k = T_k·Λ + C_k + (a power of α), Λ = log(1/α); at
@@ -83,6 +91,26 @@ class Stage:
     def label(self) -> str:
         """What switches, as `+kq[head 0, 2] −vo[head 0, 1]`."""
         return switch_label(self.activated, self.deactivated)
+
+    def __repr__(self) -> str:
+        """One line: stages come in lists."""
+        times = f"T = {self.tau:.8g}, C = {self.offset:.6g}"
+        return f"Stage({self.label}: {times}; {_saddle(self)}; margin {self.margin:.3g})"
+
+    __str__ = __repr__
+
+    def _summary(self) -> Summary:
+        own = [("T", f"{self.tau:.10g}"), ("C", f"{self.offset:.8g}")]
+        more = [("margin", f"{self.margin:.4g}"), ("curvature", f"{self.curvature:.4g}")]
+        return Summary(f"Stage {self.label}", [*own, *_facts(self), *more])
+
+
+def _facts(saddle: Start | Stage) -> list[tuple[str, str]]:
+    return [("loss", f"{saddle.loss:.6g}"), ("rank", rank_label(saddle.rank))]
+
+
+def _saddle(saddle: Start | Stage) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _facts(saddle))
 
 
 def by_leaf(value: Weights | Ranks) -> dict[str, np.ndarray]:

@@ -18,6 +18,12 @@ from jaxtyping import PRNGKeyArray
 from ._prediction import Prediction
 from .gradual_rank._orbits import Degenerate, Orbit, Unbounded, connect
 
+__all__ = ["AssumptionRow", "Restarts", "check", "perturb_and_restart"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @dataclasses.dataclass(frozen=True)
 class AssumptionRow:

@@ -21,6 +21,13 @@ from jaxtyping import Float
 
 from ._arguments import Numbers, real_array, times
 
+__all__ = ["RankOne", "aligned", "euler_mode", "half_times", "rank_one", "small_start"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Nodes of a quadrature over a piece in which nothing grows by more than e.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 

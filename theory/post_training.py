@@ -18,6 +18,13 @@ from jaxtyping import Float
 
 from ._arguments import Numbers, real_array, times
 
+__all__ = ["Perturbed", "coordination", "null_coordination", "perturbed", "scaled"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Singular values closer than this, of the largest, are a tie.
 _TIE = 1e-12
 

@@ -16,6 +16,13 @@ from gflow.internal import Fingerprint, probe_weights, summary
 from ._prediction import Prediction
 from ._stage import Level, Stage, Start
 
+__all__ = ["SOURCE", "VALIDITY", "predict", "time_average"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 SOURCE = "Pesme & Flammarion 2023 (2304.00488), Algorithm 1"
 VALIDITY = "β = u⊙v, squared loss, α → 0, unique winners (features in general position)"
 _FLOOR = 1e-10

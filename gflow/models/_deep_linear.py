@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._alpha import one_log_alpha
 from ..parameters._base import Parameter
 from ..parameters._scaled import Scaled
 
@@ -54,17 +55,26 @@ class DeepLinear(eqx.Module):
 
     @classmethod
     def small(
-        cls, widths: Sequence[int], *, log_alpha: ArrayLike, key: PRNGKeyArray, scale: float = 1.0
+        cls,
+        widths: Sequence[int],
+        *,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
+        key: PRNGKeyArray,
+        scale: float = 1.0,
     ) -> "DeepLinear":
         """Gaussian matrices of entries α·scale, from the inputs of `widths` to its outputs.
 
         They are `gflow.Scaled` leaves that meet at interfaces "h1", "h2", …, for three layers and
         more: their modes leave the origin one after another after times ∝ α^{2−L} (τ of a run is
         α^{L−2} t), which `gflow.simulate` follows from any α down to 1e-146 (L = 3) or 1e-97 (4).
-        Two layers are `gflow.models.FactoredLinear.small`.
+        Two layers are `gflow.models.FactoredLinear.small`. α is given as `log_alpha` (natural
+        logarithm), `log10_alpha` or `alpha`.
 
         **Raises:** ValueError for fewer than three layers.
         """
+        log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
         count = len(widths) - 1
         if count < 3:
             raise ValueError(

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._alpha import one_log_alpha
 from ..parameters._base import Frozen, Parameter
 from ..parameters._factored import Factored
 
@@ -57,18 +58,35 @@ class FactoredLinear(eqx.Module):
         shape: tuple[int, int],
         rank: int,
         *,
-        log_alpha: ArrayLike,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
         key: PRNGKeyArray,
         base: ArrayLike | Parameter | None = None,
     ) -> "FactoredLinear":
-        """Gaussian factors of size α for a matrix of `shape` (o, i) and `rank` columns."""
+        """Gaussian factors of size α for a matrix of `shape` (o, i) and `rank` columns.
+
+        α is given as `log_alpha` (natural logarithm), `log10_alpha` or `alpha`.
+        """
+        log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
         return cls(Factored.small(shape, rank, log_alpha=log_alpha, key=key), base=base)
 
     @classmethod
     def lora(
-        cls, base: ArrayLike | Parameter, rank: int, *, log_alpha: ArrayLike, key: PRNGKeyArray
+        cls,
+        base: ArrayLike | Parameter,
+        rank: int,
+        *,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
+        key: PRNGKeyArray,
     ) -> "FactoredLinear":
-        """LoRA's start: left = 0 and a Gaussian right factor of size α, so that matrix = W₀."""
+        """LoRA's start: left = 0 and a Gaussian right factor of size α, so that matrix = W₀.
+
+        α is given as `log_alpha` (natural logarithm), `log10_alpha` or `alpha`.
+        """
+        log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
         base = _frozen(base)
         if base.value.ndim != 2:
             raise ValueError(

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from .._alpha import one_log_alpha
 from ..parameters._base import Parameter
 from ..parameters._hadamard import Hadamard
 
@@ -31,13 +32,21 @@ class DiagonalLinear(eqx.Module):
         return self.scale * jnp.dot(x, self.weight.value)
 
 
-def woodworth(d: int, *, log_alpha: ArrayLike) -> DiagonalLinear:
+def woodworth(
+    d: int,
+    *,
+    log_alpha: ArrayLike | None = None,
+    alpha: ArrayLike | None = None,
+    log10_alpha: ArrayLike | None = None,
+) -> DiagonalLinear:
     """The network w = p² − q² from p = q = α·1 of Woodworth et al. 2020 (2002.09277).
 
     With u = (p + q)/√2 and v = (p − q)/√2, an isometry and so the same clock,
     w = 2 u⊙v: a `DiagonalLinear` of scale 2 whose leaf has s = √2 p and d = √2 q.
-    Its weight is exactly zero at the start.
+    Its weight is exactly zero at the start. `log_alpha` is the natural logarithm of α; in its place
+    `log10_alpha` or `alpha`.
     """
+    log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
     log_scale = jnp.full((d,), jnp.asarray(log_alpha, jnp.result_type(float)))
     log_scale = log_scale + 0.5 * math.log(2.0)
     weight = Hadamard.from_scales(log_s=log_scale, log_d=log_scale, log_alpha=log_alpha)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._alpha import log_alpha_or_none, one_log_alpha
 from ..parameters._base import Parameter
 from ..parameters._symmetric import Symmetric
 
@@ -76,14 +77,29 @@ class SymmetricFactored(eqx.Module):
         factor: Float[ArrayLike, "n r"],
         log_scale: ArrayLike = 0.0,
         log_alpha: ArrayLike | None = None,
+        *,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
     ):
+        log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
         self.weight = Symmetric(factor, factor, log_scale=log_scale, log_alpha=log_alpha)
 
     @classmethod
     def small(
-        cls, n: int, rank: int, *, log_alpha: ArrayLike, key: PRNGKeyArray
+        cls,
+        n: int,
+        rank: int,
+        *,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
+        key: PRNGKeyArray,
     ) -> "SymmetricFactored":
-        """X of `rank` Gaussian columns of size α in n dimensions."""
+        """X of `rank` Gaussian columns of size α in n dimensions.
+
+        α is given as `log_alpha` (natural logarithm), `log10_alpha` or `alpha`.
+        """
+        log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
         weight = Symmetric.small((n, n), rank, log_alpha=log_alpha, key=key)
         return cls(weight.left, log_scale=log_alpha)
 

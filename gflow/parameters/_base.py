@@ -15,10 +15,13 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import wadler_lindig as wl
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from .._alpha import one_log_alpha
 from .._arguments import numbers
+from .._display import Summary, span
 from .._eager import concrete, eager
 from ..coordinates._arrays import ArrayCoordinates
 from ..coordinates._base import Coordinates
@@ -59,6 +62,58 @@ class Parameter(eqx.Module):
     spectral: ClassVar[bool] = False
     #: The effective weight the forward pass uses.
     value: eqx.AbstractVar[Float[Array, "..."]]
+
+    def _log_sizes(self) -> Float[np.ndarray, "..."]:
+        """log|value| of every entry (of a product of columns, of every column), for people."""
+        with np.errstate(divide="ignore"):
+            return np.log(np.abs(np.asarray(self.value)))
+
+    def __repr__(self) -> str:
+        """One line, also within a model that is printed."""
+        said = self.__pdoc__()
+        return eqx.Module.__repr__(self) if said is None else wl.pformat(said)
+
+    __str__ = __repr__
+
+    def __pdoc__(self, **options: Any) -> wl.AbstractDoc | None:
+        """What the printing of a model shows of it; None, its fields, where numbers are missing."""
+        facts = self._known_facts()
+        if facts is None:
+            return None
+        said = ", ".join(f"{name} {value}" for name, value in facts)
+        return wl.TextDoc(f"{type(self).__name__}({said})")
+
+    def _repr_html_(self) -> str:
+        facts = self._known_facts()
+        return Summary(
+            type(self).__name__, [("fields", repr(self))] if facts is None else facts
+        ).html()
+
+    def _known_facts(self) -> list[tuple[str, str]] | None:
+        """Its facts, those of the first and the number of a stack; None of what is no weight now.
+
+        A leaf is also printed while it is traced, filtered or half built.
+        """
+        if not _known(self):
+            return None
+        try:
+            if (members := self._members()) is None:
+                return self._facts()
+            first = jax.tree.map(lambda x: np.asarray(x)[0], self)
+            found = first._known_facts()
+        except (TypeError, ValueError, IndexError):
+            return None
+        return None if found is None else [("stack of", f"{members} (first shown)"), *found]
+
+    def _members(self) -> int | None:
+        """How many of it are stacked along a leading axis; None of a single one."""
+        return None
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("shape", str(self.value.shape)), (self._sized, span(self._log_sizes()))]
+
+    #: What `_log_sizes` are sizes of.
+    _sized: ClassVar[str] = "|θ|"
 
     def conserved(self) -> Float[Array, "..."] | tuple[Float[Array, "..."], ...]:
         """What gradient flow without decay leaves constant (empty: nothing)."""
@@ -128,6 +183,14 @@ class Small(Trainable):
     log_alpha: eqx.AbstractVar[Float[Array, "..."]]
     elapsed: eqx.AbstractVar[Float[Array, "..."]]
 
+    def _members(self) -> int | None:
+        return self.elapsed.shape[0] if self.elapsed.ndim else None
+
+    def _facts(self) -> list[tuple[str, str]]:
+        known = np.asarray(self.log_alpha)
+        alpha = span(known) if np.all(np.isfinite(known)) else "unknown"
+        return [*super()._facts(), ("α", alpha)]
+
     @abc.abstractmethod
     def unscaled(self) -> tuple[Array, ...]:
         """What stays the same in `rescaled`: O(1) factors and exponents."""
@@ -137,6 +200,16 @@ class Small(Trainable):
 
     def numbers(self, log_alpha: float) -> dict[str, Any]:
         return {f"factor {i}": x for i, x in enumerate(self.unscaled())}
+
+
+def _known(parameter: Parameter) -> bool:
+    """Whether its numbers are at hand: neither traced nor abstract nor filtered out."""
+    parts = jax.tree.leaves(parameter, is_leaf=lambda x: x is None)
+    return all(
+        isinstance(x, np.ndarray | np.generic | int | float)
+        or (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+        for x in parts
+    )
 
 
 def known_time(elapsed: Array) -> set[float]:
@@ -222,18 +295,28 @@ def known_times(leaf: Any) -> set[float]:
     return leaf.times() if isinstance(leaf, Parameter) else recall(leaf)
 
 
-def rescale(model: PyTree, log_alpha: ArrayLike) -> PyTree:
+def rescale(
+    model: PyTree,
+    log_alpha: ArrayLike | None = None,
+    *,
+    alpha: ArrayLike | None = None,
+    log10_alpha: ArrayLike | None = None,
+) -> PyTree:
     """`model` with every Hadamard, Factored and unit leaf at another α, with the same O(1) factors.
 
-    All leaves start anew, at time 0.
+    `log_alpha` is the natural logarithm; in its place `log10_alpha` or `alpha`. All leaves start
+    anew, at time 0.
+
+    **Raises:** ValueError unless α is given once, positive and finite.
 
     ```python
-    runs = [gflow.simulate(gflow.rescale(model, la), objective) for la in (-37, -74)]
+    runs = [gflow.simulate(gflow.rescale(model, alpha=a), objective) for a in (1e-16, 1e-32)]
     ```
     """
+    scale = one_log_alpha(log_alpha, alpha, log10_alpha)
 
     def change(node):
-        return node.rescaled(log_alpha) if isinstance(node, Parameter) else anew(node)
+        return node.rescaled(scale) if isinstance(node, Parameter) else anew(node)
 
     return jax.tree.map(change, model, is_leaf=is_parameter)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._alpha import log_alpha_or_none, one_log_alpha
 from .._arguments import count, lengths, random_key
 from .._eager import eager
 from ..coordinates._base import Coordinates
@@ -33,7 +34,8 @@ class Factored(Small):
     vo; LoRA: B A.
 
     **Arguments:** `log_scale`: natural logarithm of a factor of both. `log_alpha`: the scale
-    α that the factors are said to have, for τ and for predictions; by default `log_scale`.
+    α that the factors are said to have, for τ and for predictions (natural logarithm; or
+    `log10_alpha`, or `alpha`); by default `log_scale`.
     `exponent`: one for each head, whose factor is then e^{exponent·log_scale}.
 
     Heads that feel the same force (value–output heads as long as attention is uniform) move
@@ -64,7 +66,11 @@ class Factored(Small):
         log_scale: ArrayLike = 0.0,
         log_alpha: ArrayLike | None = None,
         exponent: ArrayLike = 1.0,
+        *,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
     ):
+        log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
         left, right = checked_factors(left, right, "left", "right")
         self.left, self.right = left, right
         scale = checked_log_alpha(log_scale, required=True)
@@ -81,15 +87,18 @@ class Factored(Small):
         shape: tuple[int, ...],
         rank: int,
         *,
-        log_alpha: ArrayLike,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
         key: PRNGKeyArray,
         exponent: ArrayLike = 1.0,
     ) -> "Factored":
         """Gaussian factors of size α^exponent for W of `shape` (..., m, n), r = `rank` columns.
 
         The O(1) factors depend on `key` alone, so that runs at several `log_alpha` are the
-        same problem.
+        same problem. `log_alpha` is the natural logarithm; in its place `log10_alpha` or `alpha`.
         """
+        log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
         shape = lengths("shape", shape)
         if len(shape) < 2:
             raise ValueError(f"shape = {shape}: that of a matrix (m, n), or of heads of them.")
@@ -142,6 +151,17 @@ class Factored(Small):
     def conserved(self) -> Float[Array, "... r r"]:
         """Balance leftᵀleft − rightᵀright with the scale of both; its gauge is the columns'."""
         return balances(self.factors)[0]
+
+    _sized: ClassVar[str] = "columns |a||b|"
+
+    def _log_sizes(self) -> Float[np.ndarray, "... r"]:
+        left, right = (np.linalg.norm(np.asarray(x), axis=-2) for x in (self.left, self.right))
+        with np.errstate(divide="ignore"):
+            return 2.0 * np.asarray(self.log_scale) + np.log(left) + np.log(right)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        shape, *others = super()._facts()
+        return [shape, ("rank ≤", str(self.rank)), *others]
 
     def log_singular_values(self) -> Float[Array, "... modes"]:
         """Logarithms of the min(m, n, r) largest singular values, finite where W underflows."""

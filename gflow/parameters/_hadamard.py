@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int8, PRNGKeyArray
 
+from .._alpha import log_alpha_or_none, one_log_alpha
 from .._arguments import lengths, random_key
 from .._eager import eager
 from ..coordinates._base import Coordinates
@@ -31,7 +32,8 @@ class Hadamard(Small):
     with O(1) factors A, C, hence a weight at α = 10^-1000000 is an ordinary object.
 
     **Arguments:** `u`, `v`: arrays of one shape. `log_alpha`: the scale α that u and v
-    are said to have; needed only where τ = t/log(1/α) or a prediction is asked for.
+    are said to have (its natural logarithm; or `log10_alpha`, or `alpha`); needed only where
+    τ = t/log(1/α) or a prediction is asked for.
 
     **Raises:** ValueError for different shapes, NaN or infinite entries, or a weight
     whose two factors are both zero (it would stay zero for ever).
@@ -54,7 +56,16 @@ class Hadamard(Small):
     _log_alpha: Constant
     _elapsed: Constant
 
-    def __init__(self, u: ArrayLike, v: ArrayLike, *, log_alpha: ArrayLike | None = None):
+    def __init__(
+        self,
+        u: ArrayLike,
+        v: ArrayLike,
+        *,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
+    ):
+        log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
         u, v = float_array(u, "u"), float_array(v, "v")
         if u.shape != v.shape:
             raise ValueError(
@@ -73,16 +84,24 @@ class Hadamard(Small):
 
     @classmethod
     def small(
-        cls, shape: tuple[int, ...] | int, *, log_alpha: ArrayLike, key: PRNGKeyArray
+        cls,
+        shape: tuple[int, ...] | int,
+        *,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
+        key: PRNGKeyArray,
     ) -> "Hadamard":
         """Random factors of size α: |A|, |C| log-uniform in [½, 2] with random signs.
 
         The factors depend on `key` alone, so that runs at several `log_alpha` are the
-        same problem. `log_alpha` is the natural logarithm, as low as −1e7.
+        same problem. `log_alpha` is the natural logarithm, as low as −1e7; in its place
+        `log10_alpha` or `alpha`.
         """
-        log_alpha = checked_log_alpha(log_alpha, required=True)
+        given = one_log_alpha(log_alpha, alpha, log10_alpha)
+        scale = checked_log_alpha(given, required=True)
         drawn = _drawn(random_key(key), lengths("shape", shape))
-        return cls._build(*drawn, 1.0, 1.0, log_alpha)
+        return cls._build(*drawn, 1.0, 1.0, scale)
 
     @classmethod
     def from_scales(
@@ -93,6 +112,8 @@ class Hadamard(Small):
         sign_s: ArrayLike = 1,
         sign_d: ArrayLike = 1,
         log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
         exponent_s: ArrayLike = 1.0,
         exponent_d: ArrayLike = 1.0,
     ) -> "Hadamard":
@@ -102,6 +123,7 @@ class Hadamard(Small):
         exponents (0, 2), a negative one (2, 0).
         """
         log_s, log_d = float_array(log_s, "log_s"), float_array(log_d, "log_d")
+        log_alpha = log_alpha_or_none(log_alpha, alpha, log10_alpha)
         scale = checked_log_alpha(log_alpha)
         unit = 0.0 if log_alpha is None else scale
         factor_s, factor_d = _unscaled(log_s, log_d, exponent_s, exponent_d, unit)
@@ -168,6 +190,9 @@ class Hadamard(Small):
     def log_abs(self) -> Float[Array, "..."]:
         """log|θ|, finite where θ itself underflows."""
         return log_abs_product(self.log_s, self.log_d)
+
+    def _log_sizes(self) -> Float[np.ndarray, "..."]:
+        return np.asarray(self.log_abs())
 
     def conserved(self) -> Float[Array, "..."]:
         """c = u² − v²; 0 where it underflows (see `log_conserved`)."""

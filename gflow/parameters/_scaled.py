@@ -97,6 +97,18 @@ class Scaled(Trainable):
         """The axes that are interfaces."""
         return tuple(a for a, name in enumerate(self.interfaces) if name)
 
+    def _log_sizes(self) -> Float[np.ndarray, "..."]:
+        with np.errstate(divide="ignore"):
+            return np.log(np.abs(np.asarray(self.array))) + np.asarray(self.log_scale)
+
+    def _members(self) -> int | None:
+        return self.elapsed.shape[0] if self.elapsed.ndim else None
+
+    def _facts(self) -> list[tuple[str, str]]:
+        met = ", ".join(name or "–" for name in self.interfaces)
+        bound = [("units", self.units)] if self.units is not None else []
+        return [*super()._facts(), *bound, *([("interfaces", met)] if met else [])]
+
     def conserved(self) -> Float[Array, "..."]:
         return jnp.zeros((0,), self.array.dtype)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._alpha import one_log_alpha
 from ..coordinates._gauge import GaugeCoordinates
 from ..coordinates._product import ChainCoordinates
 from ..coordinates._symmetric import SquareCoordinates, SymmetricCoordinates
@@ -51,11 +52,14 @@ class Symmetric(Factored):
         shape: tuple[int, ...],
         rank: int,
         *,
-        log_alpha: ArrayLike,
+        log_alpha: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        log10_alpha: ArrayLike | None = None,
         key: PRNGKeyArray,
         exponent: ArrayLike = 1.0,
     ) -> "Symmetric":
         """X of `rank` Gaussian columns of size α^exponent, for W of `shape` (n, n)."""
+        log_alpha = one_log_alpha(log_alpha, alpha, log10_alpha)
         if len(shape) != 2 or shape[0] != shape[1]:
             raise ValueError(f"X Xᵀ is square, (n, n), and its shape was given as {shape}.")
         if rank < 1:

@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from .._arguments import instance
+from .._display import Displayed, Summary, Table
 from ._labels import switch_label
 from ._stages import MeasuredStage
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AlignedStages:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class AlignedStages(Displayed):
     """Times of the stages of many runs, a column for everything that switches.
 
     `labels[k]` is what switches, as a stage's `label`. In row i of `t`, `tau` and `error` (flow
@@ -27,15 +28,14 @@ class AlignedStages:
     tau: Float[np.ndarray, "runs stages"]
     error: Float[np.ndarray, "runs stages"]
 
-    def __str__(self) -> str:
-        width = max(map(len, self.labels), default=0)
-        rows = [f"{'switches':{width}}  runs  earliest t  median t    latest t"]
+    def _summary(self) -> Summary:
+        rows = []
         for label, column in zip(self.labels, self.t.T, strict=True):
             times = column[np.isfinite(column)]
-            cells = (np.min(times), np.median(times), np.max(times))
-            numbers = "  ".join(f"{x:<10.6g}" for x in cells)
-            rows.append(f"{label:{width}}  {len(times):<4d}  {numbers}".rstrip())
-        return "\n".join(rows)
+            ends = (np.min(times), np.median(times), np.max(times))
+            rows.append([label, str(len(times)), *(f"{x:.6g}" for x in ends)])
+        head = ["switches", "runs", "earliest t", "median t", "latest t"]
+        return Summary(f"Stages of {len(self.t)} runs", [], [Table(head, rows)])
 
 
 def align_stages(runs: Iterable[Any]) -> AlignedStages:

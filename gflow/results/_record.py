@@ -30,7 +30,7 @@ from ._resolver import Resolver
 _PART = 4096
 
 
-@dataclasses.dataclass(eq=False, frozen=True)
+@dataclasses.dataclass(eq=False, frozen=True, repr=False)
 class Record:
     """Stacked records of a run, and of its companion (`refined`), with what solves between them."""
 

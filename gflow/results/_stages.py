@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._blas import one_thread
+from .._display import Displayed, Summary
 from ..integrate._bars import spread
 from ._activity import Active, Courses, courses, states
 from ._crossings import (
@@ -25,6 +26,7 @@ from ._crossings import (
 from ._labels import (
     Coordinate,
     Index,
+    rank_label,
     switch_label,
 )
 from ._plateaus import (
@@ -42,8 +44,8 @@ History = tuple[Courses, list[Transition], list[Active]]
 _ARRIVED = 1e-8
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MeasuredStage:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MeasuredStage(Displayed):
     """A transition and the plateau after it.
 
     - `t`, `tau`, `error`: when it happens, with its error bar in flow time.
@@ -85,6 +87,24 @@ class MeasuredStage:
     def label(self) -> str:
         """What switches, as `+kq[head 0, 2] −vo[head 0, 1]`."""
         return switch_label(self.activated, self.deactivated)
+
+    def __repr__(self) -> str:
+        """One line: stages come in lists."""
+        said = "; ".join(f"{name} {value}" for name, value in self._facts())
+        return f"MeasuredStage({self.label}: {said})"
+
+    __str__ = __repr__
+
+    def _summary(self) -> Summary:
+        return Summary(f"Stage {self.label}", self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        tau = "" if math.isnan(self.tau) else f", τ = {self.tau:.8g}"
+        return [
+            ("at", f"t = {self.t:.10g} ± {self.error:.0e}{tau}"),
+            ("loss", f"{self.loss:.6g}"),
+            ("rank", rank_label(self.rank)),
+        ]
 
 
 @one_thread

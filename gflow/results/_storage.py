@@ -5,10 +5,12 @@ with the flow at hand, its settings and a fingerprint of its start, data and dec
 hold the model, which `like` gives back and which is compared with what is written here.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._arguments import file_path
+from .._stacking import member
 from .._time_unit import unit_name
+from .._version import __version__
 from ..coordinates._base import chart_name, chart_named
 from ..coordinates._record import LeafRecord
 from ..flow._decay import sampled
@@ -33,7 +37,7 @@ from ._stages import MeasuredStage
 #: Of the layout of a file.
 FORMAT = 5
 _SCALARS = ("log_alpha", "order", "status", "cause", "method", "log_alpha_conflict", "counts_steps")
-_PACKAGES = ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optax")
+_PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "optax")
 _TIME = "flow time"
 #: Times at which a decay λ(t) is written down.
 _SAMPLES = 129
@@ -41,7 +45,7 @@ _SAMPLES = 129
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages a result depends on."""
-    found = {}
+    found = {"gflow": __version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -135,12 +139,44 @@ def save(trajectory: Record, path: str | Path, kept: dict[str, Any]) -> None:
 
     **Raises:** ValueError where a file cannot be written.
     """
+    path = _new_file(path)
+    try:
+        _document(trajectory, kept).to_netcdf(path, engine="h5netcdf")
+    except OSError as error:
+        raise ValueError(f"A run cannot be saved as {path}: {error}.") from error
+
+
+def save_all(
+    trajectories: Sequence[Record],
+    path: str | Path,
+    kept: Sequence[dict[str, Any]],
+    statistics: dict[str, Any],
+) -> None:
+    """Write many runs to one file, a group each. **Raises:** as `save`."""
     import xarray as xr
 
+    path = _new_file(path)
+    pairs = zip(trajectories, kept, strict=True)
+    groups = {f"member{i}": _document(*pair) for i, pair in enumerate(pairs)}
+    root = xr.Dataset(attrs={"gflow_batch": len(groups), "statistics": _json(statistics)})
+    try:
+        xr.DataTree.from_dict({"/": root, **groups}).to_netcdf(path, engine="h5netcdf")
+    except OSError as error:
+        raise ValueError(f"A batch cannot be saved as {path}: {error}.") from error
+
+
+def _new_file(path: str | Path) -> Path:
     path = file_path(path)
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"is in {path.parent}, which is no folder"
         raise ValueError(f"A run cannot be saved as {path}: it {what}. Give a path like run.nc.")
+    return path
+
+
+def _document(trajectory: Record, kept: dict[str, Any]):
+    """All of a run as one dataset, under names that NetCDF takes."""
+    import xarray as xr
+
     dataset = to_dataset(trajectory, kept["settings"])
     records = {"state": trajectory.leaves}
     if trajectory.refined is not None:
@@ -178,10 +214,7 @@ def save(trajectory: Record, path: str | Path, kept: dict[str, Any]) -> None:
     dataset.attrs |= {key: _json(value) for key, value in written.items()}
     dataset.attrs["gflow_format"] = FORMAT
     names = {n: _written(n) for n in [*dataset.variables, *dataset.dims] if _written(n) != n}
-    try:
-        dataset.rename(names).to_netcdf(path, engine="h5netcdf")
-    except OSError as error:
-        raise ValueError(f"A run cannot be saved as {path}: {error}.") from error
+    return dataset.rename(names)
 
 
 def _json(value: Any) -> str:
@@ -224,7 +257,41 @@ def load(path: str | Path, like: PyTree) -> dict[str, Any]:
 
     **Raises:** ValueError for what is no run in this format, and for another model.
     """
-    data = _opened(file_path(path))
+    path = file_path(path)
+    return _fields_of(_checked(_opened(path), path), path, like)
+
+
+def load_all(path: str | Path, like: PyTree) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The fields of every run of a saved batch, and its statistics.
+
+    `like`: the stacked models of the batch, or the one that all members started from.
+
+    **Raises:** ValueError for what is no batch, and as `load`.
+    """
+    path = file_path(path)
+    root, groups = _opened_groups(path)
+    found = []
+    for i in range(int(root.attrs["gflow_batch"])):
+        data = _checked(groups[f"/member{i}"], path)
+        own = like
+        if like is not None and not _one_model(like, json.loads(data.attrs["model"])):
+            own = member(like, i)
+        found.append(_fields_of(data, path, own))
+    return found, json.loads(root.attrs["statistics"])
+
+
+def _one_model(like: PyTree, model: dict[str, Any] | None) -> bool:
+    """Whether the leaves have the shapes of one member, and no axis of members before them."""
+    if model is None:
+        return True
+    try:
+        given = described_model(like)["leaves"]
+    except (ValueError, TypeError):  # the parts of a stacked leaf do not fit as they are
+        return False
+    return all(n not in given or given[n] == leaf for n, leaf in model["leaves"].items())
+
+
+def _fields_of(data: Any, path: Path, like: PyTree) -> dict[str, Any]:
     attrs = {k: json.loads(data.attrs[k]) for k in (
         "leaves", "charts", "observables", "statistics", "settings", "model", "fingerprint",
         "stages",
@@ -287,16 +354,46 @@ def _training(data: Any) -> Training | None:
 def _opened(path: Path):
     import xarray as xr
 
+    with _readable(path), xr.open_dataset(path, engine="h5netcdf") as dataset:
+        data = dataset.load()
+    if "gflow_batch" in data.attrs:
+        raise ValueError(f"{path} is a batch of runs: read it with gflow.Batch.load.")
+    return data
+
+
+def _opened_groups(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The root of a file of several runs, and what its groups hold."""
+    import xarray as xr
+
+    with _readable(path):
+        groups = xr.open_groups(path, engine="h5netcdf")
+        loaded = {name: data.load() for name, data in groups.items()}
+        for data in groups.values():
+            data.close()
+    root = loaded.pop("/")
+    if "gflow_batch" not in root.attrs:
+        raise ValueError(
+            f"{path} is no batch that Batch.save has written: a single run is read with "
+            "gflow.Trajectory.load."
+        )
+    return root, loaded
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise ValueError(f"There is no file {path} to load a run from.")
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            data = dataset.load()
+        yield
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read as NetCDF ({type(error).__name__}: {error}): it is cut off or "
             "no file that Trajectory.save has written."
         ) from error
+
+
+def _checked(data: Any, path: Path) -> Any:
+    """A dataset of this format under its own names. **Raises:** ValueError for another."""
     found = data.attrs.get("gflow_format", 1 if "log_alpha_conflict" in data.attrs else None)
     if found is None:
         raise ValueError(f"{path} is NetCDF, but no run that Trajectory.save has written.")

@@ -9,7 +9,9 @@ from jaxtyping import PyTree
 
 from .. import plot
 from .._arguments import number
+from .._display import Displayed, Summary, Table, power_of_ten
 from .._time_unit import tau_definition
+from ..coordinates._record import LeafRecord
 from ..integrate._status import message
 from ..stop import Stop, norm_above
 from . import _storage as storage
@@ -38,8 +40,8 @@ class Passage(NamedTuple):
     clock_error: float
 
 
-@dataclasses.dataclass(eq=False, frozen=True)
-class Trajectory(Record):
+@dataclasses.dataclass(eq=False, frozen=True, repr=False)
+class Trajectory(Record, Displayed):
     """One integrated gradient flow.
 
     - `t`, `tau`: flow time and t/log(1/α), for units α^{D−2} t; `loss`: data loss at these times.
@@ -68,13 +70,13 @@ class Trajectory(Record):
         """A pickle holds what a file does: all that is recorded and the stages, not the flow."""
         return self.__dict__ | {"resolver": None, "kept": self._kept()}
 
-    def _kept(self) -> dict[str, Any]:
-        """What is written down of a run beside what it recorded."""
+    def _kept(self, stages: list[MeasuredStage] | None = None) -> dict[str, Any]:
+        """What is written down of a run beside what it recorded; its `stages` where known."""
         return {
             "settings": self.settings,
             "made_of": self.made_of,
             "fingerprint": self.fingerprint,
-            "stages": self.found_stages,
+            "stages": self.found_stages if stages is None else stages,
         }
 
     @property
@@ -238,6 +240,10 @@ class Trajectory(Record):
         """Whether it is an escape, which is a part of a transition."""
         return self.clock is not None and self.lapses is None
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        return ["jax", "equinox", "diffrax", *self.method.split(";")]
+
     def plot(self, ax=None, **style):
         """Loss against τ (flow time where α is unknown); see `gflow.plot` for more."""
         return plot.loss(self, ax, **style)
@@ -267,15 +273,51 @@ class Trajectory(Record):
         """
         return storage.to_dataset(self, self.settings)
 
-    def __str__(self) -> str:
+    def __dir__(self) -> list[str]:
+        return sorted({name for name in object.__dir__(self) if name not in _INNER})
+
+    def _summary(self) -> Summary:
         span = f"t = {self.t[0]:.6g} … {self.t[-1]:.6g}"
         if self.log_alpha < 0:
-            span += f"  (τ = {self.tau[0]:.4g} … {self.tau[-1]:.4g}, log α = {self.log_alpha:.6g})"
+            alpha = power_of_ten(self.log_alpha)
+            span += f"  (τ = {self.tau[0]:.4g} … {self.tau[-1]:.4g}, α = {alpha})"
         counts = ", ".join(
             f"{v:.3g} {k}" if isinstance(v, float) else f"{v} {k}"
             for k, v in self.statistics.items()
         )
-        return (
-            f"Trajectory: {span}\n  loss {self.loss[0]:.6g} → {self.loss[-1]:.6g}\n"
-            f"  {self.method}; {counts}\n  {message(self.status, self.cause)}"
-        )
+        facts = [
+            ("loss", f"{self.loss[0]:.6g} → {self.loss[-1]:.6g}"),
+            ("method", self.method),
+            ("counts", counts),
+            ("status", message(self.status, self.cause)),
+        ]
+        own = [n for n in self.observables if n.partition(".")[0] not in self.leaves]
+        if own:
+            facts.append(("observables", ", ".join(own)))
+        return Summary(f"Trajectory: {span}", facts, [self._table_of_leaves()])
+
+    def _table_of_leaves(self) -> Table:
+        kinds = (self.made_of or {}).get("leaves", {})
+        rows = []
+        for name, leaf in self.leaves.items():
+            shape = "×".join(map(str, leaf["value"].shape[1:])) or "scalar"
+            sizes = [_largest(leaf.at(i)) for i in (0, -1)]
+            rows.append([name, kinds.get(name, {}).get("kind", ""), shape, *sizes])
+        return Table(["leaf", "kind", "shape", "largest |θ| at the start", "at the end"], rows)
+
+
+#: What other parts of the package read of a run.
+_INNER = {
+    "after", "at_record", "counts_steps", "flow_time", "found_stages", "from_records", "kept",
+    "lapse", "lapses", "leaves_at", "like", "log_alpha_conflict", "model_at", "own_records",
+    "record_at_clock", "refined", "resolver", "rows_after", "since", "solved", "times", "training",
+    "whole", "widths", "with_times",
+}  # fmt: skip
+
+
+def _largest(leaf: LeafRecord) -> str:
+    """The largest weight, or the largest mode where that is below the range of floats."""
+    largest = float(np.max(np.abs(leaf["value"]), initial=0.0))
+    if largest > 0.0 or not leaf["value"].size:
+        return f"{largest:.3g}"
+    return power_of_ten(float(np.max(leaf.log_modes())))

@@ -47,7 +47,7 @@ def scikit_data(task: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"The {task} data come with scikit-learn, which is not installed: "
-            'pip install "gflow[data]".'
+            "pip install scikit-learn."
         ) from error
     return datasets
 

@@ -15,7 +15,7 @@ ANY = {
     "gflow.objectives.* *(model)": "any callable is a model",
     "gflow.* *(observables)": "names, functions or both, checked with a sentence",
     "gflow._descend *": "Optax has no type for what it takes",
-    "gflow._simulate_batch stacked*": "a pytree of axes",
+    "gflow._stacking stacked*": "a pytree of axes",
     "gflow.coordinates._column_steps ColumnSteps.inner": "any coordinates of columns",
     "gflow.coordinates._record *": "arrays of JAX or of NumPy",
     "gflow.coordinates._view View.__getattr__*": "raises",

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def test_a_sound_machine_is_reported_as_one(capsys):
     assert doctor.main() == 0
     printed = capsys.readouterr().out
     assert metadata.version("diffrax") in printed
+    assert doctor.main(as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [x["name"] for x in said] == [check.name for check in checks]
+    assert {x["status"] for x in said} == {"ok"}
 
 
 @pytest.mark.parametrize("package", ["jax", "jaxlib"])

@@ -19,7 +19,8 @@ KEY = jax.random.key(0)
 
 
 def model(**kwargs):
-    return {"w": gflow.Hadamard.small(2, **{"log_alpha": -50.0, "key": KEY} | kwargs)}
+    scale = {} if {"alpha", "log10_alpha"} & set(kwargs) else {"log_alpha": -50.0}
+    return {"w": gflow.Hadamard.small(2, **{**scale, "key": KEY} | kwargs)}
 
 
 def objective(tree):
@@ -42,6 +43,10 @@ def batch(**kwargs):
 # what is called with a finished run, and what the sentence must hold
 CASES = [
     (lambda _: model(log_alpha="x"), "log_alpha = 'x' is no array of numbers"),
+    (lambda _: model(alpha="1e-5"), "alpha = '1e-5' is no array of numbers: the scale α"),
+    (lambda _: model(log10_alpha={}), "log10_alpha = {} is no array of numbers"),
+    (lambda _: predict(log10_alpha=[-3.0, -4.0]), r"has shape \(2,\).*simulate_batch"),
+    (lambda _: theory.gradual_rank.predict(model(), objective).at("x"), "'x' is no number"),
     (lambda _: model(key=0), r"key = 0 is no random key.*jax\.random\.key"),
     (lambda _: gflow.Hadamard.small(-2, log_alpha=-5.0, key=KEY), "shape = -2 is no shape"),
     (lambda _: gflow.Hadamard.small("ab", log_alpha=-5.0, key=KEY), "shape = 'ab' is no shape"),
@@ -57,6 +62,7 @@ CASES = [
     (lambda run: run.record_at("a"), "time = 'a' is no array of numbers"),
     (lambda run: run.save(3), "path = 3 is no name of a file"),
     (lambda _: gflow.Trajectory.load(3), "path = 3 is no name of a file"),
+    (lambda _: gflow.cite("2306.07042"), "'2306.07042' is no result to cite"),
     (lambda _: gflow.align_stages(None), "align_stages was given None"),
     (lambda _: gflow.align_stages(["a"]), "'a' has no stages"),
     (lambda _: gflow.align_stages([["a"]]), "a stage is 'a'.*a MeasuredStage is needed"),

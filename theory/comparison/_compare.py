@@ -2,36 +2,62 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
 from gflow import Trajectory
-from gflow.internal import Crossing, Quantity, first_crossing, instance, one_thread, unit_name
+from gflow.internal import (
+    Crossing,
+    Quantity,
+    first_crossing,
+    instance,
+    one_thread,
+    rank_label,
+    unit_name,
+)
 
 from .._extrapolate import check_same_problem
 from .._prediction import Prediction
 from .._stage import by_leaf
 from ._allowance import allowances
+from ._batch import BatchComparison
 from ._claims import REFUTED, Claim, worst
 from ._closed_forms import ClosedFormRow, curve_row, number_row
 from ._comparison import Comparison, Row
 from ._path import path_claims
-from ._plateaus import Resting, rank_label
+from ._plateaus import Resting
 from ._readings import Plateau, Reader, measure
 from ._start import problem_claims, start_claims
 from ._times import Timed, limit_claims, merged_claim, time_claim
 
 
-@one_thread
+@overload
 def compare(
     trajectory: Trajectory, prediction: Prediction, *, second: Trajectory | None = None
-) -> Comparison:
+) -> Comparison: ...
+@overload
+def compare(
+    trajectory: Sequence[Trajectory],
+    prediction: Prediction | Sequence[Prediction],
+    *,
+    second: None = None,
+) -> BatchComparison: ...
+@one_thread
+def compare(
+    trajectory: Trajectory | Sequence[Trajectory],
+    prediction: Prediction | Sequence[Prediction],
+    *,
+    second: Trajectory | None = None,
+) -> Comparison | BatchComparison:
     """Judge everything a prediction claims by a run.
 
-    **Arguments:** `trajectory`: the run. `prediction`: from `theory.gradual_rank.predict`
-    or another `Prediction`, yours included (`Prediction.of`). `second`: the same factors at
-    another α, best α², from which T and C of stages are judged one by one,
-    T̂ = (t₂ − t₁)/(Λ₂ − Λ₁) and Ĉ = t₁ − T̂Λ₁.
+    **Arguments:** `trajectory`: the run, or many of them, such as a `gflow.Batch`. `prediction`:
+    from `theory.gradual_rank.predict` or another `Prediction`, yours included (`Prediction.of`); of
+    many runs one for all (the same factors at several α) or one for each
+    (`theory.gradual_rank.predict_batch`). `second`: the same factors at another α, best α², from
+    which T and C of stages are judged one by one, T̂ = (t₂ − t₁)/(Λ₂ − Λ₁) and Ĉ = t₁ − T̂Λ₁.
 
     **Judged:** of each transition its time (the first crossing of the prediction's level after
     the weight was last switched off), what switches, and the loss, weights, ranks and shares of
@@ -45,8 +71,11 @@ def compare(
     **Verdicts:** "confirmed", "refuted" or "undecided"; finite α is allowed what
     `theory.remainder` derives from the orbits (`theory.allowance` says what is done without).
 
+    **Returns:** a `Comparison`; of many runs a `BatchComparison`, a sequence of them.
+
     **Raises:** ValueError when leaves differ, an observable was not recorded, a curve has another
-    shape than it, or `second` is another problem or has equal α.
+    shape than it, `second` is another problem or has equal α, or there are not as many predictions
+    as runs.
 
     ```python
     table = theory.compare(trajectory, prediction)
@@ -54,25 +83,47 @@ def compare(
     ```
     """
     made = "a run by gflow.simulate comes first, then theory.gradual_rank.predict's result"
-    instance("trajectory", trajectory, Trajectory, made)
-    instance("prediction", prediction, Prediction, made)
-    trajectory = trajectory.whole
-    if second is not None and not prediction.staged:
+    if isinstance(trajectory, Sequence) and not isinstance(trajectory, str):
+        return _many(trajectory, prediction, second)
+    run = instance("trajectory", trajectory, Trajectory, made).whole
+    claimed = instance("prediction", prediction, Prediction, made)
+    if second is not None and not claimed.staged:
         raise ValueError(
             "second= is a run at another α, from which T and C of stages are found. This "
             "prediction has none: compare the second run with it by itself."
         )
     if second is not None:
         again = instance("second", second, Trajectory, "a run at another α").whole
-        check_same_problem([trajectory, again])
+        check_same_problem([run, again])
         second = again
-    if prediction.staged:
-        rows, general = _path(trajectory, prediction, second)
+    if claimed.staged:
+        rows, general = _path(run, claimed, second)
     else:
-        rows, general = [], problem_claims(prediction, trajectory)
-    parts: list[ClosedFormRow] = [curve_row(trajectory, curve) for curve in prediction.curves]
-    parts += [number_row(trajectory, number) for number in prediction.numbers]
-    return Comparison([*rows, *parts], trajectory, prediction, tuple(general))
+        rows, general = [], problem_claims(claimed, run)
+    parts: list[ClosedFormRow] = [curve_row(run, curve) for curve in claimed.curves]
+    parts += [number_row(run, number) for number in claimed.numbers]
+    return Comparison([*rows, *parts], run, claimed, tuple(general))
+
+
+def _many(
+    runs: Sequence[Trajectory],
+    prediction: Prediction | Sequence[Prediction],
+    second: Trajectory | None,
+) -> BatchComparison:
+    if second is not None:
+        raise ValueError(
+            "second= is for one run. Of a batch compare(batch[i], prediction, second=other) takes "
+            "one for member i."
+        )
+    if isinstance(prediction, Prediction):
+        prediction = [prediction] * len(runs)
+    if not isinstance(prediction, Sequence) or len(prediction) != len(runs):
+        given = len(prediction) if isinstance(prediction, Sequence) else f"{prediction!r:.80}"
+        raise ValueError(
+            f"{len(runs)} runs and {given} as predictions were given: pass one Prediction for all, "
+            "or one for each run in a list (theory.gradual_rank.predict_batch)."
+        )
+    return BatchComparison([compare(*pair) for pair in zip(runs, prediction, strict=True)])
 
 
 def _path(

@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gflow import Trajectory
+from gflow.internal import Displayed, Summary, Table
 
 from .. import plot
 from .._prediction import Prediction
@@ -49,8 +50,8 @@ class Row:
         return self.verdict == CONFIRMED
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Displayed):
     """A prediction judged by a run.
 
     `rows`: predicted against measured transitions, then curves and numbers. `claims`: everything
@@ -117,6 +118,10 @@ class Comparison:
             frame["part"] = frame["part"].fillna("stage " + frame["stage"].astype(str))
         return frame.set_index("part").to_xarray()
 
+    def cited(self) -> list[str]:
+        """What it rests on, for `gflow.cite`."""
+        return [*self.prediction.cited(), *self.trajectory.cited()]
+
     def plot(self, ax=None):
         """Loss against τ: simulated, predicted at this α, and the limit staircase.
 
@@ -125,16 +130,16 @@ class Comparison:
         """
         return plot.comparison(self, ax=ax)
 
-    def __str__(self) -> str:
-        lines, stages, parts = [self._title()], self.transitions, self.closed_forms
+    def _summary(self) -> Summary:
+        tables, stages, parts = [], self.transitions, self.closed_forms
         if stages or not parts:
-            lines += _aligned(_stage_table(stages))
+            tables.append(_stage_table(stages))
         if parts:
-            lines += _aligned(_part_table(parts))
+            tables.append(_part_table(parts))
         open_ = [c for c in self.claims if c.verdict != CONFIRMED]
         means = [f"({v}: {VERDICTS[v]})" for v in VERDICTS if v in {c.verdict for c in open_}]
         reasons = [f"{c.verdict}: {c.reason}" for c in sorted(open_, key=lambda c: c.verdict)]
-        return "\n".join([*lines, self.summary, *means, *reasons])
+        return Summary(self._title(), [], tables, [self.summary, *means, *reasons])
 
     def _title(self) -> str:
         run, source = self.trajectory, self.prediction.source
@@ -145,7 +150,7 @@ class Comparison:
         return f"{about}; {source}" if source else about
 
 
-def _stage_table(rows: list[Row]) -> list[list[str]]:
+def _stage_table(rows: list[Row]) -> Table:
     head = [
         "stage", "switches", "T", "τ measured", "±", "z", "C pred.", "C meas.", "τ → limit",
         "loss pred.", "loss meas.", "rank pred.", "rank meas.", "verdict",
@@ -172,7 +177,7 @@ def _stage_table(rows: list[Row]) -> list[list[str]]:
         )
     if all(math.isnan(r.limit) for r in rows):
         table = [row[:8] + row[9:] for row in table]
-    return table
+    return Table(table[0], table[1:])
 
 
 def _offset(value: float) -> str:
@@ -180,7 +185,7 @@ def _offset(value: float) -> str:
     return f"{value:.5f}" if not abs(value) >= 1e7 else f"{value:.1e}"
 
 
-def _part_table(rows: list[ClosedFormRow]) -> list[list[str]]:
+def _part_table(rows: list[ClosedFormRow]) -> Table:
     table = [
         ["part", "decided at", "predicted", "measured", "±", "z", "allowed", "from", "verdict"]
     ]
@@ -199,11 +204,4 @@ def _part_table(rows: list[ClosedFormRow]) -> list[list[str]]:
                 r.verdict,
             ]
         )
-    return table
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
-    lines.insert(1, "  ".join("-" * w for w in widths))
-    return [line.rstrip() for line in lines]
+    return Table(table[0], table[1:])

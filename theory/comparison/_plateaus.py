@@ -9,6 +9,7 @@ import numpy as np
 
 from gflow.internal import (
     coordinate_label,
+    rank_label,
 )
 
 from .._prediction import Prediction
@@ -255,11 +256,3 @@ def _switched(seen: list[tuple[str, tuple[int, ...], int]], leaves: dict[str, An
         else:
             words.append(sign + coordinate_label((name, index)))
     return " ".join(words) or "no switch"
-
-
-def rank_label(rank: Any) -> str:
-    """Ranks by leaf, heads separated by commas: `kq 1,0 vo 1,1`."""
-    if not isinstance(rank, dict):
-        return str(int(rank))
-    parts = [f"{n} {','.join(str(int(r)) for r in np.ravel(v))}" for n, v in rank.items()]
-    return " ".join(parts)

@@ -23,6 +23,7 @@ from gflow.internal import (
     check_single,
     count,
     log_alpha_of,
+    log_alpha_or_none,
     member,
     number,
     one_thread,
@@ -57,6 +58,8 @@ def predict(
     objective: Objective,
     *,
     log_alpha: float | None = None,
+    alpha: float | None = None,
+    log10_alpha: float | None = None,
     decay: Decay = 0.0,
     rtol: float = 1e-11,
     max_stages: int = 1000,
@@ -65,11 +68,11 @@ def predict(
 
     **Arguments:** `model`: every trained leaf a `gflow.Hadamard` or a `gflow.Factored`, X Xᵀ
     included, alone or together; or every one a `gflow.Scaled` in units (freeze others with
-    `gflow.Frozen`). `objective`: differentiable,
-    model ↦ scalar. `log_alpha`: for leaves that do not carry one. `decay`: constant λ, or
-    {leaf: λ}. `rtol`: relative error of the weights along connecting orbits, and so about that
-    of exp(rate·C); saddles and T are polished to rounding whatever it is (units are followed
-    at 1e-12).
+    `gflow.Frozen`). `objective`: differentiable, model ↦ scalar. `log_alpha` (or `log10_alpha`, or
+    `alpha`): for leaves that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`: relative
+    error of the weights along connecting orbits, and so about that of exp(rate·C); saddles and T
+    are polished to rounding whatever it is (units are followed at 1e-12). `max_stages`: the most
+    stages to predict.
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
     the times and curves at a finite α. The modes of a factored leaf are its columns, in the
@@ -102,7 +105,8 @@ def predict(
     max_stages = count("max_stages", max_stages, "the most stages to predict")
     leaves = trained_leaves(model)
     check_single(leaves)
-    scale, conflict = log_alpha_of(model, log_alpha)
+    given = log_alpha_or_none(log_alpha, alpha, log10_alpha)
+    scale, conflict = log_alpha_of(model, given)
     if labels := bindings(leaves):
         return _of_units(model, objective, labels, scale, conflict, decay, max_stages)
     other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard | Factored)]
@@ -172,6 +176,8 @@ def predict_batch(
     *,
     in_axes: tuple[int | None, int | None] = (0, None),
     log_alpha: float | None = None,
+    alpha: float | None = None,
+    log10_alpha: float | None = None,
     decay: Decay = 0.0,
     rtol: float = 1e-11,
     max_stages: int = 1000,
@@ -187,12 +193,13 @@ def predict_batch(
     predictions = theory.gradual_rank.predict_batch(models, objective)
     ```
     """
+    scale = log_alpha_or_none(log_alpha, alpha, log10_alpha)
     models, members = stacked(models, objective, in_axes)
     return [
         predict(
             member(models, i),
             objective if in_axes[1] is None else member(objective, i),
-            log_alpha=log_alpha,
+            log_alpha=scale,
             decay=decay,
             rtol=rtol,
             max_stages=max_stages,

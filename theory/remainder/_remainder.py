@@ -80,9 +80,14 @@ _known: "weakref.WeakKeyDictionary[Curves, _Linearised]" = weakref.WeakKeyDictio
 
 @one_thread
 def remainder(
-    prediction: Prediction, log_alpha: float, times: Float[np.ndarray, " stages"] | None = None
+    prediction: Prediction,
+    log_alpha: float | None = None,
+    times: Float[np.ndarray, " stages"] | None = None,
+    *,
+    alpha: float | None = None,
+    log10_alpha: float | None = None,
 ) -> Remainder:
-    r"""Bounds on t_k − (T_k·Λ + C_k) and on the plateaus, at α = e^log_alpha.
+    r"""Bounds on t_k − (T_k·Λ + C_k) and on the plateaus, at one α.
 
     With y the state along the orbits, y' = v(y, ε), and ε the sizes of what they leave out,
 
@@ -91,7 +96,8 @@ def remainder(
     and at each match of two orbits δ gains what the one has not finished less what the other has
     begun. With R the sum over causes of |r| and q = rate·R, the bound is R·(1.5 + 2q).
 
-    **Arguments:** `prediction`: from `theory.gradual_rank.predict`. `log_alpha` < 0, any size.
+    **Arguments:** `prediction`: from `theory.gradual_rank.predict`. `log_alpha` < 0, any size
+    (the natural logarithm; or `log10_alpha`, or `alpha`).
     `times`: flow times of the stages, those predicted unless given. To second order it does not
     matter where the orbits are placed; measured times do not depend on what is claimed of them.
 
@@ -106,7 +112,7 @@ def remainder(
     theory.remainder.remainder(pred, -74.0).time
     ```
     """
-    finite = prediction.at(log_alpha)
+    finite = prediction.at(log_alpha, alpha=alpha, log10_alpha=log10_alpha)
     curves = prediction.orbits
     if not isinstance(curves, Curves):
         raise ValueError(
@@ -127,7 +133,7 @@ def remainder(
                 known = _known[curves] = _linearise(prediction, curves)
             passed, reason = passages(known.paths, known.plateaus, placed, finite.scale)
             exponent = _exponents(prediction, known.paths)
-    return _assemble(prediction, curves, passed, placed, exponent, float(log_alpha), reason)
+    return _assemble(prediction, curves, passed, placed, exponent, finite.log_alpha, reason)
 
 
 def _unknown(curves: Curves) -> str:

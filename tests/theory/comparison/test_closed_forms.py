@@ -287,7 +287,7 @@ def test_the_table_the_frame_and_the_figure_have_every_part():
     assert [ax.get_ylabel() for ax in axes] == ["loss", "w", "twice", "sum", "measured / predicted"]
     np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), run().loss)
     np.testing.assert_array_equal(axes[0].lines[1].get_ydata(), loss(run().t))
-    assert "half-life = 0.69314718 t" in str(everything())
+    assert "half-life    0.69314718 t " in str(everything())
     drawn = everything().plot(t=[0.0, 1.0, 2.0])
     np.testing.assert_array_equal(drawn[1].lines[1].get_ydata(), weight([0.0, 1.0, 2.0])[:, 1])
 

@@ -110,7 +110,7 @@ def lazy_and_rich(numbers: LazyAndRich) -> Figure:
     figure, (left, right) = style.figure(1, 2)
     for colour, marker, one in zip(COLOURS, "osD^", numbers.runs, strict=False):
         _strengths(left, numbers.s, one, colour, marker)
-    style.entry(left, "simulated", style.ANY_COLOUR)
+    style.entry(left, "simulated, its steps", {"color": "0.4", "ls": "", "ms": 4}, ".")
     style.entry(left, "exact", EXACT)
     left.set(xlabel="time / half-time of the first mode", ylabel="strength / $s$", xlim=(0.1, 15))
     left.legend(fontsize="x-small", loc="upper left")
@@ -136,7 +136,8 @@ def _strengths(ax: Axes, s: np.ndarray, one: Lazy, colour: str, marker: str) -> 
     grid = np.geomspace(0.03, x[-1], 200)
     curve = exact.lazy_to_rich(np.diag(s), one.gain, grid * half)
     for k in range(2):
-        ax.semilogx(x[1:], one.strengths[1:, k] / s[k], color=colour, **SIMULATED)
+        # at the steps alone: between them straight lines would not be the run
+        ax.semilogx(x[1:], one.strengths[1:, k] / s[k], ".", color=colour, ms=4, alpha=0.7)
         ax.semilogx(grid, curve[:, k, k] / s[k], **EXACT)
     near = [int(np.argmin(np.abs(one.run.t - time))) for time in one.predicted]
     label = rf"$g = 10^{{{math.log10(one.gain):.0f}}}$"

@@ -46,8 +46,12 @@ def diabetes(numbers: Diabetes) -> Figure:
     runs, prediction = numbers.scales
     run = runs[64]
     figure, (left, right) = style.figure(1, 2)
-    plot.weights_with_times(run, prediction, "weight", left)
+    plot.weights_with_times(run, prediction, "weight", left, dict(enumerate(numbers.names)))
     left.set(xscale="log", xlim=(1.0, run.tau[-1]), title="diabetes: weights and predicted times")
+    left.plot([], [], **plot.PREDICTED, ms=4, label="predicted")
+    left.set_ylim(-1.15, 0.68)  # room for the key, on white
+    key = {"frameon": True, "framealpha": 1.0, "edgecolor": "none"}
+    left.legend(fontsize="x-small", ncols=4, loc="lower center", **key)
     _lasso(right, numbers.lasso)
     right.set_title("time-averaged weights and the Lasso")
     return figure

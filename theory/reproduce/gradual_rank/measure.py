@@ -28,6 +28,8 @@ class SoftmaxHead(NamedTuple):
 class Diabetes(NamedTuple):
     scales: Scales
     lasso: LassoDistances
+    #: Of the measurements.
+    names: tuple[str, ...]
 
 
 def fixture(report: Report) -> Fixture:
@@ -101,7 +103,9 @@ def diabetes(report: Report, settings: Settings) -> Diabetes:
     }
     compare_scales(report, "diabetes", "diabetes", runs, prediction)
     report.data(runs[64], "diabetes")
-    return Diabetes(Scales(runs, prediction), lasso_distances(report, task, runs[1000], path))
+    lasso = lasso_distances(report, task, runs[1000], path)
+    assert isinstance(task, gflow.tasks.Regression)
+    return Diabetes(Scales(runs, prediction), lasso, task.names)
 
 
 def digits(report: Report, settings: Settings) -> Scales:

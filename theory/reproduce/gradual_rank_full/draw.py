@@ -17,13 +17,13 @@ def head(numbers: Scales) -> Figure:
     axes[0, 0].set_title("loss: two α on one staircase")
     plot.ranks_with_times(shown, prediction, axes[0, 1])
     axes[0, 1].set(
-        title=f"ranks at {alpha_label(shown.log_alpha)}",
+        title=rf"modes above $\sqrt{{\alpha}}$, {alpha_label(shown.log_alpha)}",
         ylabel=r"number of singular values $>\sqrt{\alpha}$",
     )
     plot.spectrum_with_times(shown, prediction, axes[1, 0])
     axes[1, 0].set_title("singular values of the two matrices")
     plot.spectrum_with_times(shown, prediction, axes[1, 1], logarithmic=True)
-    axes[1, 1].set_title("the same, dormant ones included")
+    axes[1, 1].set_title(r"the same, dormant ones included: $\sqrt{\alpha}$ is passed early")
     return figure
 
 

@@ -17,12 +17,12 @@ PREDICTED = {"color": "0.4", "lw": 1, "ls": (0, (1, 1.5))}
 
 
 def both_stages(numbers: BothStages) -> Figure:
-    figure, axes = style.figure(2, 3)
+    figure, axes = style.figure(3, 2)
     stages = (
         (numbers.one, numbers.clock, numbers.escape, r"$\varepsilon m t$ (flow time $t$)"),
         (numbers.two, 1.0, numbers.saturated, "flow time since the escape"),
     )
-    for row, (stage, scale, mark, clock) in zip(axes, stages, strict=True):
+    for row, (stage, scale, mark, clock) in zip(axes.T, stages, strict=True):
         t = scale * stage.t
         for name, w in stage.weights.items():
             line = {"color": COLOURS[SHADES[name]], "ls": STYLES[name], "lw": 1.3}
@@ -34,7 +34,7 @@ def both_stages(numbers: BothStages) -> Figure:
         for ax, label in zip(row, ("Frobenius norm", "stable rank", "loss"), strict=True):
             ax.axvline(scale * mark, **PREDICTED)
             ax.set(xlabel=clock, ylabel=label)
-    (escape, condensation, _), (plateau, collapse, loss) = axes
+    (escape, condensation, _), (plateau, collapse, loss) = axes.T
     plateau.semilogy(*numbers.linear, **EXACT, label="linear flow")
     style.entry(escape, "predicted escape", PREDICTED)
     style.entry(loss, "predicted saturation", PREDICTED)
@@ -45,6 +45,6 @@ def both_stages(numbers: BothStages) -> Figure:
     plateau.set_title("plateau")
     condensation.set_title("outer weights condense")
     collapse.set_title("$W_Q$, $W_K$ collapse")
-    for ax in axes[:, 1]:
+    for ax in axes[1]:
         ax.set_ylim(0, None)
     return figure

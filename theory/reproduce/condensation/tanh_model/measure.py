@@ -40,19 +40,10 @@ class BothStages(NamedTuple):
 
 
 def before(out: gflow.Trajectory) -> Snapshots:
-    """The first stage, at no more than 24 of its steps."""
-    steps = np.unique(np.linspace(0, len(out.t) - 1, 24).astype(int))
-    models = [out.model(step=i) for i in steps]
-    weights = {
-        name: np.stack([np.asarray(getattr(m, name).value) for m in models])
-        for name in ("value", "inner", "readout")
-    }
-    scaled = [
-        [np.asarray(x) * np.exp(np.asarray(m.kq.log_scale)) for x in (m.kq.left, m.kq.right)]
-        for m in models
-    ]
-    weights["query"], weights["key"] = (np.stack(x) for x in zip(*scaled, strict=True))
-    return Snapshots(out.t[steps], out.loss[steps], weights)
+    """The first stage, at times of its own clock that are close where little of it takes long."""
+    share = np.union1d(np.linspace(0.0, 1.0, 61) ** 3, np.linspace(0.0, 1.0, 61))
+    found = out.record_at_clock(out.times[0] + share * (out.times[-1] - out.times[0]))
+    return Snapshots(found["t"], found["loss"], _weights(found["leaves"]))
 
 
 def after(runs: list[gflow.Trajectory]) -> Snapshots:
@@ -61,12 +52,17 @@ def after(runs: list[gflow.Trajectory]) -> Snapshots:
     for run in runs:
         at = np.unique(np.linspace(0, len(run.t) - 1, 60).astype(int))
         leaves = {name: leaf.at(at) for name, leaf in run.leaves.items()}
-        weights = {name: leaves[name]["value"] for name in ("value", "inner", "readout")}
-        weights["query"], weights["key"] = factors(leaves["kq"])
-        parts.append((run.t[at], run.loss[at], weights))
+        parts.append((run.t[at], run.loss[at], _weights(leaves)))
     t, loss, weights = zip(*parts, strict=True)
     joined = {name: np.concatenate([w[name] for w in weights]) for name in weights[0]}
     return Snapshots(np.concatenate(t), np.concatenate(loss), joined)
+
+
+def _weights(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Outer weights, queries and keys of a record."""
+    weights = {name: leaves[name]["value"] for name in ("value", "inner", "readout")}
+    weights["query"], weights["key"] = factors(leaves["kq"])
+    return weights
 
 
 def both_stages(report: Report, settings: Settings) -> BothStages:

@@ -33,8 +33,11 @@ def _in_time(axes: np.ndarray, one: Problem, courses: list[Course]) -> None:
     for course, colour, marker in zip(courses, COLOURS, MARKERS, strict=False):
         t = course.t
         gaps.semilogy(t, course.gap, color=colour, **SIMULATED)
-        gaps.semilogy(t, course.upper, **EXACT)
-        gaps.semilogy(t, course.lower, **LOWER)
+        # bounds belong to the course of their colour and marker
+        own = {"color": colour, "marker": marker, "ms": 2.5}
+        for bound, line, first in ((course.upper, EXACT, 0.12), (course.lower, LOWER, 0.2)):
+            every = np.searchsorted(t, np.linspace(first, 0.9, 4) * t[-1])
+            gaps.semilogy(t, bound, **{**line, **own, "markevery": list(np.unique(every))})
         imbalances.semilogy(t, course.imbalance, color=colour, **SIMULATED)
         imbalances.semilogy(t, course.law, **EXACT)
         at = np.searchsorted(t, np.linspace(0.1, 0.8, 4) * t[-1])
