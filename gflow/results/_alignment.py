@@ -58,7 +58,7 @@ def align_stages(runs: Iterable[Any]) -> AlignedStages:
     """
     if not isinstance(runs, Iterable) or isinstance(runs, str | dict):
         raise ValueError(f"align_stages was given {runs!r:.100}: pass trajectories in a list.")
-    found = [_named(_stages(run)) for run in runs]
+    found = [named_stages(_stages(run)) for run in runs]
     if not found:
         raise ValueError("align_stages was given no run: pass trajectories or lists of stages.")
     labels = list(dict.fromkeys(label for stages in found for label in stages))
@@ -84,7 +84,7 @@ def _stages(run: Any) -> list[MeasuredStage]:
     return run.stages()
 
 
-def _named(stages: list[MeasuredStage]) -> dict[str, MeasuredStage]:
+def named_stages(stages: list[MeasuredStage]) -> dict[str, MeasuredStage]:
     named: dict[str, MeasuredStage] = {}
     for stage in stages:
         label = again = switch_label(stage.activated, stage.deactivated)
