@@ -1,7 +1,7 @@
 """Stages of many runs side by side, matched by what switches."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,9 @@ def _stages(run: Any) -> list[MeasuredStage]:
     return run.stages()
 
 
-def named_stages(stages: list[MeasuredStage]) -> dict[str, MeasuredStage]:
-    named: dict[str, MeasuredStage] = {}
+def named_stages(stages: Sequence[Any]) -> dict[str, Any]:
+    """Stages, measured or predicted, by what switches and for which time it does."""
+    named: dict[str, Any] = {}
     for stage in stages:
         label = again = switch_label(stage.activated, stage.deactivated)
         count = 1

@@ -122,7 +122,7 @@ def _run_group(job: Job, starts: dict[int, Any]) -> dict[int, Row]:
 def _batch(job: Job, starts: list[Any]) -> Batch:
     models, objectives, owns = zip(*starts, strict=True)
     shared = all(_equal(objectives[0], other) for other in objectives[1:])
-    own = {name: np.array([x[name] for x in owns]) for name in owns[0]}
+    own: dict[str, Any] = {name: np.array([x[name] for x in owns]) for name in owns[0]}
     batch = simulate_batch(
         joined_models(list(models)),
         objectives[0] if shared else joined_models(list(objectives)),

@@ -11,11 +11,15 @@ from jaxtyping import ArrayLike
 from .._arguments import numbers
 from .._display import Displayed, Summary, Table
 from ..plot import COLOURS, new_axes
+from ..results._alignment import named_stages
 from ._ragged import names_in, unpacked
 from ._store import Store, existing
 
 if TYPE_CHECKING:
     import xarray as xr
+
+#: To read at.
+Times = ArrayLike | Sequence[float]
 
 _FLOW_TIME, _TAU = "flow time", "tau"
 
@@ -130,7 +134,7 @@ class Sweep(Displayed):
         )
 
     def curve(
-        self, name: str = "loss", *, tau: ArrayLike | None = None, t: ArrayLike | None = None
+        self, name: str = "loss", *, tau: Times | None = None, t: Times | None = None
     ) -> "xr.DataArray":
         """A recorded number of every run at these τ, or flow times `t`, by straight lines.
 
@@ -197,18 +201,16 @@ class Sweep(Displayed):
         return xr.DataArray(found, {"quantile": shares.reshape(-1), **coords}, dims,
                             array.name, array.attrs)  # fmt: skip
 
-    def deviations(self, predict: Callable[..., Sequence[Any]]) -> "xr.Dataset":
+    def deviations(self, predict: Callable[..., Any]) -> "xr.Dataset":
         """Measured less predicted times of stages, over seeds and grid.
 
-        **Arguments:** `predict(**settings, seed=seed)` returns stages with `t` or `tau` (at the α
-        of the run) and with `activated` and `deactivated`; those of the run's `log_alpha` are what
-        `prediction.at(log_alpha).stages` of `theory` gives. Stages are matched by what switches.
+        **Arguments:** `predict(**settings, seed=seed)` returns what has `stages`, each with what
+        is `activated` and `deactivated`, and their times `tau` at the α of the run:
+        `prediction.at(log_alpha)` of `theory`. Stages are matched by what switches.
 
         **Returns:** `deviation` in τ by `stage`, NaN where either lacks it; `unpredicted`, the
         stages of a run that were not predicted; `unseen`, the predicted ones that it has not.
         """
-        from ..results._alignment import named_stages
-
         measured = self.stages()
         runs, labels = self._store.plan.runs, [str(x) for x in measured["stage"].values]
         tau = measured["tau"].values.reshape(runs, len(labels))
@@ -221,10 +223,11 @@ class Sweep(Displayed):
             if run not in there:
                 unpredicted[run] = unseen[run] = np.nan
                 continue
-            said = named_stages(list(predict(**self.setting(run))))
+            predicted = predict(**self.setting(run))
+            said = dict(zip(named_stages(predicted.stages), predicted.tau, strict=True))
             for k, label in enumerate(labels):
                 if label in said:
-                    table[run, k] = tau[run, k] - float(said[label].tau)
+                    table[run, k] = tau[run, k] - float(said[label])
             seen = {x for x, at in zip(labels, tau[run], strict=True) if np.isfinite(at)}
             unpredicted[run], unseen[run] = len(seen - set(said)), len(set(said) - seen)
         return self._dataset(
@@ -240,8 +243,8 @@ class Sweep(Displayed):
         self,
         name: str = "loss",
         *,
-        tau: ArrayLike | None = None,
-        t: ArrayLike | None = None,
+        tau: Times | None = None,
+        t: Times | None = None,
         quantiles: tuple[float, float, float] = (0.1, 0.5, 0.9),
         ax=None,
     ):

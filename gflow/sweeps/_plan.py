@@ -47,7 +47,7 @@ class Plan:
         return chosen, self.seeds[int(seed)]
 
 
-def planned(grid: Mapping[str, Iterable[Any]], seeds: int | Sequence[int], chunk: int) -> Plan:
+def planned(grid: Any, seeds: int | Sequence[int], chunk: int) -> Plan:
     """A plan from what a user wrote. **Raises:** ValueError for what is none."""
     if not isinstance(grid, Mapping):
         raise ValueError(f"grid = {grid!r:.200} is no table: give names and values, {{'p': [5]}}.")

@@ -9,7 +9,8 @@ from typing import NamedTuple
 class SweepProgress(NamedTuple):
     """Runs `done` of `total` (of this process), those that `failed`, and seconds spent and left.
 
-    `left` is NaN before the first chunk is done.
+    `left` is NaN before the first chunk is done; `storing` is the part of `seconds` that went into
+    writing files.
     """
 
     done: int
@@ -17,6 +18,7 @@ class SweepProgress(NamedTuple):
     failed: int
     seconds: float
     left: float
+    storing: float
 
 
 #: What is told after every chunk.
@@ -28,7 +30,7 @@ class Progress:
 
     def __init__(self, shown: bool | Told, total: int, done: int, failed: int):
         self.total, self.done, self.failed = total, done, failed
-        self.before, self.began = done, time.perf_counter()
+        self.before, self.began, self.storing = done, time.perf_counter(), 0.0
         self.told = shown if callable(shown) else None
         self.bar = None
         if shown is True and sys.stderr.isatty():
@@ -37,8 +39,9 @@ class Progress:
             self.bar = tqdm(total=total, initial=done, unit="run", file=sys.stderr)
         self._tell()
 
-    def add(self, runs: int, failed: int) -> None:
+    def add(self, runs: int, failed: int, storing: float = 0.0) -> None:
         self.done += runs
+        self.storing += storing
         self.failed += failed
         if self.bar is not None:
             self.bar.update(runs)
@@ -54,4 +57,5 @@ class Progress:
         if self.told is not None:
             seconds, new = time.perf_counter() - self.began, self.done - self.before
             left = seconds / new * (self.total - self.done) if new else float("nan")
-            self.told(SweepProgress(self.done, self.total, self.failed, seconds, left))
+            numbers = (self.done, self.total, self.failed, seconds, left, self.storing)
+            self.told(SweepProgress(*numbers))

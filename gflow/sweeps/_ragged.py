@@ -5,7 +5,6 @@ lengths for each run, −1 beyond its axes. A run that lacks the name has a row 
 """
 
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -39,16 +38,16 @@ def packed(rows: list[Row], attrs: dict[str, Any]) -> bytes:
         data[key] = xr.Variable(f"{key}.entry", flat.astype(object) if _text(flat) else flat)
         data[f"{key}.shape"] = xr.Variable(["run", f"{key}.axis"], shapes)
     attrs = attrs | {"names": json.dumps(list(data)), "sha256": _checksum(data)}
-    stream = io.BytesIO()
-    dataset = xr.Dataset(data, attrs=attrs)
-    stream.write(dataset.to_netcdf(engine="h5netcdf"))
-    return stream.getvalue()
+    return bytes(xr.Dataset(data, attrs=attrs).to_netcdf(engine="h5netcdf"))
 
 
 def opened(path: Path) -> tuple[Any, dict[str, Any]]:
     """The dataset, not yet read, and its attributes. **Raises:** what h5py does."""
+    import h5py
     import xarray as xr
 
+    with h5py.File(path):  # h5netcdf leaves a broken object behind where this fails
+        pass
     data = xr.open_dataset(path, engine="h5netcdf")
     return data, dict(data.attrs)
 

@@ -39,7 +39,7 @@ class Store:
 
     def finished(self) -> list[int]:
         """Chunks that have their file."""
-        there = {entry.name for entry in os.scandir(self.path)}
+        there = set(os.listdir(self.path))
         return [k for k in range(self.plan.chunks) if self.file(k).name in there]
 
     def write(self, chunk: int, rows: list[Row]) -> None:
@@ -122,7 +122,7 @@ def established(path: str | Path, about: dict[str, Any]) -> Store:
         ) from error
     manifest = path / _MANIFEST
     if not manifest.exists():
-        if any(not entry.name.startswith(".") for entry in os.scandir(path)):
+        if any(not name.startswith(".") for name in os.listdir(path)):
             raise ValueError(
                 f"{path} has files but no {_MANIFEST}: it is no sweep. Give another folder as out."
             )

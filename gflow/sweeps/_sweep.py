@@ -4,6 +4,7 @@ import concurrent.futures
 import functools
 import hashlib
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ CHUNK = 256
 
 def sweep(
     build: Callable[..., tuple[PyTree, ...]],
-    grid: Mapping[str, Iterable[bool | int | float | str | None]],
+    grid: Mapping[str, Iterable[bool | int | float | str | np.generic | None]],
     *,
     out: str | Path,
     seeds: int | Sequence[int] = 1,
@@ -118,8 +119,10 @@ def sweep(
     try:
         for k, rows in _computed(job, plan, missing):
             _check_first(store, k, rows)
+            began = time.perf_counter()
             store.write(k, rows)
-            bar.add(len(rows), sum(not succeeded(row) for row in rows))
+            failures = sum(not succeeded(row) for row in rows)
+            bar.add(len(rows), failures, time.perf_counter() - began)
     finally:
         bar.close()
     return Sweep(store)
@@ -202,10 +205,11 @@ def _computed(job: Job, plan: Plan, chunks: list[int]) -> Iterator[tuple[int, li
     with warnings.catch_warnings():
         # what has failed is kept with its reason
         warnings.filterwarnings("ignore", r"gflow\.simulate_batch:", UserWarning)
-        if len(devices) < 2:
-            yield from (on(device, k) for k in chunks for device in devices)
+        alone = chunks[:1] if len(devices) > 1 else chunks  # the first compiles for the others
+        yield from (on(devices[0], k) for k in alone)
+        if len(devices) < 2 or len(chunks) < 2:
             return
-        waiting = iter(chunks)
+        waiting = iter(chunks[1:])
         with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
             going = {pool.submit(on, d, k): d for d, k in zip(devices, waiting, strict=False)}
             while going:
