@@ -20,10 +20,10 @@ SCALES, SEEDS, WEIGHTS, END = 16, 64, 10, 1.5
 
 
 def build(log10_alpha: float, seed: int) -> tuple[Any, Any]:
-    """Orthogonal features with ten rates between 1 and 3: ten stages until τ = 1."""
+    """Orthogonal features with ten rates: stages at τ = 0.1, 0.2 … 1, to leading order."""
     key = jax.random.key(seed)
     weight = gflow.Hadamard.small(WEIGHTS, log10_alpha=log10_alpha, key=key)
-    rates = jnp.asarray(np.linspace(1.0, 3.0, WEIGHTS))
+    rates = jnp.asarray(1.0 / np.linspace(0.1, 1.0, WEIGHTS))
     loss = gflow.objectives.SquaredLoss(jnp.eye(WEIGHTS), rates, "half_sum")
     return gflow.models.DiagonalLinear(weight), loss
 
