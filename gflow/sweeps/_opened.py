@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -12,12 +12,23 @@ from .._arguments import numbers
 from .._display import Displayed, Summary, Table
 from ..plot import COLOURS, new_axes
 from ..results._alignment import named_stages
+from ._plan import Setting
 from ._ragged import names_in, unpacked
 from ._store import Store, existing
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
+class Predicted(Protocol):
+    """Stages at one α, and the time τ of each."""
+
+    stages: Sequence[object]
+    tau: Sequence[float]
+
+
+#: What is written of how a sweep was simulated.
+Described = Setting | list[object] | dict[str, object]
 #: To read at.
 Times = ArrayLike | Sequence[float]
 
@@ -59,7 +70,7 @@ class Sweep(Displayed):
         return self._store.path
 
     @property
-    def grid(self) -> dict[str, list[bool | int | float | str | None]]:
+    def grid(self) -> dict[str, list[Setting]]:
         return self._store.plan.grid
 
     @property
@@ -67,7 +78,7 @@ class Sweep(Displayed):
         return self._store.plan.seeds
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Described]:
         return self._store.about["settings"]
 
     @property
@@ -80,7 +91,7 @@ class Sweep(Displayed):
         """The number of every failed run and why it failed; `setting(number)` says which it is."""
         return {run: str(found["reason"]) for run, found in self._each("reason") if _why(found)}
 
-    def setting(self, run: int) -> dict[str, Any]:
+    def setting(self, run: int) -> dict[str, Setting]:
         """The settings of run number `run`, and its seed. **Raises:** ValueError for no number."""
         if not 0 <= run < self._store.plan.runs:
             raise ValueError(f"run = {run}: a number from 0 to {self._store.plan.runs - 1}.")
@@ -147,8 +158,9 @@ class Sweep(Displayed):
             raise ValueError("curve needs the times to read at: give tau or t, one of them.")
         axis, given = ("t", t) if tau is None else ("tau", tau)
         times = np.atleast_1d(numbers(axis, given, "times to read at"))
-        if name not in self.settings["curves"]:
-            kept = ", ".join(map(repr, self.settings["curves"]))
+        curves = self._store.about["settings"]["curves"]
+        if name not in curves:
+            kept = ", ".join(map(repr, curves))
             raise ValueError(f"This sweep keeps no curve {name!r}, only {kept}: see curves=.")
         rows = {}
         for run, found in self._each(f"curve.{name}", axis):
@@ -201,7 +213,7 @@ class Sweep(Displayed):
         return xr.DataArray(found, {"quantile": shares.reshape(-1), **coords}, dims,
                             array.name, array.attrs)  # fmt: skip
 
-    def deviations(self, predict: Callable[..., Any]) -> "xr.Dataset":
+    def deviations(self, predict: Callable[..., Predicted]) -> "xr.Dataset":
         """Measured less predicted times of stages, over seeds and grid.
 
         **Arguments:** `predict(**settings, seed=seed)` returns what has `stages`, each with what

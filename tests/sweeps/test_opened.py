@@ -81,10 +81,12 @@ def test_deviations_from_a_prediction(runs):
 
     def less(**setting):
         whole = predict(**setting)
-        return types.SimpleNamespace(stages=whole.stages[:1], tau=whole.tau[:1])
+        return types.SimpleNamespace(stages=whole.stages[:1], tau=whole.tau[:1] + 0.1)
 
     shifted = runs.deviations(less)
     assert np.isnan(shifted["deviation"].sel(stage="+weight[0]").values).all()
+    last = shifted["deviation"].sel(log10_alpha=-16.0, stage="+weight[1]")
+    np.testing.assert_allclose(last.values, -0.1, atol=1e-7)
     assert float(shifted["unpredicted"].sum()) == 8.0
 
 
