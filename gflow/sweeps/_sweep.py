@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import gc
 import hashlib
 import re
 import time
@@ -200,7 +201,9 @@ def _computed(job: Job, plan: Plan, chunks: list[int]) -> Iterator[tuple[int, li
 
     def on(device: Any, k: int) -> tuple[int, list[Row]]:
         with jax.default_device(device):
-            return k, run_chunk(job, plan, plan.members(k))
+            rows = run_chunk(job, plan, plan.members(k))
+        gc.collect()  # runs and their flows know each other, and would pile up chunk after chunk
+        return k, rows
 
     with warnings.catch_warnings():
         # what has failed is kept with its reason

@@ -1,5 +1,6 @@
 """What is read of a sweep: the runs themselves, matched by what switches, beside a prediction."""
 
+import gc
 import math
 import types
 
@@ -120,6 +121,16 @@ def test_it_shows_itself_and_tells_how_far_it_is(tmp_path):
     assert told[1].total == 8
     assert "8 runs, 4 seeds a setting, in 4 files" in repr(gflow.open_sweep(tmp_path))
     assert runs.seeds == [0, 1, 2, 3]
+
+
+def test_no_run_stays_in_memory(tmp_path):
+    def alive():
+        return sum(type(x) is gflow.Trajectory for x in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    sweep(tmp_path)
+    assert alive() <= before
 
 
 @pytest.mark.slow
