@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SECTIONS = (
     "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
-    "units", "infinity", "laws", "depth", "transformers", "large", "example", "cold",
+    "units", "infinity", "laws", "depth", "transformers", "large", "example", "cold", "sweeps",
 )  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         laws,
         reading,
         single,
+        sweeps,
         transformers,
         units,
         work_precision,
@@ -98,6 +99,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "laws": laws.run,
         "transformers": transformers.run,
         "cold": cold.run,
+        "sweeps": sweeps.run,
     }[section]
     return run(arguments.quick, say)
 

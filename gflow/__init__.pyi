@@ -37,3 +37,6 @@ from .parameters._symmetric import Symmetric as Symmetric
 from .results._alignment import AlignedStages as AlignedStages, align_stages as align_stages
 from .results._batch import Batch as Batch
 from .results._trajectory import Passage as Passage, Trajectory as Trajectory
+from .sweeps._opened import Sweep as Sweep, open_sweep as open_sweep
+from .sweeps._progress import SweepProgress as SweepProgress
+from .sweeps._sweep import sweep as sweep

@@ -1,4 +1,4 @@
-"""The `gflow` command: list experiments, reproduce them, begin one, check the installation.
+"""The `gflow` command: list experiments, reproduce them, begin one, sweep, check the installation.
 
 It belongs to `gflow`, which knows no paper: experiments are looked for when they are asked for,
 in `theory.reproduce`, and `gflow doctor` works without.
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "doctor":
         return importlib.import_module("gflow.doctor").main(as_json=arguments.json)
+    if arguments.command == "sweep":
+        return importlib.import_module("gflow.sweeps._command").main(arguments)
     found = find_theory()
     if found.fault is not None:
         print(found.fault, file=sys.stderr)
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     new.add_argument("name", metavar="NAME", help="lower-case letters, digits, hyphens")
     new.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="default: here")
+    _add_sweep(commands)
     doctor = commands.add_parser(
         "doctor", help="check versions, devices, precision, known-bad toolchains"
     )
@@ -107,3 +110,41 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
         "one list of them, at the end",
     )
     reproduce.add_argument("--fast", action="store_true", help="smaller problems, fewer runs")
+
+
+SWEEP = """FILE is a table in TOML:
+
+  build = "model.py:build"     # a function of a file beside FILE, or package.module:function
+  out = "seeds"                # a folder, beside FILE
+  seeds = 64                   # how many, or a list
+  tau1 = 4.0                   # or t1, decay, rtol, curves, error_bars, max_steps, chunk
+  [grid]
+  log10_alpha = [-8, -16]
+
+exit status:
+  0  every run of this process is stored, and none failed
+  1  some failed, each with its reason
+  2  a mistake in FILE or in what it names, or no right to write; what was stored before is kept
+  130, 143  interrupted, terminated: the same command goes on"""
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="simulate every combination of settings, for every seed, and keep the results",
+        description="Run what a sweep lacks: after a kill the same command goes on.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=SWEEP,
+    )
+    sweep.add_argument("file", type=Path, metavar="FILE")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="in place of that in FILE")
+    sweep.add_argument("--retry-failed", action="store_true", help="run again what has failed")
+    sweep.add_argument("--json", action="store_true", help="a line of JSON after every chunk")
+    sweep.add_argument("--process-id", type=int, metavar="I", help="which of the processes it is")
+    sweep.add_argument("--num-processes", type=int, metavar="N", help="that share the sweep")
+    sweep.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="join JAX's distributed runtime there; `auto` lets JAX find it out from SLURM or MPI. "
+        "Without it the processes need a common folder and nothing else",
+    )

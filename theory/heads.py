@@ -21,6 +21,13 @@ from gflow.internal import count
 
 from ._arguments import Numbers, real_array
 
+__all__ = ["ambiguity", "shares"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Singular values closer than this, of the largest, are a tie.
 _TIE = 1e-12
 

@@ -16,6 +16,13 @@ from scipy.integrate import solve_ivp
 from ._arguments import Numbers, counts, real_array, times
 from .depth_collapse import equal_overlap
 
+__all__ = ["Overlap", "layer_sizes", "log_shrinkage", "overlap"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _KINDS = ("attention", "leaky", "accumulated")
 
 

@@ -21,6 +21,12 @@ from scipy.optimize import root_scalar
 
 from ._arguments import Numbers, real_array, times
 
+__all__ = ["Representations", "alignment", "escape_time", "representations", "softened_product"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Representations(NamedTuple):
     """Eigenvalues of Z, H and G in their common basis, in the order of the modes."""

@@ -15,6 +15,20 @@ from jaxtyping import Float
 from ._arguments import Numbers, at_least, counts, real_array, token_rows
 from .hopfield import log_shrinkage
 
+__all__ = [
+    "Merged",
+    "boost_threshold",
+    "high_frequency",
+    "layer_sizes",
+    "merge",
+    "merge_factor",
+    "merged_logits",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Merged(NamedTuple):
     """Tokens after a merger, how many each stands for, and the scatter that is lost."""

@@ -1,7 +1,7 @@
 """Stages of many runs side by side, matched by what switches."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def align_stages(runs: Iterable[Any]) -> AlignedStages:
     """
     if not isinstance(runs, Iterable) or isinstance(runs, str | dict):
         raise ValueError(f"align_stages was given {runs!r:.100}: pass trajectories in a list.")
-    found = [_named(_stages(run)) for run in runs]
+    found = [named_stages(_stages(run)) for run in runs]
     if not found:
         raise ValueError("align_stages was given no run: pass trajectories or lists of stages.")
     labels = list(dict.fromkeys(label for stages in found for label in stages))
@@ -84,8 +84,9 @@ def _stages(run: Any) -> list[MeasuredStage]:
     return run.stages()
 
 
-def _named(stages: list[MeasuredStage]) -> dict[str, MeasuredStage]:
-    named: dict[str, MeasuredStage] = {}
+def named_stages(stages: Sequence[Any]) -> dict[str, Any]:
+    """Stages, measured or predicted, by what switches and for which time it does."""
+    named: dict[str, Any] = {}
     for stage in stages:
         label = again = switch_label(stage.activated, stage.deactivated)
         count = 1
