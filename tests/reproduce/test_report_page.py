@@ -299,8 +299,8 @@ def test_nothing_else_is_overwritten(folder, capsys):
 
 
 def test_a_saved_run(made, tmp_path):
-    weight = gflow.Hadamard.small(2, log_alpha=-50, key=jax.random.key(0))
-    objective = gflow.objectives.SquaredLoss(jnp.eye(2), jnp.array([2.0, 1.0]))
+    weight = gflow.Hadamard.small(3, alpha=1e-20, key=jax.random.key(0))
+    objective = gflow.objectives.SquaredLoss(jnp.eye(3), jnp.array([3.0, 2.0, 1.0]))
     run = gflow.simulate(gflow.models.DiagonalLinear(weight), objective, tau1=4.0)
     run.save(tmp_path / "run.nc")
     page = checked(made(tmp_path / "run.nc"))
@@ -308,7 +308,7 @@ def test_a_saved_run(made, tmp_path):
     assert "1 saved run." in said
     values = [float(cell["data-value"]) for cell in page.of("td") if "data-value" in cell]
     stages = run.stages()
-    assert len(stages) == 2
+    assert len(stages) == 3
     assert values == [x for s in stages for x in (s.tau, s.t, s.error, s.loss)]
     assert "weight[0]" in said
     refused_against = ["report", str(tmp_path / "run.nc"), "--against", str(tmp_path / "run.nc")]
