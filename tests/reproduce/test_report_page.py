@@ -116,7 +116,11 @@ def checked(text):
 
 
 def test_a_page_says_what_the_report_says(folder, made):
-    rows = [row("a.time"), row("b.time", "refuted", predicted=None), row("c", "undecided")]
+    rows = [
+        row("a.time"),
+        row("b.time", "refuted", predicted=None),
+        row("c", "undecided", measured=0.75),
+    ]
     page = checked(made(folder(report(*rows))))
     said = "".join(page.texts)
     assert "1 experiment: 1 confirmed, 1 undecided, 1 refuted." in said
@@ -124,7 +128,7 @@ def test_a_page_says_what_the_report_says(folder, made):
     # the row that is refuted first; of it nothing is predicted, and so no miss
     assert values[:4] == ["1", "1", "1", "1.5"]
     assert values[4:7] == ["1.25", "0.125", "0.5"]
-    assert values[7:12] == ["1.0", "1.25", "0.25", "0.125", "0.5"]
+    assert values[7:12] == ["1.0", "0.75", "0.25", "0.125", "0.5"]
     assert page.of("img")[0]["alt"] == "Figure course of the experiment toy, Euler 1744"
     assert base64.b64decode(page.of("img")[0]["src"].partition(",")[2]) == PIXEL
     assert len(page.of("html")) == 1
@@ -201,8 +205,8 @@ def test_a_difference_names_what_changed(folder):
         row("unknown", "refuted", measured=None), settings={"n": 1, "m": 2},
     )  # fmt: skip
     new = report(
-        row("same"), row("worse", "refuted"), row("better"), row("new"),
-        row("within", measured=1.49), row("beyond", measured=1.51), row("predicted", predicted=2.0),
+        row("beyond", measured=1.51), row("better"), row("same"), row("worse", "refuted"),
+        row("new"), row("within", measured=1.49), row("predicted", predicted=2.0),
         row("rounded", predicted=0.3), row("unknown", "refuted"), settings={"n": 3, "m": 2},
     )  # fmt: skip
     a, b = gathered([folder(new, "new")]), gathered([folder(old, "old")])
@@ -216,7 +220,8 @@ def test_a_difference_names_what_changed(folder):
         "predicted": ("predicted",),
         "unknown": ("measured",),
     }
-    assert found.changes[0].quantity == "worse"
+    order = [change.quantity for change in found.changes]
+    assert order[:4] == ["worse", "gone", "new", "better"]
     assert found.unchanged == 3
     assert found.facts == [("settings: n", "1", "3")]
     (back,) = differences(b, a)
