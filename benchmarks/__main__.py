@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SECTIONS = (
     "single", "ends", "reading", "work-precision", "batch", "gauge", "decay", "condensation",
-    "units", "infinity", "laws", "depth", "large", "example", "cold",
+    "units", "infinity", "laws", "depth", "transformers", "large", "example", "cold",
 )  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         laws,
         reading,
         single,
+        transformers,
         units,
         work_precision,
     )
@@ -95,6 +96,7 @@ def measure(section: str, arguments: argparse.Namespace) -> dict:
         "large": large.run,
         "example": example.run,
         "laws": laws.run,
+        "transformers": transformers.run,
         "cold": cold.run,
     }[section]
     return run(arguments.quick, say)

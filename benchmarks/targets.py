@@ -7,7 +7,19 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from . import condensation, decay, depth, ends, example, gauge, infinity, laws, reading, units
+from . import (
+    condensation,
+    decay,
+    depth,
+    ends,
+    example,
+    gauge,
+    infinity,
+    laws,
+    reading,
+    transformers,
+    units,
+)
 from .accuracy import Verdict
 from .contenders import FLOW, FLOW_BARS, OWN
 from .grids import alpha_name
@@ -23,7 +35,7 @@ AGAINST_FASTEST = (
 JUDGED = (
     ("ends", ends), ("reading", reading), ("example", example), ("gauge", gauge),
     ("decay", decay), ("condensation", condensation), ("units", units),
-    ("infinity", infinity), ("laws", laws), ("depth", depth),
+    ("infinity", infinity), ("laws", laws), ("depth", depth), ("transformers", transformers),
 )  # fmt: skip
 
 #: The hand-written baseline that was named; other solvers in its coordinates are extra.

@@ -36,6 +36,7 @@ SHIPPED = (
     "odelora",
     "post-training",
     "gradual-rank-vit",
+    "adapters-vit",
     "gradual-rank-text",
     "symmetry",
     "heads",
