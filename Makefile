@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 # pyright would otherwise ask the network whether a newer one exists.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: test test-fast slow lint notebooks reproduce benchmark clean
+.PHONY: test test-fast slow lint notebooks reproduce benchmark docs clean
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
@@ -37,8 +37,18 @@ benchmark: $(READY)
 	.venv-benchmark/bin/python -m pip install --quiet --editable ".[benchmark]"
 	OMP_NUM_THREADS=1 .venv-benchmark/bin/python -m benchmarks all
 
+# Into site/, in an environment of its own; nothing of gflow is imported for it.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
+.venv-docs/.ready: pyproject.toml
+	python3 -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-docs/bin/python -m pip install --quiet --group docs
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-benchmark build dist results .pytest_cache .ruff_cache
+	rm -rf .venv .venv-benchmark .venv-docs build dist results site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate counts when it is new enough and can make an environment with pip in it. The versions

@@ -1,4 +1,4 @@
-"""The `gflow` command: list experiments, reproduce them, begin one, sweep, check the installation.
+"""The `gflow` command: list, reproduce, report, begin experiments, sweep, check the installation.
 
 It belongs to `gflow`, which knows no paper: experiments are looked for when they are asked for,
 in `theory.reproduce`, and `gflow doctor` works without.
@@ -49,6 +49,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return command.list_experiments(as_json=arguments.json)
     if arguments.command == "new":
         return command.new(arguments.name, arguments.folder)
+    if arguments.command == "report":
+        return command.report(arguments.paths, out=arguments.out, against=arguments.against)
     return command.reproduce(
         arguments.names,
         everything=arguments.all,
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = commands.add_parser("list", help="list the experiments")
     listed.add_argument("--json", action="store_true", help="as a list of objects")
     _add_reproduce(commands)
+    _add_report(commands)
     new = commands.add_parser(
         "new",
         help="begin an experiment of your own",
@@ -147,4 +150,31 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
         metavar="HOST:PORT",
         help="join JAX's distributed runtime there; `auto` lets JAX find it out from SLURM or MPI. "
         "Without it the processes need a common folder and nothing else",
+    )
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    report = commands.add_parser(
+        "report",
+        help="results as one page of HTML",
+        description="Write one page, with figures and sortable tables and nothing beside it, of "
+        "what `gflow reproduce` left and of saved runs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit status:\n  0  the page is written, whatever the verdicts on it\n"
+        "  2  nothing is written: a path is broken or foreign, or the page would replace "
+        "another file",
+    )
+    report.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a folder of results, of one experiment or of several, or the run.nc of a trajectory",
+    )
+    report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
+    report.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="earlier results: the page says what has changed since",
     )

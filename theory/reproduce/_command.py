@@ -1,4 +1,4 @@
-"""`gflow list`, `gflow reproduce` and `gflow new`; `gflow/_cli.py` has their arguments."""
+"""The commands about experiments and their results; `gflow/_cli.py` has their arguments."""
 
 import json
 import shutil
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from . import _document as document
 from ._new import write_template
+from ._page._page import write_page
+from ._page._sources import Unreadable
 from ._process import run_apart
 from ._registry import Entry, Unusable, clash, entries, find
 
@@ -85,6 +87,17 @@ def reproduce(words: list[str], *, everything: bool, out: Path, as_json: bool, f
     else:
         print(document.summary(contents))
     return 130 if interrupted else int(bool(broken) or any(map(document.failed, contents)))
+
+
+def report(paths: list[Path], *, out: Path, against: Path | None) -> int:
+    """Write the page of results and saved runs, and say in one line what is on it."""
+    try:
+        said = write_page(paths, out, against)
+    except Unreadable as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{out} is written: {said}.")
+    return 0
 
 
 def new(name: str, folder: Path) -> int:
