@@ -11,6 +11,7 @@ from ..style import COLOURS, MARKERS, MEASURED
 from .measure import Numbers
 from .problem import NAMES
 
+TICKS = (2.0, 1.0, 0.5, 0.2)
 LABELS = {f"changes.{name}": name.rsplit(".", 1)[1] for name in NAMES}
 
 
@@ -34,6 +35,8 @@ def draw(numbers: Numbers) -> Figure:
     right.set_ylim(0.0, np.nextafter(1.0, 2.0))
     right.set_xscale("log")
     right.invert_xaxis()
+    right.set_xticks(TICKS, [f"{loss:g}" for loss in TICKS])
+    right.minorticks_off()
     right.set_title("what AdamW learns")
     right.legend(fontsize="x-small")
     return figure
