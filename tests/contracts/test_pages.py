@@ -103,7 +103,7 @@ PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 def test_what_pages_name_exists(page):
     """Commands are those of the command line, links and figures those of the folder."""
     text = (DOCS / page).read_text()
-    verbs = "reproduce|report|new|doctor|list"
+    verbs = "reproduce|report|sweep|new|doctor|list"
     for line in re.findall(rf"^`?(gflow (?:{verbs})[^`\n]*)", text, re.MULTILINE):
         arguments = cli._parser().parse_args(shlex.split(line)[1:])
         shipped = [n for n in getattr(arguments, "names", []) if not n.endswith(".py")]
