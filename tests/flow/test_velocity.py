@@ -58,14 +58,8 @@ LEAVES = {
 }
 
 
-@pytest.mark.parametrize(
-    "decay",
-    [
-        pytest.param(0.0, marks=pytest.mark.slow),
-        pytest.param(0.1, marks=pytest.mark.slow),
-        pytest.param(lambda t: 0.1 * jnp.exp(-t), id="λ(t)"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0.0, 0.1, pytest.param(lambda t: 0.1 * jnp.exp(-t), id="λ(t)")])
 def test_along_the_gradient_it_is_the_gradient_flow(decay):
     ends = dict(t1=1.5, decay=decay, rtol=1e-9, save=[0.4, 1.1])
     run = gflow.simulate(LEAVES, of_all, velocity=Gradient(), **ends)
@@ -182,7 +176,9 @@ def balanced(w, rank):
     return (u[:, :rank] * root) @ turn, (vt[:rank].T * root) @ turn
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    "rank", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_the_product_moves_as_a_matrix_of_its_rank(rank):
     rng = np.random.default_rng(rank)
     target = rng.normal(size=(4, 3))
@@ -211,6 +207,7 @@ def test_where_w_loses_its_rank_the_run_ends():
     assert run.t[-1] == pytest.approx(math.log(1.4), abs=1e-6)  # where 1 − 1.4 e^{−t} = 0
 
 
+@pytest.mark.slow
 def test_heads_move_each_for_itself():
     targets = np.asarray(random(2, 3, 3, seed=3))
     starts = [0.5 * np.outer(random(3, seed=k), random(3, seed=k + 7)) for k in (0, 1)]

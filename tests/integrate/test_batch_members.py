@@ -204,7 +204,12 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("name", BATCHES)
+SLOW = {"units", "observables kept"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in BATCHES]
+)
 def test_stages_of_a_batch_are_those_of_its_members(name):
     runs = BATCHES[name]()
     found = runs.stages()

@@ -23,7 +23,10 @@ def test_the_reference_descends_its_energy(family, kind):
     np.testing.assert_allclose(velocity(p, state), -metric * gradient, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize(("family", "decays"), [("hadamard", False), ("mixed", True)])
+@pytest.mark.parametrize(
+    ("family", "decays"),
+    [("hadamard", False), pytest.param("mixed", True, marks=pytest.mark.slow)],
+)
 def test_weights_losses_and_stage_times_lie_within_their_bars(family, decays):
     outcomes = []
     for seed, kind in enumerate(SMOOTH):

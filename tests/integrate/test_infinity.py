@@ -120,6 +120,7 @@ def test_the_tolerance_is_that_asked_for():
     assert run.loss[-1] == pytest.approx(1e-6, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_direction_that_turns_for_ever_does_not_rest():
     start = Separator(jnp.array([3.0, -1.0]))
     with pytest.warns(UserWarning, match="direction still turns"):

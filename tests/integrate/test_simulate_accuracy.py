@@ -155,6 +155,7 @@ def size(model):
     return jnp.sum(jnp.abs(model.vo.value))
 
 
+@pytest.mark.slow
 def test_error_bars_cover_the_distance_from_a_much_tighter_run():
     model, objective = attention()
     times = 30.0 * np.linspace(0.25, 8.0, 32)

@@ -30,6 +30,7 @@ def layers_loss(model):
     return 0.5 * jnp.sum((c @ b @ a - jnp.diag(jnp.array([3.0, 2.0, 1.5, 1.0]))) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [{}, {"t1": 1e22}])
 @pytest.mark.parametrize("epsilon", [1e-8, 1e-20])
 def test_a_mode_hidden_in_a_live_unit_is_no_success(epsilon, ends):

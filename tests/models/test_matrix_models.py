@@ -103,6 +103,7 @@ def loops(weights, x, softmax):
 KINDS = [(SoftmaxAttention, True), (LinearAttention, False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "softmax"), KINDS)
 def test_stacks_of_heads_and_their_forces_token_by_token(kind, softmax):
     model = stack(kind, math.log(0.6))
@@ -196,6 +197,7 @@ TOKENS = jnp.asarray(gaussian(16, 4, 3, seed=13))
 TAUGHT = SquaredLoss(TOKENS, jax.vmap(stack(SoftmaxAttention, math.log(0.6), seed=100))(TOKENS))
 
 
+@pytest.mark.slow
 def test_a_stack_of_layers_against_its_factors():
     def loss(weights):
         now = TOKENS

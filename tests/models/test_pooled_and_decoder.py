@@ -48,6 +48,7 @@ def test_the_default_start_is_that_of_linear_layers():
     np.testing.assert_allclose(small.value.value, math.exp(-2.0) * model.value.value, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_identities_hold_along_a_run():
     task = gflow.tasks.word_cooccurrence(6, 4, 20, key=jax.random.key(1))
     model = PooledTransformer.small(20, 4, 6, log_epsilon=0.7, key=jax.random.key(2))

@@ -84,6 +84,7 @@ def test_a_causal_attention_is_one_choice():
     assert np.max(np.abs(vit(class_token=True)(picture(4, 6)))) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_keeps_names_and_ranks_of_the_products():
     model = VisionTransformer(
         (4, 4), 2, 3, **SIZES, key=jax.random.key(0),

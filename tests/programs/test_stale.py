@@ -191,7 +191,9 @@ def product_loss(m):
     return -abs(DATA.y @ Q[:, 0] / 40) * m["a"].value * m["b"].value * m["c"].value
 
 
-@pytest.mark.parametrize("target", SETS[1:])
+@pytest.mark.parametrize(
+    "target", [SETS[1], *(pytest.param(s, marks=pytest.mark.slow) for s in SETS[2:])]
+)
 def test_training_escape_and_batches_read_the_data_of_the_moment(target):
     use(target)
     trained = gflow.descend(MODEL, loss, learning_rate=0.5, steps=600)

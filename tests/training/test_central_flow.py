@@ -114,6 +114,7 @@ def test_it_is_what_descent_does_on_average(count):
     assert np.max(central.observables["sharpness"]) < EDGE * (1.0 + 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", [0.3, 0.02])
 def test_matrices_at_the_edge(drift):
     """½xᵀ(2 + Y)x − ⟨C, Y⟩ + (d/2)‖Y‖²: Y = min(2, c/d) and Σ = 2(c − dY)₊ mode by mode of C."""

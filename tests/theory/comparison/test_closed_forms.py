@@ -198,6 +198,7 @@ def test_zero_needs_a_size():
     assert judged(off).verdict == "refuted"
 
 
+@pytest.mark.slow
 def test_times_that_step_over_what_moves_confirm_nothing():
     # a weight that only decays is stepped over in a few steps of the gauge
     model = gflow.models.FactoredLinear.small((4, 6), 2, log_alpha=-1.0, key=jax.random.key(0))
@@ -317,6 +318,7 @@ def test_a_prediction_of_another_problem_is_told_apart():
         assert not table.passed
 
 
+@pytest.mark.slow
 def test_stages_and_curves_in_one_prediction():
     objective = gflow.objectives.SquaredLoss(
         jnp.diag(jnp.array([2.0, 1.0])), jnp.array([2.0, 1.0]), "half_sum"

@@ -227,6 +227,7 @@ def test_neurons_without_an_upward_direction_die_out():
     assert found.sign[1] == -1.0
 
 
+@pytest.mark.slow
 def test_the_first_neuron_of_a_network_escapes_as_predicted():
     """All neurons together, tanh in place of its leading power, squared loss."""
     setting = Problem(6)

@@ -29,6 +29,7 @@ def woodworth_problem():
     return X, y
 
 
+@pytest.mark.slow
 def test_woodworth_reaches_the_l1_interpolator_in_half_the_time(woodworth_problem):
     X, y = woodworth_problem
     loss = objective((X, y))

@@ -136,6 +136,7 @@ MATRICES = {
 SQUARES = {8: (1.5955e-2, -7.08e-2), 16: (9.22e-4, -4.091e-3), 32: (3.1675e-6, -1.4055e-5)}
 
 
+@pytest.mark.slow
 def test_remainders_of_squares_are_those_of_runs():
     rng = np.random.default_rng(5)
     root = rng.standard_normal((16, 16))
