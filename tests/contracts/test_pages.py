@@ -105,7 +105,7 @@ def test_what_pages_name_exists(page):
     text = (DOCS / page).read_text()
     verbs = "reproduce|report|sweep|new|doctor|list"
     for line in re.findall(rf"^`?(gflow (?:{verbs})[^`\n]*)", text, re.MULTILINE):
-        arguments = cli._parser().parse_args(shlex.split(line)[1:])
+        arguments = cli._parser().parse_args(shlex.split(line.removesuffix(" &"))[1:])
         shipped = [n for n in getattr(arguments, "names", []) if not n.endswith(".py")]
         assert set(shipped) <= set(SHIPPED)
     for label, target in re.findall(r"\[([^\]]*)\]\(([^)#]+)\)", text):
