@@ -95,6 +95,7 @@ def bowl(model):
     return 0.5 * jnp.sum(CURVATURES * model["x"] ** 2)
 
 
+@pytest.mark.slow
 def test_momentum_swings_about_the_rest():
     start = np.array([1.0, -0.5, 2.0])
     run = gflow.simulate(

@@ -32,6 +32,7 @@ def grams(model):
     return np.linalg.eigvalsh(left.T @ left - right.T @ right), value.T @ value - inner @ inner.T
 
 
+@pytest.mark.slow
 def test_conserved_through_both_stages():
     model, loss = small(2, seed=1), objectives.MarginLoss(X, Y)
     out = escape(model, loss, level=0.2, rtol=1e-10)

@@ -25,6 +25,7 @@ def half_sum(m):
     return 0.5 * jnp.sum((TARGET - m.u * m.v) ** 2)
 
 
+@pytest.mark.slow
 def test_a_root_finder_without_tolerances_gets_those_of_the_steps():
     weight = gflow.Hadamard.small(3, log_alpha=-230.0, key=jax.random.key(0))
     model = gflow.models.DiagonalLinear(weight)

@@ -141,6 +141,7 @@ def test_what_cannot_be_separated_converges():
     assert run.status is Status.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conflict", [1e-3, 1e-6])
 def test_data_that_can_be_separated_in_part(conflict):
     """w₁ rests where two examples balance, w₂ grows for ever: seen beside the rounding of w₁."""
@@ -158,6 +159,7 @@ def test_data_that_can_be_separated_in_part(conflict):
         assert gflow.simulate(Separator(jnp.zeros(2)), objective).status is Status.unbounded
 
 
+@pytest.mark.slow
 def test_members_of_a_batch_end_by_themselves():
     data = [binary(seed) for seed in range(3)]
     objectives = jax.tree.map(lambda *x: jnp.stack(x), *(logistic(*x) for x in data))

@@ -55,6 +55,7 @@ def test_where_nothing_is_lost_layers_are_units_as_well():
         assert stage.loss == pytest.approx(found.loss, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_without_units_says_what_stalls_it():
     with pytest.warns(UserWarning, match="near a saddle of order 3 .* units="):
         run = gflow.simulate(heads(1e-20, units=None), loss, max_steps=1000)

@@ -174,6 +174,7 @@ def check(model, objective, loss, t1):
 BASE = 0.3 * gaussian(3, 4, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [False, True], ids=["small", "lora"])
 def test_a_factored_layer_against_its_factors(zero):
     if zero:
@@ -215,6 +216,7 @@ def test_a_stack_of_layers_against_its_factors():
 # --- runs from α = 1e-100 -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_factored_layer_learns_one_singular_value_after_the_other():
     u, v = (np.linalg.qr(gaussian(n, n, seed=20 + n))[0] for n in (3, 4))
     sizes = np.array([3.0, 2.0, 1.2])

@@ -123,6 +123,7 @@ def test_report_and_exit_status(experiment, measured, status, verdict, tmp_path,
     assert f"1 {verdict}" in out
 
 
+@pytest.mark.slow
 def test_json_is_one_report_or_a_list_of_them(experiment, tmp_path, capsys):
     one = experiment("one", "print('not JSON')", "report.say('a table')", answer("42"))
     two = experiment("two", answer("42"))

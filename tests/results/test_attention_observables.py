@@ -168,6 +168,7 @@ def course():
     return run, watched
 
 
+@pytest.mark.slow
 def test_a_run_records_what_they_are_of_its_models(course):
     run, watched = course
     for name, read in watched.items():
@@ -234,6 +235,7 @@ def test_entropy_in_a_transformer_is_that_of_what_its_layer_is_given():
     assert np.ptp(found) > 1e-2
 
 
+@pytest.mark.slow
 def test_entropy_in_a_vision_transformer():
     vit = VisionTransformer((4, 4), 2, 3, d=4, layers=1, key=jax.random.key(0), positions=False)
     pixels = RNG.normal(size=(1, 4, 4))

@@ -35,6 +35,7 @@ def test_every_claim_is_confirmed(path, runs, epsilon):
     assert max(len(line) for line in text.splitlines()) < 200
 
 
+@pytest.mark.slow
 def test_at_a_large_scale_nothing_is_claimed(path, runs):
     # a hundred times α is more than is trusted, met or not
     table = theory.compare(runs[1e-2], path)
@@ -43,6 +44,7 @@ def test_at_a_large_scale_nothing_is_claimed(path, runs):
     assert any("would decide" in claim.reason for claim in table.claims)
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_limits(path, runs):
     table = theory.compare(runs[1e-4], path, second=runs[1e-100])
     assert table.passed, str(table)

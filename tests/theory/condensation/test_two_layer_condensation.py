@@ -178,6 +178,7 @@ def test_escapes_are_those_of_the_equations_as_they_stand(p):
         assert abs(kept - (w[j] @ w[j] - p * a[j] ** 2)) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [2, 3])
 def test_the_blow_up_scales_with_the_start_and_ends_at_an_orientation(p):
     x, e = Problem(1).x, Problem(1).y
