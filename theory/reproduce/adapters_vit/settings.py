@@ -8,7 +8,7 @@ class Settings:
     """How many rank jumps are followed, and from which α = 10^−exponent."""
 
     stages: int = 3
-    exponents: tuple[int, ...] = (100, 10_000)
+    exponents: tuple[int, ...] = (100, 4000)
 
 
 FULL = Settings()
