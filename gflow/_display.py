@@ -1,5 +1,6 @@
 """How results show themselves: a few lines and tables, as text and as HTML."""
 
+import abc
 import html
 import math
 from collections.abc import Sequence
@@ -46,11 +47,12 @@ class Summary(NamedTuple):
         return f'<div style="overflow-x: auto">{"".join(parts)}</div>'
 
 
-class Displayed:
+class Displayed(abc.ABC):
     """An object that shows a summary of itself; `str` is all of it."""
 
+    @abc.abstractmethod
     def _summary(self) -> Summary:
-        raise NotImplementedError
+        """What is shown."""
 
     def __repr__(self) -> str:
         return self._summary().text(SHOWN)

@@ -138,8 +138,8 @@ def _course(network, start, names, key):
         lost = jnp.isnan(ends) | jnp.isnan(tokens.log_mean) | jnp.isnan(tokens.log_size)
         return seen, jnp.where(lost, jnp.nan, tokens.rounding)
 
-    alike = _alike(network, tokens) if isinstance(network, tuple) else None
-    if isinstance(network, tuple) and alike is None:
+    layers = _layers(network, tokens, keys[1])
+    if layers is None:
         records, memory = [], None
         for k, each in enumerate(network):
             block = as_block(each)
@@ -150,19 +150,8 @@ def _course(network, start, names, key):
         records.append(look(tokens, as_block(network[-1])))
         seen, rounding = jax.tree.map(lambda *x: jnp.stack(x), *records)
         return seen, rounding, tokens
-
-    if isinstance(network, Fresh):
-        each = jax.random.split(random_key(keys[1]), network.layers)
-        made = lambda k: as_block(network.make(k))  # noqa: E731
-        first, last = made(each[0]), made(each[-1])
-    elif alike is not None:
-        each, rest = alike
-        made = lambda arrays: eqx.combine(arrays, rest)  # noqa: E731
-        first, last = (made(jax.tree.map(lambda x: x[k], each)) for k in (0, -1))  # noqa: B023
-    elif isinstance(network, Repeated):
-        each = jnp.arange(network.layers)
-        first = last = as_block(network.block)
-        made = lambda _: first  # noqa: E731
+    each, made = layers
+    first, last = (made(_entry(each, k)) for k in (0, -1))
 
     def layer(state, k):
         tokens, memory = state
@@ -176,6 +165,24 @@ def _course(network, start, names, key):
         lambda course, end: jnp.concatenate([course, end[None]]), (seen, rounding), ends
     )
     return seen, rounding, tokens
+
+
+def _layers(network, tokens, key):
+    """What a scan goes over and the block of each entry; None for blocks of several kinds."""
+    if isinstance(network, Fresh):
+        keys = jax.random.split(random_key(key), network.layers)
+        return keys, lambda k: as_block(network.make(k))
+    if isinstance(network, Repeated):
+        block = as_block(network.block)
+        return jnp.arange(network.layers), lambda _: block
+    if (alike := _alike(network, tokens)) is None:
+        return None
+    each, rest = alike
+    return each, lambda arrays: eqx.combine(arrays, rest)
+
+
+def _entry(each, k):
+    return jax.tree.map(lambda x: x[k], each)
 
 
 def _alike(network, tokens):

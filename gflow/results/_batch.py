@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from .._display import Displayed, Summary, Table
 from .._stacking import joined_models
 from ..integrate._status import Status
-from . import _storage as storage
+from . import _loading as loading, _storage as storage
 from ._stages import MeasuredStage, find_stages
 from ._trajectory import Trajectory
 
@@ -88,7 +88,7 @@ class Batch(Displayed, Sequence[Trajectory]):
 
         **Raises:** ValueError as `Trajectory.load`, and for a file of a single run.
         """
-        fields, statistics = storage.load_all(path, like)
+        fields, statistics = loading.load_all(path, like)
         runs = [Trajectory(**field) for field in fields]
         return cls([run.status for run in runs], runs.__getitem__, statistics)
 

@@ -14,7 +14,7 @@ from .._time_unit import tau_definition
 from ..coordinates._record import LeafRecord
 from ..integrate._status import message
 from ..stop import Stop, norm_above
-from . import _storage as storage
+from . import _loading as loading, _storage as storage
 from ._crossings import Quantity, bar_of_time, first_in_clock
 from ._distance import Distance, distance
 from ._heading import Heading, heading
@@ -263,7 +263,7 @@ class Trajectory(Record, Displayed):
         **Raises:** ValueError for a file that is no saved run, and for a `like` with other leaves
         or other factors than the run was started from.
         """
-        return cls(**storage.load(path, like))
+        return cls(**loading.load(path, like))
 
     def to_xarray(self):
         """An `xarray.Dataset` over `t` (with `tau` where defined), with units.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..results._storage import _read, _written
+from ..results._names import read_name, written_name
 
 #: One run: numbers and strings by name.
 Row = dict[str, np.ndarray]
@@ -34,7 +34,7 @@ def packed(rows: list[Row], attrs: dict[str, Any]) -> bytes:
             else:
                 shapes[i, : array.ndim] = array.shape
         flat = np.concatenate([x.reshape(-1) for x in arrays if x is not None])
-        key = _written(name)
+        key = written_name(name)
         data[key] = xr.Variable(f"{key}.entry", flat.astype(object) if _text(flat) else flat)
         data[f"{key}.shape"] = xr.Variable(["run", f"{key}.axis"], shapes)
     attrs = attrs | {"names": json.dumps(list(data)), "sha256": _checksum(data)}
@@ -61,12 +61,12 @@ def intact(data: Any, attrs: dict[str, Any]) -> bool:
 
 
 def names_in(data: Any) -> list[str]:
-    return [_read(n) for n in data.variables if f"{n}.shape" in data.variables]
+    return [read_name(n) for n in data.variables if f"{n}.shape" in data.variables]
 
 
 def unpacked(data: Any, name: str) -> list[np.ndarray | None]:
     """What each run has under a name, None where it has nothing."""
-    key = _written(name)
+    key = written_name(name)
     shapes, flat = data[f"{key}.shape"].values, data[key].values
     found, at = [], 0
     for row in shapes:

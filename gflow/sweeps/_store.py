@@ -85,15 +85,16 @@ class Store:
         """**Raises:** ValueError unless a file is as it was written."""
         path = self.file(chunk)
         with self.reading(chunk) as data:
+            cause = None
             try:
                 whole = intact(data, data.attrs)
-            except Exception:  # what HDF5 makes of damaged bytes is not foreseen
-                whole = False
+            except Exception as error:  # what HDF5 makes of damaged bytes is not foreseen
+                whole, cause = False, error
         if not whole:
             raise ValueError(
                 f"{path} is damaged: its numbers are not those that were written. Remove it and "
                 "run the sweep again, which computes these runs alone."
-            )
+            ) from cause
 
     def _check(self, path: Path, chunk: int, attrs: dict[str, Any]) -> None:
         if "gflow_sweep" not in attrs:

@@ -88,7 +88,7 @@ def _numbers(x: Any) -> Any:
     if callable(x):
         try:
             return [np.asarray(x(jnp.asarray(step))).item() for step in _PROBES]
-        except Exception:  # a sampler: a function of other things
+        except TypeError:  # a sampler: a function of more things
             return getattr(x, "__qualname__", type(x).__qualname__)
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)

@@ -23,14 +23,18 @@ def speed(n, beta, gamma, kind):
     return 2 * mp.exp(beta * gamma) * common / n
 
 
+def waited(n, beta, kind, level):
+    end = mp.mpf(float(level))
+    knots = [end * k / 16 for k in range(16)] + [end]
+    return mp.quad(lambda g: 1 / speed(n, mp.mpf(beta), g, kind), knots)
+
+
 def overlap_times():
     rows = []
     for n, beta in CASES:
         for kind in ("softmax", "unnormalised"):
             for level in LEVELS:
-                end = mp.mpf(float(level))
-                knots = [end * k / 16 for k in range(16)] + [end]
-                t = mp.quad(lambda g: 1 / speed(n, mp.mpf(beta), g, kind), knots)  # noqa: B023
+                t = waited(n, beta, kind, level)
                 rows.append([n, float(beta), kind, float(level), mp.nstr(t, 30)])
     return rows
 
