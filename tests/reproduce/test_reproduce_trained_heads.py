@@ -8,7 +8,7 @@ from gflow.internal import trained_leaves
 from theory.reproduce import Report
 from theory.reproduce.gradual_rank_vit.problem import problem
 from theory.reproduce.gradual_rank_vit.settings import Settings
-from theory.reproduce.trained_heads import ranks as judged
+from theory.reproduce.trained_heads import measure as judged
 from theory.reproduce.trained_heads.balance import conserved
 from theory.reproduce.trained_heads.courses import Course
 

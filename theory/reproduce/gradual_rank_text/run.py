@@ -1,12 +1,11 @@
-"""Measured, then drawn."""
+"""The study of both transformers, of this one."""
 
 from .. import Report
-from .draw import draw
-from .measure import measure
+from ..trained_heads.study import study
+from .problem import problem
 from .settings import Settings
 
 
 def run(report: Report, settings: Settings) -> None:
     """Spectra and ranks over training, and over the initial scale."""
-    for name, figure in draw(measure(report, settings)).items():
-        report.figure(figure, name)
+    study(report, problem(settings), settings)

@@ -2,18 +2,14 @@
 
 import dataclasses
 
+from ..trained_heads.settings import Sizes
+
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Sizes of the model and its data, and how many seeds start from each scale."""
+class Settings(Sizes):
+    """How many digits the transformer of these sizes is trained on."""
 
     examples: int = 100
-    d: int = 16
-    hidden: int = 32
-    layers: int = 2
-    seeds: int = 5
-    scales: tuple[float, ...] = (1.0, 0.1, 0.01)
-    steps: int = 3000
 
 
 FULL = Settings()

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from .. import style
 from ..style import COLOURS, MARKERS, MEASURED
 from .courses import METHODS
+from .measure import Ranks
 from .problem import PRODUCTS, SYMBOLS
-from .ranks import Ranks
 
 LINES = ("-", "--", ":", "-.")
 
