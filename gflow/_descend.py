@@ -103,7 +103,8 @@ def descend(
       every `checkpoint_every` steps (by default a tenth of them). Where the file is there the run
       goes on from it: after a kill the same call gives the uninterrupted run, bit for bit. A run
       that diverges leaves the file of its last good step.
-    - `progress`: print the step and the loss as they go.
+    - `progress`: a bar of the steps, with the loss, on standard error where a person sees it (on a
+      terminal, under a cell).
 
     **Returns:** a `Trajectory` without error bars; `.final` has the signs of s and d.
     When the loss leaves the floats it ends at the last step before that, with a warning and the

@@ -110,6 +110,8 @@ def simulate(
       that stability holds to small steps is run as asked, with advice in a warning; units are then
       plain weights.
     - `error_bars`: repeat each accepted step as two halves and report the difference.
+    - `progress`: a bar of flow time on standard error, where a person sees it (on a terminal, under
+      a cell).
     - `kinks`: None stops at every kink of the loss (ReLU, |w|, max) that the run meets and
       decides whether it crosses or slides along it; "smooth" rounds the kinks off, and a bar may
       then be too small where what the width and what the steps do cancel. A loss without kinks

@@ -90,6 +90,7 @@ def simulate_batch(
     - `save`: flow times for all members; they are recorded where a member reaches them.
     - `stop`: conditions of `gflow.stop` for all members; each ends where it meets the first.
     - `width`: how many members advance at once (on a CPU 256).
+    - `progress`: a bar of the members that have ended.
 
     Kinks of the loss are rounded off (`kinks="smooth"` of `simulate`).
 

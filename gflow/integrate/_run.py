@@ -1,13 +1,13 @@
 """Runs that advance together in rounds: what is recorded, who has ended and why."""
 
 import functools
-import sys
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
+from .._progress import Bar
 from ..flow._flow import Flow
 from ..kinks._located import Course
 from ..kinks._treatments import Sides
@@ -116,16 +116,18 @@ class Rounds:
     def go(self, max_steps: int, progress: bool = False) -> None:
         """Advance until every member has ended."""
         self.most = max_steps
-        try:
-            while (left := np.flatnonzero(_going(self.status))).size:
-                left = left if self.turns is None else self.turns.next(left)
-                self._advance(left[: self.width], max_steps)
-                over = self.accepted + self.rejected >= max_steps
-                self.status[over & _going(self.status)] = Status.max_steps
-                if progress:
-                    self._report()
-        except KeyboardInterrupt:
-            self.status[_going(self.status)] = Status.interrupted
+        with self._bar(progress) as bar:
+            try:
+                while (left := np.flatnonzero(_going(self.status))).size:
+                    left = left if self.turns is None else self.turns.next(left)
+                    self._advance(left[: self.width], max_steps)
+                    over = self.accepted + self.rejected >= max_steps
+                    self.status[over & _going(self.status)] = Status.max_steps
+                    ended = int(np.sum(~_going(self.status)))
+                    steps = int(self.accepted.sum())
+                    bar.to(ended if self.batched else self.time[0], steps=steps)
+            except KeyboardInterrupt:
+                self.status[_going(self.status)] = Status.interrupted
         for i in np.flatnonzero(self.status == Status.max_steps):
             self.status[i], self.cause[i] = self.lookout.late(self, int(i))
 
@@ -297,15 +299,12 @@ class Rounds:
         self.recorder.settle()
         return self.recorder.member(i, failed=status is not None and not status.successful)
 
-    def _report(self) -> None:
-        ended = int(np.sum(~_going(self.status)))
+    def _bar(self, shown: bool) -> Bar:
+        """In members that have ended; of one run in flow time, which has no goal until rest."""
         if self.batched:
-            line = f"{ended} of {len(self.status)} members ended"
-        else:
-            goal = "rest" if np.isinf(self.end[0]) else f"{self.end[0]:.6g}"
-            line = f"t = {self.time[0]:.6g} of {goal}"
-        steps = int(self.accepted.sum())
-        print(f"\r{line}, {steps} steps", end="", file=sys.stderr, flush=True)
+            return Bar(shown, len(self.status), "members")
+        end = float(self.end[0])
+        return Bar(shown, None if np.isinf(end) else end, "of flow time", float(self.start[0]))
 
 
 def _going(status: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """How far a sweep is: a bar on a terminal, lines of JSON, or what a user does with the numbers."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+from .._progress import Bar
 
 
 class SweepProgress(NamedTuple):
@@ -32,28 +33,20 @@ class Progress:
         self.total, self.done, self.failed = total, done, failed
         self.before, self.began, self.storing = done, time.perf_counter(), 0.0
         self.told = shown if callable(shown) else None
-        self.bar = None
-        if shown is True and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=done, unit="run", file=sys.stderr)
+        self.bar = Bar(shown is True, total, "runs", done)
         self._tell()
 
     def add(self, runs: int, failed: int, storing: float = 0.0) -> None:
         self.done += runs
         self.storing += storing
         self.failed += failed
-        if self.bar is not None:
-            self.bar.update(runs)
         self._tell()
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
     def _tell(self) -> None:
-        if self.bar is not None and self.failed:
-            self.bar.set_postfix(failed=self.failed)
+        self.bar.to(self.done, **({"failed": self.failed} if self.failed else {}))
         if self.told is not None:
             seconds, new = time.perf_counter() - self.began, self.done - self.before
             left = seconds / new * (self.total - self.done) if new else float("nan")

@@ -1,6 +1,5 @@
 """The loop over steps: a compiled call makes some records, and between calls it may stop."""
 
-import sys
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from .._progress import Bar
 from ..flow._flow import Flow
 from ..integrate._round import record_state
 from ..integrate._status import Status
@@ -107,13 +107,13 @@ class Run:
         self.records = [jax.tree.map(lambda x: x[None], record)]
 
     def go(self, progress: bool) -> None:
-        try:
-            while self.made < self.end and self.status is Status.stepped:
-                self._advance()
-                if progress:
-                    self._report()
-        except KeyboardInterrupt:
-            self.status = Status.interrupted
+        with Bar(progress, self.end, "steps", self.made) as bar:
+            try:
+                while self.made < self.end and self.status is Status.stepped:
+                    self._advance()
+                    bar.to(self.made, loss=f"{self.records[-1]['loss'][-1]:.6g}")
+            except KeyboardInterrupt:
+                self.status = Status.interrupted
 
     def _advance(self) -> None:
         place, saved = self._called(self.end)
@@ -140,7 +140,3 @@ class Run:
         self.place, self.made = place, int(saved["step"][-1])
         self.times.append(saved["t"][:count])
         self.records.append(jax.tree.map(lambda x: x[:count], saved["record"]))
-
-    def _report(self) -> None:
-        line = f"step {self.made} of {self.end}, loss {self.records[-1]['loss'][-1]:.6g}"
-        print(f"\r{line}", end="" if self.made < self.end else "\n", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from kinds import Linear
+from terminals import standard_error
 
 import gflow
 
@@ -193,11 +194,10 @@ def test_max_steps_counts_for_each_member(most):
 # --- progress, and members at rest ----------------------------------------------------
 
 
-def test_progress_goes_to_stderr(capsys):
+def test_progress_is_a_bar_of_members(monkeypatch):
+    said = standard_error(monkeypatch)
     grown(growth(), 1.0, progress=True)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "16 of 16 members ended" in captured.err
+    assert "16/16 members" in said.getvalue()
 
 
 def test_members_at_rest_need_an_end():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from counted_losses import Counted, Hashable
+from terminals import PLACES, standard_error
 from two_examples import DECAYS, HALF_SUM, INPUTS, TARGETS, mixed, small
 
 import gflow
@@ -113,11 +114,21 @@ def test_a_run_prints_what_it_is():
         assert part in text
 
 
-def test_progress_goes_to_stderr(capsys):
-    gflow.simulate(small(), HALF_SUM, t1=5.0, error_bars=False, progress=True)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "t = 5 of 5" in captured.err
+@pytest.mark.parametrize(("stream", "shown"), PLACES)
+def test_progress_is_a_bar_where_it_is_seen(stream, shown, monkeypatch, capsys):
+    said = standard_error(monkeypatch, stream)
+    run = gflow.simulate(small(), HALF_SUM, t1=5.0, error_bars=False, progress=True)
+    assert capsys.readouterr().out == ""
+    assert ("5/5 of flow time" in said.getvalue()) == shown
+    assert (f"steps={run.statistics['accepted']}" in said.getvalue()) == shown
+    assert bool(said.getvalue()) == shown
+
+
+def test_progress_of_a_run_to_rest_has_no_goal(monkeypatch):
+    said = standard_error(monkeypatch)
+    run = gflow.simulate(small(), HALF_SUM, error_bars=False, progress=True)
+    assert f"{run.t[-1]:.6g} of flow time [" in said.getvalue()
+    assert "%" not in said.getvalue()
 
 
 # --- how runs end ---------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import papers
 import pytest
 from papers import written
+from terminals import PLACES, standard_error
 
 from gflow import _cli as cli
 from theory.reproduce import Experiment, _command
@@ -122,6 +123,29 @@ def test_all_runs_what_it_can_and_does_not_pass_over_the_rest(tmp_path, monkeypa
         assert cli.main(["reproduce", "--all", "--out", str(tmp_path)]) == status
         assert ("boom" in capsys.readouterr().err) == (bad in found)
     assert ran == [good, good]
+
+
+@pytest.mark.parametrize(("stream", "shown"), PLACES)
+def test_a_bar_of_experiments_stands_below_what_they_say(stream, shown, tmp_path, monkeypatch):
+    found = [Entry(name, "no paper", "", "gflow", f"{name}:experiment") for name in ("one", "two")]
+
+    def run(one, folder, *, out, errors, **settings):
+        out.write(f"{one.name} begins\nand en")
+        out.write("ds\n")
+        errors.write("unfinished")
+        return {"name": one.name, "seconds": 0.0, "rows": [], "error": None}
+
+    monkeypatch.setattr(_command, "entries", lambda: found)
+    monkeypatch.setattr(_command, "run_apart", run)
+    said = standard_error(monkeypatch, stream)
+    monkeypatch.setattr(sys, "stdout", said)
+    assert cli.main(["reproduce", "--all", "--out", str(tmp_path)]) == 0
+    text = said.getvalue()
+    for line in ("one begins", "and ends", "two begins", "unfinished"):
+        assert line in text
+    assert ("2/2 experiments" in text) == shown
+    # what is said begins where the bar has been wiped out
+    assert not shown or all(text[text.index(f"{n} begins") - 1] == "\r" for n in ("one", "two"))
 
 
 def test_files_of_one_name_are_refused(tmp_path, capsys):

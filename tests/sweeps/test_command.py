@@ -1,6 +1,5 @@
 """`gflow sweep FILE`: what it runs, says and returns, and that it shows no traceback."""
 
-import io
 import json
 import re
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import small_sweeps
+from terminals import PLACES, standard_error
 
 import gflow
 from gflow._cli import main
@@ -16,6 +16,7 @@ from gflow.sweeps import _progress
 
 MODEL = """
 import small_sweeps
+from terminals import PLACES, standard_error
 build = small_sweeps.build
 def broken(log10_alpha, seed):
     if seed == 1:
@@ -120,15 +121,9 @@ def test_mistakes_are_told_in_a_sentence(case, told):
     assert re.search(MISTAKES[case][2], error), error
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
-def test_a_bar_on_a_terminal_alone(stream, shown, monkeypatch):
-    said = stream()
-    monkeypatch.setattr(sys, "stderr", said)
+@pytest.mark.parametrize(("stream", "shown"), PLACES)
+def test_a_bar_where_it_is_seen_alone(stream, shown, monkeypatch):
+    said = standard_error(monkeypatch, stream)
     progress = _progress.Progress(True, 8, 2, 0)
     progress.add(6, 1)
     progress.close()

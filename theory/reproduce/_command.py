@@ -6,6 +6,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from gflow.internal import Bar
+
 from . import _document as document
 from ._new import write_template
 from ._page._page import write_page
@@ -69,18 +71,25 @@ def reproduce(words: list[str], *, everything: bool, out: Path, as_json: bool, f
         return 1
     contents, interrupted = [], False
     width = max(len(one.name) for one in chosen)
-    for one in chosen:
-        folder = out / one.name
-        try:
-            content = run_apart(one, folder, fast=fast, quiet=as_json)
-        except KeyboardInterrupt:
-            content, interrupted = document.read(folder), True
-        contents.append(content)
-        if interrupted:
-            break
-        if not as_json:
-            print(document.headline(content, width))
-            print(f"Figures, data, report.txt and report.json are in {folder}.\n", flush=True)
+    with Bar(len(chosen) > 1, len(chosen), "experiments") as bar:
+        errors = bar.above(sys.stderr)
+        said = errors if as_json else bar.above(sys.stdout)
+        for one in chosen:
+            folder = out / one.name
+            bar.to(len(contents), now=one.name)
+            try:
+                content = run_apart(
+                    one, folder, fast=fast, live=not as_json, out=said, errors=errors
+                )
+            except KeyboardInterrupt:
+                content, interrupted = document.read(folder), True
+            contents.append(content)
+            if interrupted:
+                break
+            bar.to(len(contents))
+            if not as_json:
+                print(document.headline(content, width), file=said)
+                print(f"Figures, data, report.txt and report.json are in {folder}.\n", file=said)
     if as_json:
         printed = contents if everything or len(chosen) > 1 else contents[0]
         print(json.dumps(printed, indent=2, ensure_ascii=False))

@@ -10,12 +10,13 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from gflow.internal import Stream
 
 from . import _document as document
 from ._interpreter import ending, interpreter
@@ -25,11 +26,13 @@ from ._registry import Entry
 KEPT, WIDTH = 40, 300
 
 
-def run_apart(entry: Entry, folder: Path, *, fast: bool, quiet: bool) -> dict[str, Any]:
+def run_apart(
+    entry: Entry, folder: Path, *, fast: bool, live: bool, out: Stream, errors: Stream
+) -> dict[str, Any]:
     """Run an experiment in a process of its own; returns the content of its report.json.
 
-    With `quiet` nothing goes to standard output. The child is stopped when this process is
-    interrupted or terminated, and report.json says so.
+    What it says goes to `out` and `errors`, as it comes if `live`. The child is stopped when this
+    process is interrupted or terminated, and report.json says so.
     """
     content = _blank(entry, fast)
     document.write(folder, content)
@@ -37,14 +40,14 @@ def run_apart(entry: Entry, folder: Path, *, fast: bool, quiet: bool) -> dict[st
         "reference": entry.reference,
         "folder": str(folder.resolve()),
         "fast": fast,
-        "live": not quiet,
+        "live": live,
     }
     command, environment = interpreter("_child", json.dumps(task))
     began, last = time.monotonic(), collections.deque[str](maxlen=KEPT)
     how = "Interrupted."
     try:
         with _terminable():
-            status = _passed_through(command, environment, quiet, last)
+            status = _passed_through(command, environment, out, errors, last)
         how = ending(status, last)
     finally:
         content = _read(folder, content)
@@ -78,7 +81,11 @@ def _read(folder: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
 
 
 def _passed_through(
-    command: list[str], environment: dict[str, str], quiet: bool, last: collections.deque[str]
+    command: list[str],
+    environment: dict[str, str],
+    out: Stream,
+    errors: Stream,
+    last: collections.deque[str],
 ) -> int:
     """Exit status of `command`; its output is ours, and `last` keeps its last errors."""
     child = subprocess.Popen(
@@ -88,10 +95,9 @@ def _passed_through(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    out = sys.stderr if quiet else sys.stdout
     lanes = (
         (child.stdout, out, collections.deque[str](maxlen=0)),
-        (child.stderr, sys.stderr, last),
+        (child.stderr, errors, last),
     )
     threads = [threading.Thread(target=_pump, args=lane, daemon=True) for lane in lanes]
     for thread in threads:
