@@ -12,6 +12,7 @@ from .._arguments import numbers
 from .._display import Displayed, Summary, Table
 from ..plot import COLOURS, new_axes
 from ..results._alignment import named_stages
+from ._fits import fitted_exponents, fitted_offsets, log_of, varied
 from ._plan import Setting
 from ._ragged import names_in, unpacked
 from ._store import Store, existing
@@ -58,6 +59,7 @@ class Sweep(Displayed):
       dimensions are the names of the grid and `seed`, with units in `attrs["units"]`.
     - `band(array)`: quantiles over seeds. `deviations(predict)`: measured stage times beside
       predicted ones. `plot(name)`: median and band of a curve for every setting.
+    - `offsets()`, `exponents(array)`: T_k and C_k of stages, and powers of α, with intervals.
 
     Files are read one at a time, so that memory is that of the answer.
     """
@@ -250,6 +252,44 @@ class Sweep(Displayed):
             },
             stage=("stage", measured["stage"].values),
         )
+
+    def offsets(self, confidence: float = 0.95) -> "xr.Dataset":
+        """T_k and C_k of t_k = T_k log(1/α) + C_k, by least squares over the scales of the grid.
+
+        **Returns:** `T`, `C` (flow time) by `stage`, for every seed and other setting, half widths
+        `T_error` and `C_error` of intervals of this `confidence`, and `misfit`, the largest
+        distance of a time from the line, which at small α is what higher terms of α do. Half
+        widths are Student's for the scatter, and the solver's error bars with the worst signs on
+        top; two scales fix a line and no half width.
+
+        **Raises:** ValueError unless α differs along one setting of the grid, and where times are
+        not in units of log(1/α) (saddles of order three and more).
+        """
+        log_alpha = self.runs()["log_alpha"]
+        return fitted_offsets(self.stages(), log_alpha, confidence, (_TAU, _FLOW_TIME))
+
+    def exponents(
+        self, array: "xr.DataArray", along: str | None = None, confidence: float = 0.95
+    ) -> "xr.Dataset":
+        """The power p of array ∝ x^p, by least squares of log |array| on log x.
+
+        x is the setting `along`, which must be positive; without it α.
+
+        **Returns:** `exponent`, `log_factor` (the logarithm of the array at x = 1), half widths
+        `exponent_error` and `log_factor_error` as those of `offsets`, and `misfit` of log |array|.
+        Zeros are left out.
+
+        **Raises:** ValueError for a setting that is not along the array, or not positive.
+        """
+        if along is None:
+            log_alpha = self.runs()["log_alpha"]
+            return fitted_exponents(array, log_alpha, varied(log_alpha, "exponents"), confidence)
+        if along not in self.grid or along not in array.dims:
+            raise ValueError(
+                f"along = {along!r}: a setting of {list(self.grid)} that the array goes along, "
+                f"whose dimensions are {list(array.dims)}."
+            )
+        return fitted_exponents(array, log_of(array[along]), along, confidence)
 
     def plot(
         self,
