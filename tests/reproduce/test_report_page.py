@@ -33,7 +33,8 @@ def row(quantity, verdict="confirmed", **changes):
 
 def report(*rows, name="toy", **changes):
     content = {"name": name, "paper": "Euler 1744", "versions": {"gflow": "0"}, "settings": {}}
-    ended = {"seconds": 1.5, "rows": list(rows), "error": None, "passed": False}
+    ended = {"seconds": 1.5, "rows": list(rows), "figures": ["course.png"], "runs": [],
+             "error": None, "passed": False}  # fmt: skip
     return content | ended | changes
 
 
@@ -289,6 +290,19 @@ def test_paths_that_cannot_be_used(folder, tmp_path, capsys):
     twice = str(folder(report(row("a")), "second/toy"))
     refused([good, twice, "--against", good], "is there 2 times", tmp_path, capsys)
     refused([str(folder(report(), "third", figure=b"GIF"))], "is no PNG", tmp_path, capsys)
+
+
+def test_figures_are_those_of_the_report(folder, made, tmp_path, capsys):
+    place = folder(report(row("a")))
+    (place / "stale.png").write_bytes(PIXEL)
+    page = made(place)
+    assert "Figure course of" in page
+    assert "stale" not in page
+    (place / "course.png").unlink()
+    refused([str(place)], "course.png cannot be read: No such file", tmp_path, capsys)
+    for named in ("../course.png", "course.pdf", 3):
+        place = folder(report(figures=[named]), "other")
+        refused([str(place)], "is damaged: its figures include", tmp_path, capsys)
 
 
 def test_nothing_else_is_overwritten(folder, capsys):

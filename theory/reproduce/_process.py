@@ -68,6 +68,8 @@ def _blank(entry: Entry, fast: bool) -> dict[str, Any]:
         "settings": {"fast": fast},
         "seconds": 0.0,
         "rows": [],
+        "figures": [],
+        "runs": [],
         "error": "The experiment never began.",
         "passed": False,
     }

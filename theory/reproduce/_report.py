@@ -38,6 +38,7 @@ class Report:
     rows: list[Finding] = dataclasses.field(default_factory=list)
     text: list[str] = dataclasses.field(default_factory=list)
     figures: list[str] = dataclasses.field(default_factory=list)
+    runs: list[str] = dataclasses.field(default_factory=list)
     error: str | None = UNFINISHED
     began: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -160,6 +161,8 @@ class Report:
         """Save a run as NetCDF."""
         self.folder.mkdir(parents=True, exist_ok=True)
         trajectory.save(self.folder / f"{name}.nc")
+        self.runs.append(f"{name}.nc")
+        self.write()
 
     def finish(self) -> Path:
         """The experiment has come to its end: write everything; returns report.json's path."""
@@ -184,6 +187,8 @@ class Report:
             "settings": self.settings,
             "seconds": round(time.monotonic() - self.began, 3),
             "rows": rows,
+            "figures": self.figures,
+            "runs": self.runs,
             "error": self.error,
             "passed": self.passed,
         }

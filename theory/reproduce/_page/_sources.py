@@ -11,7 +11,7 @@ from .. import _document as document
 #: The content of report.json, and of a row of it, and of what types each is.
 FIELDS: dict[str, Any] = {
     "name": str, "paper": str, "versions": dict, "settings": dict, "seconds": (int, float),
-    "rows": list, "error": (str, type(None)), "passed": bool,
+    "rows": list, "figures": list, "runs": list, "error": (str, type(None)), "passed": bool,
 }  # fmt: skip
 NUMBERS = ("predicted", "measured", "error_bar", "tolerance")
 ROW: dict[str, Any] = {
@@ -85,19 +85,18 @@ def _results(folder: Path) -> Results:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
         _check(content, path)
-        files = sorted(file for file in folder.iterdir() if file.is_file())
-        figures = {file.stem: file.read_bytes() for file in files if file.suffix == ".png"}
+        files = [folder / name for name in content["figures"]]
+        figures = {file.stem: file.read_bytes() for file in files}
         printed = folder / "report.txt"
         text = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise Unreadable(f"{path} is not JSON ({error}): it is cut off, or foreign.") from None
     except OSError as error:
-        raise Unreadable(f"{path} cannot be read: {error.strerror}.") from None
+        raise Unreadable(f"{error.filename or path} cannot be read: {error.strerror}.") from None
     for name, content_of in figures.items():
         if not content_of.startswith(PNG):
             raise Unreadable(f"{folder / name}.png is no PNG: delete it, or reproduce it again.")
-    data = [file.name for file in files if file.suffix == ".nc"]
-    return Results(folder, content, figures, text, data)
+    return Results(folder, content, figures, text, content["runs"])
 
 
 def _run(path: Path) -> SavedRun:
@@ -112,6 +111,11 @@ def _run(path: Path) -> SavedRun:
 def _check(content: Any, path: Path) -> None:
     """**Raises** Unreadable for what no version of `gflow reproduce` writes."""
     _has(content, FIELDS, f"{path} is no report of `gflow reproduce`: it")
+    for key, ending in (("figures", ".png"), ("runs", ".nc")):
+        for name in content[key]:
+            # a name alone: nothing beside the folder is read
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(ending):
+                raise Unreadable(f"{path} is damaged: its {key} include {str(name)[:40]!r}.")
     seen = set()
     for i, row in enumerate(content["rows"]):
         _has(row, ROW, f"{path} is damaged: row {i}")
