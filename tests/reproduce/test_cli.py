@@ -109,7 +109,7 @@ def test_report_and_exit_status(experiment, measured, status, verdict, tmp_path,
     path = experiment("fake", "report.say('a table')", answer(measured))
     assert cli.main(["reproduce", path, "--out", str(tmp_path)]) == status
     report = written(tmp_path, "fake")
-    keys = "name paper versions settings seconds rows error passed"
+    keys = "name paper versions settings seconds rows figures runs error passed"
     assert set(report) == set(keys.split())
     assert set(report["rows"][0]) == ROW
     assert report["rows"][0]["verdict"] == verdict
