@@ -7,17 +7,14 @@ export MPLBACKEND := Agg
 # pyright would otherwise ask the network whether a newer one exists.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: test test-fast slow lint notebooks reproduce benchmark docs clean
+.PHONY: test slow lint notebooks reproduce benchmark docs clean
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
-# Without what tests/long_tests.txt lists (pytest --list-long writes it); for the work in between.
-test-fast: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile --fast
-
+# What is marked slow, and what tests/slow_tests.txt lists. TURN=7 begins at another test.
 slow: $(READY)
-	$(BIN)/pytest -n 2 --dist worksteal -m slow -x
+	$(BIN)/pytest -n 2 --dist loadfile -m slow -x --turn $(or $(TURN),0)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -49,36 +49,41 @@ jaxtyping.jaxtyped = checked  # which the hook writes above every function and c
 jaxtyping.install_import_hook(["gflow", "theory"], "annotations_checked.beartyped")
 
 
-LONG = Path(__file__).parent / "long_tests.txt"
+SLOW = Path(__file__).parent / "slow_tests.txt"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--fast", action="store_true", help="leave out what long_tests.txt lists")
     parser.addoption(
-        "--list-long", type=float, metavar="SECONDS",
-        help="write to long_tests.txt the tests that took longer, all their parameters together",
+        "--list-slow", type=float, metavar="SECONDS",
+        help="write to slow_tests.txt the tests that took longer, all their parameters together",
+    )  # fmt: skip
+    parser.addoption(
+        "--turn", type=int, default=0, metavar="N",
+        help="begin at another test, so that runs that are cut off do not all leave out the same",
     )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--fast"):
-        return
-    long = set(LONG.read_text().split())
-    out = [
-        item for item in items if function(item.nodeid) in long or item.get_closest_marker("slow")
-    ]
-    config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in set(out)]
+    """What was measured to be slow is slow, as if it were marked so."""
+    slow = set(SLOW.read_text().split())
+    for item in items:
+        if function(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
+    first = config.getoption("--turn") % max(len(items), 1)
+    while first > 0 and function(items[first - 1].nodeid) == function(items[first].nodeid):
+        first -= 1
+    items[:] = items[first:] + items[:first]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if (limit := config.getoption("--list-long")) is None:
+    if (limit := config.getoption("--list-slow")) is None:
         return
     total = collections.Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
             total[function(getattr(report, "nodeid", ""))] += getattr(report, "duration", 0.0)
-    LONG.write_text("".join(f"{name}\n" for name in sorted(total) if total[name] > limit))
+    SLOW.write_text("".join(f"{name}\n" for name in sorted(total) if total[name] > limit))
 
 
 def function(nodeid):
