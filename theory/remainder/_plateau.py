@@ -36,14 +36,16 @@ class Plateau:
 
         From deviations of the state, one column a cause, and from dormant modes of these sizes.
         Weights w: the first order cause by cause, and beyond it all that deviations Σ|δ| can
-        make of e^{2ℓ} a bᵀ. The loss: |g|·(what is beyond, and dormant) + ½ wᵀ|K|w.
+        make of e^{2ℓ} a bᵀ. The loss: g·δ cause by cause (zero but for decay, against which the
+        force holds what has been learned), |g|·(what is beyond, and dormant) + ½ wᵀ|K|w.
         """
         count = len(columns)
         moved = np.minimum(np.sum(np.abs(columns), axis=1), _LARGEST)
         first = np.sum(np.abs(self.here.weights[:, :count] @ columns), axis=1)
         beyond = np.concatenate(self._beyond(moved, sizes))
         weights = first + np.abs(self.here.weights[:, count:]) @ sizes + beyond
-        linear = float(np.abs(self.here.loss[count:]) @ sizes + np.abs(self.force) @ beyond)
+        linear = float(np.sum(np.abs(self.here.loss[:count] @ columns)))
+        linear += float(np.abs(self.here.loss[count:]) @ sizes + np.abs(self.force) @ beyond)
         return weights, linear + 0.5 * float(weights @ np.abs(self.curvature) @ weights)
 
     def _beyond(self, moved: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:

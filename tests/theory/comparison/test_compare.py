@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -381,3 +382,34 @@ def test_a_plateau_still_on_its_way_refutes_no_true_weight(folds):
     (value,) = [c for c in wrong.rows[-1].claims if c.key == "stage3.value"]
     assert value.verdict != "confirmed"
     assert folds < 20.0 or value.verdict == "refuted"
+
+
+TARGETS = np.array([1.0, 0.85])
+LAMBDA = 0.1
+
+
+def decayed(kind, log_alpha):
+    """Two modes that learn TARGETS under decay, as diagonal weights or as a matrix."""
+    if kind == "diagonal":
+        weight = gflow.Hadamard.small(2, log_alpha=log_alpha, key=jax.random.key(0))
+        return DiagonalLinear(weight), SquaredLoss(jnp.eye(2), jnp.asarray(TARGETS), "half_sum")
+    weight = gflow.Factored.small((3, 2), 2, log_alpha=log_alpha, key=jax.random.key(0))
+    target = jnp.asarray(np.eye(3, 2) * TARGETS)
+    return {"w": weight}, lambda m: 0.5 * jnp.sum((m["w"].value - target) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "matrix"])
+def test_under_decay_the_loss_of_a_plateau_deviates_to_first_order(kind):
+    """The force λ on what has been learned is no zero at rest: a weight that is δ from its place
+    moves the loss by λδ, where without decay it is δ²/2."""
+    predicted = theory.gradual_rank.predict(*decayed(kind, -30.0), decay=LAMBDA)
+    for log_alpha in (-30.0, -40.0, -60.0):
+        run = gflow.simulate(*decayed(kind, log_alpha), decay=LAMBDA, tau1=2.0)
+        table = theory.compare(run, predicted)
+        (loss,) = [c for c in table.claims if c.key == "stage1.loss"]
+        # right to what it says, which is far less than the next weight learns
+        assert loss.verdict == "confirmed"
+        assert loss.tolerance < 0.01
+        assert not table.counts["refuted"]
+    wrong = theory.compare(run, theory.gradual_rank.predict(*decayed(kind, -30.0), decay=0.1001))
+    assert wrong.counts["refuted"]
