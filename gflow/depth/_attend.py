@@ -95,13 +95,15 @@ def attend(
 
 
 def _causal(found: Scores, counts: Array, values: Tokens, rows: Array, rounding: Array) -> Tokens:
-    apart = causal_weights(found, counts) @ values.deviation, values.log_size
+    weights = causal_weights(found, counts)
+    apart = weights @ values.deviation, values.log_size
     after = Tokens.joined((values.mean, values.log_mean), apart, rows, values.rounding)
-    # what is known of the logits is known to the share of their range
+    # logits off by a share of themselves move the weights by A_ij(l_ij − Σ_k A_ik l_ik) of it
     logits = found.value
-    reach = jnp.max(jnp.max(logits, axis=-1) - jnp.min(logits, axis=-1))
+    level = jnp.sum(weights * logits, axis=-1, keepdims=True)
+    moved = jnp.linalg.norm((weights * (logits - level)) @ values.deviation)
     grown = jnp.where(values.log_size > -jnp.inf, jnp.exp(values.log_size - after.log_size), 0.0)
-    lost = values.rounding + (reach * rounding + ULP) * grown
+    lost = values.rounding + (moved * rounding + ULP) * grown
     return eqx.tree_at(lambda t: t.rounding, after, lost)
 
 

@@ -16,15 +16,15 @@ class Settings:
     length: int = 24
     windows: int = 2048
     rate: float = 3e-3
-    steps: int = 800
+    steps: int = 500
     seeds: int = 3
     others: int = 1
     draws: int = 32
     networks: int = 400
-    kept: tuple[int, ...] = (14, 12, 10, 8, 6, 4, 3, 2)
+    kept: tuple[int, ...] = (14, 11, 8, 6, 4, 2)
 
 
 FULL = Settings()
 FAST = Settings(
-    layers=4, length=16, windows=512, steps=100, seeds=2, draws=8, networks=200, kept=(8, 4)
+    layers=4, length=16, windows=512, steps=100, seeds=2, draws=8, networks=200, kept=(8,)
 )

@@ -200,12 +200,13 @@ def masked(report: Report, network: Network, settings: Settings) -> Masked:
     fresh = depth.Fresh(lambda key: _layer(network, key, **VARIANTS["attention-alone"]), layers)
     run = depth.follow(fresh, start, key=jax.random.key(1), draws=settings.draws)
     apart = run.observables["log_apart"]
-    slope = interval((apart[:, -1] - apart[:, first]) / (layers - first))
+    slopes = (apart[:, -1] - apart[:, first]) / (layers - first)
+    slope = interval(slopes[np.isfinite(slopes)])
     report.add(
         f"masked.{network.name}", -2.0 * math.log(2.0), slope.mean, 0.2, slope.half, paper=WU,
         text=f"change of ln(1 − ρ) by a layer of masked attention alone at the start, layers "
         f"{first} to {layers} of {settings.draws} networks: uniform masked attention has "
         "eigenvalues 1, 1/2, 1/3, …; that of 1/3 would be −2.2",
     )  # fmt: skip
-    half = run.interval("log_apart")[1] - run.mean("log_apart")
-    return Masked(np.asarray(run.mean("log_apart")), np.asarray(half))
+    each = [interval(values[np.isfinite(values)]) for values in apart.T]
+    return Masked(*(np.array(x) for x in zip(*each, strict=True)))

@@ -115,9 +115,8 @@ def changes(report: Report, network: Network, found: Courses) -> dict[str, Inter
         sizes, shares, means = (
             [np.nanmean(f(c)) for c in (start, end)] for f in (_size, _correlation, _rank)
         )
-        word = "undecided" if abs(change.mean) <= change.half else (
-            "raised" if change.mean > 0 else "lowered"
-        )  # fmt: skip
+        known = np.abs(change.mean) > change.half
+        word = ("lowered", "raised")[int(change.mean > 0)] if known else "undecided"
         lines.append(
             f"  {variant:<16} {sizes[0]:8.2g} → {sizes[1]:<8.2g} {shares[0]:.3f} → {shares[1]:.3f} "
             f"  {means[0]:5.2f} → {means[1]:5.2f}   {change.mean:+.2f} ± {change.half:.2f} {word}"

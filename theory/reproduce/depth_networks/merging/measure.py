@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -78,31 +77,40 @@ def schedule(tokens: int, left: int, layers: int) -> tuple[int, ...]:
     return tuple(pairs)
 
 
-@eqx.filter_jit
 def _logits(
     model: gflow.models.VisionTransformer, images: Array, pairs: tuple[int, ...], counted: bool
 ) -> Float[Array, "images classes"]:
-    layers = depth.layers_of(model)
-
-    def one(image):
-        return through(model, layers, depth.Tokens.of(model.embedded(image)), pairs, counted)
-
-    return jax.vmap(one)(images)
+    return through(model, _embedded(model, images), pairs, counted)
 
 
 def through(
     model: gflow.models.VisionTransformer,
-    layers: tuple[depth.Block, ...],
     tokens: depth.Tokens,
     pairs: tuple[int, ...],
     counted: bool,
-) -> Float[Array, " classes"]:
-    """Logits of tokens of which so many pairs are merged before each layer."""
-    for gone, layer in zip(pairs, layers, strict=True):
+) -> Float[Array, "images classes"]:
+    """Logits of the tokens of images, of which so many pairs are merged before each layer."""
+    for gone, layer in zip(pairs, depth.layers_of(model), strict=True):
         if gone:
-            tokens = depth.MergeSimilar(gone, counted)(tokens)
-        tokens = layer(tokens)
-    return model.read(tokens.value, tokens.counts)
+            tokens = _each(depth.MergeSimilar(gone, counted), tokens)
+        tokens = _each(layer, tokens)
+    return _read(model, tokens)
+
+
+@eqx.filter_jit
+def _embedded(model: gflow.models.VisionTransformer, images: Array) -> depth.Tokens:
+    return jax.vmap(lambda image: depth.Tokens.of(model.embedded(image)))(images)
+
+
+@eqx.filter_jit
+def _each(block: depth.Block, tokens: depth.Tokens) -> depth.Tokens:
+    """One program for all layers and networks, at each number of tokens."""
+    return jax.vmap(lambda t: block(t))(tokens)
+
+
+@eqx.filter_jit
+def _read(model: gflow.models.VisionTransformer, tokens: depth.Tokens) -> Array:
+    return jax.vmap(lambda t: model.read(t.value, t.counts))(tokens)
 
 
 def resampled(values: Float[np.ndarray, "seeds images"]) -> Interval:
@@ -151,34 +159,27 @@ def _claims(report: Report, network: Network, found: Merging) -> None:
         )  # fmt: skip
 
 
-def duplicates(report: Report, network: Network, trained: Trained) -> None:
+def copies(report: Report, network: Network, trained: Trained) -> None:
     """Copies of tokens, merged into one before the first layer: nothing changes with + ln m."""
-    pair = trained["whole"][0]
-    model, image = pair.trained, network.held_out.inputs[0]
-    layers = depth.layers_of(model)
-    x = model.embedded(image)
+    model = trained["whole"][0].trained
+    nothing = (0,) * len(model.layers)
+    x = np.asarray(model.embedded(network.held_out.inputs[0]))
     n = len(x)
     groups = [*range(n), *[0] * COPIES, *range(1, COPIES)]
-    whole = jnp.concatenate([x, *([x[:1]] * COPIES), x[1:COPIES]])
-    nothing = (0,) * len(layers)
-
-    @eqx.filter_jit
-    def logits(model, tokens):
-        return through(model, depth.layers_of(model), tokens, nothing, True)
-
-    exact = logits(model, depth.Tokens.of(whole))
+    tokens = jax.tree.map(lambda a: a[None], depth.Tokens.of(x[np.array(groups)]))
+    exact = np.asarray(through(model, tokens, nothing, True))
+    miss = {}
     for way, counted in WAYS.items():
-        merged = depth.Merge(groups, counted=counted)(depth.Tokens.of(whole))
-        miss = float(jnp.max(jnp.abs(logits(model, merged) - exact)))
-        if counted:
-            report.add(
-                "merge.copies", 0.0, miss, 1e-12 * float(jnp.max(jnp.abs(exact))), 0.0,
-                paper=REDUCTION,
-                text=f"largest change of the logits of a trained network when the copies among "
-                f"{len(whole)} tokens are merged to {n}, with + ln m",
-            )  # fmt: skip
-        else:
-            report.add(
-                "merge.copies.forgotten", 1.0, float(miss > 1e-3), 0.0, paper=REDUCTION,
-                text=f"whether the logits change without + ln m: by {miss:.3g}",
-            )  # fmt: skip
+        merged = _each(depth.Merge(groups, counted=counted), tokens)
+        logits = np.asarray(through(model, merged, nothing, True))
+        miss[way] = float(np.max(np.abs(logits - exact)))
+    report.add(
+        "merge.copies", 0.0, miss["counted"], 1e-12 * float(np.max(np.abs(exact))),
+        paper=REDUCTION,
+        text=f"largest change of the logits of a trained network when the copies among "
+        f"{len(groups)} tokens are merged to {n}, with + ln m",
+    )  # fmt: skip
+    report.add(
+        "merge.copies.forgotten", 1.0, float(miss["forgotten"] > 1e-3), 0.0, paper=REDUCTION,
+        text=f"whether the logits change without + ln m: by {miss['forgotten']:.3g}",
+    )  # fmt: skip
