@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._attend import Scores, attend, causal_weights, scores, weights_apart
 from ._blocks import Block, Recurrent
-from ._tokens import Tokens, bounded_exp, floats
+from ._tokens import ULP, Tokens, bounded_exp, floats
 
 
 class Attention(Block):
@@ -101,14 +101,22 @@ class Attention(Block):
         return jnp.stack(found)
 
     def __call__(self, tokens: Tokens) -> Tokens:
-        total = None
-        for query, key, value in self.heads():
-            q, k = tokens @ query, tokens @ key
-            found = attend(q, k, tokens @ value, scale=self.scale, causal=self.causal)
-            if not self.normalised:
-                found = found.row_scaled(*_mass(q, k, self.scale))
-            total = found if total is None else total + found
-        return total  # pyright: ignore[reportReturnType]
+        found = [self._head(tokens, *head) for head in self.heads()]
+        total = found[0]
+        for each in found[1:]:
+            total = total + each
+        if len(found) == 1:
+            return total
+        # an error of the size of R is one factor in all heads, their own rounding is not
+        sizes = jnp.stack([each.log_size for each in found])
+        shares = jnp.where(sizes > -jnp.inf, jnp.exp(sizes - total.log_size), 0.0)
+        known = jnp.max(jnp.stack([each.rounding for each in found])) + ULP * jnp.sum(shares)
+        return eqx.tree_at(lambda t: t.rounding, total, known)
+
+    def _head(self, tokens: Tokens, query: Array, key: Array, value: Array) -> Tokens:
+        q, k = tokens @ query, tokens @ key
+        found = attend(q, k, tokens @ value, scale=self.scale, causal=self.causal)
+        return found if self.normalised else found.row_scaled(*_mass(q, k, self.scale))
 
 
 def _mass(queries: Tokens, keys: Tokens, scale: Array) -> tuple[Array, Array]:

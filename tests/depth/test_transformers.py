@@ -74,6 +74,23 @@ def test_causal_attention_of_equal_tokens_shrinks_them_by_the_second_eigenvalue(
     assert log[5] == pytest.approx(np.log(apart), rel=1e-12)
 
 
+def test_masked_heads_keep_their_digits_at_any_depth():
+    """Two heads of uniform masked attention are one linear map, here renormalised in NumPy."""
+    values = np.random.default_rng(0).normal(size=(2, 4, 4)) / 2
+    block = depth.Attention(np.zeros((2, 4, 2)), np.zeros((2, 4, 2)), values, causal=True)
+    x = np.random.default_rng(1).normal(size=(7, 4))
+    run = depth.follow(depth.Repeated(block, 200), x)
+    assert np.all(run.resolved)
+    rows = np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None]
+    r, size = x - x.mean(axis=0), 0.0
+    for _ in range(200):
+        r = rows @ r @ values.sum(axis=0)
+        r = r - r.mean(axis=0)
+        size += np.log(np.linalg.norm(r))
+        r = r / np.linalg.norm(r)
+    assert run.observables["log_residual"][-1] == pytest.approx(size, rel=1e-11)
+
+
 def test_entropies_are_those_of_the_first_attention_inside():
     vit, text = transformer(1), decoder(1)
     for model, x in (

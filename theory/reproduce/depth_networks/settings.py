@@ -16,12 +16,12 @@ class Settings:
     length: int = 24
     windows: int = 2048
     rate: float = 3e-3
-    steps: int = 500
+    steps: int = 800
     seeds: int = 3
     others: int = 1
     draws: int = 32
     networks: int = 400
-    kept: tuple[int, ...] = (14, 11, 8, 6, 4, 2)
+    kept: tuple[int, ...] = (11, 6, 2)
 
 
 FULL = Settings()
