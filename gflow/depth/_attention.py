@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._attend import Scores, attend, causal_weights, scores, weights_apart
 from ._blocks import Block, Recurrent
+from ._gaussian import gaussian
 from ._tokens import ULP, Tokens, bounded_exp, floats
 
 
@@ -77,9 +78,9 @@ class Attention(Block):
         q, k, v = jax.random.split(key, 3)
         one = math.sqrt(d)
         return cls(
-            logit_scale * jax.random.normal(q, (d, key_width)) / one,
-            jax.random.normal(k, (d, key_width)) / one,
-            jax.random.normal(v, (d, d)) / one,
+            logit_scale * gaussian(q, (d, key_width)) / one,
+            gaussian(k, (d, key_width)) / one,
+            gaussian(v, (d, d)) / one,
         )
 
     def heads(self) -> list[tuple[Array, Array, Array]]:
