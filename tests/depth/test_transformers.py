@@ -98,7 +98,8 @@ def test_entropies_are_those_of_the_first_attention_inside():
         (text, text.embedded(jnp.array([3, 1, 4, 1]))),
     ):
         attention = model.layers[0].attention
-        n = model.norm(x)
+        assert isinstance(attention, gflow.models.MultiHeadAttention)
+        n = gflow.models.RMSNorm()(x)
         logits = jnp.einsum("td,hkd,hke,se->hts", n, attention.query, attention.key, n)
         logits = np.asarray(logits) / np.sqrt(3)
         if attention.causal:

@@ -181,8 +181,11 @@ def _layer(network: Network, key: PRNGKeyArray, uniform: bool = False, **parts) 
     """A fresh layer as a block."""
     model = network.build(key, layers=1, **parts)
     if uniform:
-        query = model.layers[0].attention.query
-        model = eqx.tree_at(lambda m: m.layers[0].attention.query, model, jnp.zeros_like(query))
+
+        def query(m):
+            return m.layers[0].attention.query
+
+        model = eqx.tree_at(query, model, jnp.zeros_like(query(model)))
     return depth.layers_of(model)[0]
 
 

@@ -39,7 +39,7 @@ class Merging(NamedTuple):
 
 def merging(report: Report, network: Network, trained: Trained, settings: Settings) -> Merging:
     """The same images through the trained networks with more and more tokens merged."""
-    models = [pair.trained for pair in trained["whole"]]
+    models = _whole(trained)
     data = network.held_out
     images, labels = data.inputs, np.asarray(data.labels)
     tokens = len(models[0].embedded(images[0]))
@@ -63,6 +63,11 @@ def merging(report: Report, network: Network, trained: Trained, settings: Settin
     report.say(*_table(seen))
     _claims(report, network, seen)
     return seen
+
+
+def _whole(trained: Trained) -> list[gflow.models.VisionTransformer]:
+    models = [pair.trained for pair in trained["whole"]]
+    return [m for m in models if isinstance(m, gflow.models.VisionTransformer)]
 
 
 def schedule(tokens: int, left: int, layers: int) -> tuple[int, ...]:
@@ -161,7 +166,7 @@ def _claims(report: Report, network: Network, found: Merging) -> None:
 
 def copies(report: Report, network: Network, trained: Trained) -> None:
     """Copies of tokens, merged into one before the first layer: nothing changes with + ln m."""
-    model = trained["whole"][0].trained
+    model = _whole(trained)[0]
     nothing = (0,) * len(model.layers)
     x = np.asarray(model.embedded(network.held_out.inputs[0]))
     n = len(x)
