@@ -23,11 +23,11 @@ def merging_figure(found: Merging) -> Figure:
             color=COLOURS[k], capsize=2, label=LABELS[way], **line,
         )  # fmt: skip
         sizes = np.mean(found.errors[way], axis=(1, 2))
-        right.semilogy(found.kept[1:], sizes[1:], MARKERS[k], color=COLOURS[k], label=LABELS[way],
+        right.plot(found.kept[1:], sizes[1:], MARKERS[k], color=COLOURS[k], label=LABELS[way],
                        **line)  # fmt: skip
     for ax in (left, right):
         ax.set_xlabel("tokens left after the last layer")
         ax.legend(fontsize="x-small", loc="lower right" if ax is left else "upper right")
     left.set(ylabel="share of held-out digits right")
-    right.set(ylabel="error of the logits")
+    right.set(ylabel="error of the logits", ylim=(0.0, None))
     return figure
