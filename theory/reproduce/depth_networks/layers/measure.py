@@ -20,14 +20,15 @@ WHEN = ("start", "trained")
 class Course(NamedTuple):
     """Over (seeds, inputs, layers and start): ln(‖R‖/‖X‖), effective rank, ln(1 − ρ).
 
-    `entropies` (seeds, inputs, layers, heads) are over those of uniform attention. `directions`
-    and `sizes`: R of every seed, input and layer as a direction and a logarithm.
+    `entropies` (seeds, inputs, layers, heads) are over those of uniform attention. `common`,
+    `directions` and `sizes`: the mean token, and R as a direction and a logarithm.
     """
 
     relative: Float[np.ndarray, "seeds inputs depths"]
     rank: Float[np.ndarray, "seeds inputs depths"]
     apart: Float[np.ndarray, "seeds inputs depths"]
     entropies: Float[np.ndarray, "seeds inputs layers heads"]
+    common: Float[np.ndarray, "seeds inputs depths d"]
     directions: Float[np.ndarray, "seeds inputs depths tokens d"]
     sizes: Float[np.ndarray, "seeds inputs depths"]
 
@@ -44,13 +45,18 @@ class Course(NamedTuple):
 Courses = dict[str, dict[str, Course]]
 
 
+def common(tokens: depth.Tokens, block: depth.Block) -> jax.Array:
+    return tokens.common
+
+
 def direction(tokens: depth.Tokens, block: depth.Block) -> jax.Array:
     return tokens.deviation
 
 
 #: Beside what `depth.follow` always reads.
 SEEN: dict = {
-    "rank": depth.effective_rank, "entropies": depth.head_entropies, "direction": direction,
+    "rank": depth.effective_rank, "entropies": depth.head_entropies, "common": common,
+    "direction": direction,
 }  # fmt: skip
 
 
@@ -77,7 +83,7 @@ def _course(network: Network, models: list[Stacked], draws: int) -> Course:
     return Course(
         seen["log_residual"] - seen["log_norm"], seen["rank"], seen["log_apart"],
         seen["entropies"][:, :, :-1] / _uniform(network, seen["direction"].shape[-2]),
-        seen["direction"], seen["log_residual"],
+        seen["common"], seen["direction"], seen["log_residual"],
     )  # fmt: skip
 
 
