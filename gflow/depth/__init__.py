@@ -49,14 +49,16 @@ from ._blocks import (
 )
 from ._flow import DepthFlow as DepthFlow, OnSphere as OnSphere, flow as flow
 from ._follow import follow as follow
-from ._merge import Merge as Merge
+from ._merge import Merge as Merge, MergeSimilar as MergeSimilar
 from ._models import layers_of as layers_of
 from ._networks import Fresh as Fresh, Repeated as Repeated
 from ._norms import BatchNorm as BatchNorm, LayerNorm as LayerNorm
 from ._observables import (
     attention_entropy as attention_entropy,
+    attention_weights as attention_weights,
     correlation as correlation,
     effective_rank as effective_rank,
+    head_entropies as head_entropies,
     log_apart as log_apart,
     log_norm as log_norm,
     log_residual as log_residual,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._tokens import Tokens, bounded_exp, direction, scaled_sum
+from ._tokens import ULP, Tokens, bounded_exp, direction, scaled_sum
 
 
 class Scores(eqx.Module):
@@ -63,10 +63,14 @@ def attend(
     values: Tokens,
     *,
     scale: float | int | Float[Array, ""] = 1.0,
+    causal: bool = False,
 ) -> Tokens:
     r"""softmax(scale · queries keysᵀ) values, a key that stands for m tokens with + ln m.
 
-    `queries` may be `Scores` that are ready, of which keys give the counts alone.
+    `queries` may be `Scores` that are ready, of which keys give the counts alone. `causal`: query
+    i sees the keys 0 … i. Its rows differ however equal the tokens are, so that it does not cube
+    what tells them apart.
+
     **Raises:** ValueError for widths and numbers of tokens that do not fit.
 
     ```python
@@ -79,13 +83,35 @@ def attend(
             f"Attention over {found.apart.shape[-1]} keys is given {values.deviation.shape[0]} "
             "values: one for each key."
         )
+    rows = keys.counts if isinstance(queries, Scores) else queries.counts
+    rounding = keys.rounding + (0.0 if isinstance(queries, Scores) else queries.rounding)
+    if causal:
+        return _causal(found, keys.counts, values, rows, rounding)
     uniform, apart, log = weights_apart(found, keys.counts)
     mean = scaled_sum((values.mean, values.log_mean), (uniform @ values.deviation, values.log_size))
-    rows = keys.counts if isinstance(queries, Scores) else queries.counts
-    rounding = values.rounding + (0.0 if isinstance(queries, Scores) else queries.rounding)
     # rows of weights that differ in all tokens alike say nothing
     return Tokens.joined(mean, (apart @ values.deviation, log + values.log_size), rows,
-                         rounding + keys.rounding)  # fmt: skip
+                         values.rounding + rounding)  # fmt: skip
+
+
+def _causal(found: Scores, counts: Array, values: Tokens, rows: Array, rounding: Array) -> Tokens:
+    weights = causal_weights(found, counts)
+    apart = weights @ values.deviation, values.log_size
+    after = Tokens.joined((values.mean, values.log_mean), apart, rows, values.rounding)
+    # logits off by a share of themselves move the weights by A_ij(l_ij − Σ_k A_ik l_ik) of it
+    logits = found.value
+    level = jnp.sum(weights * logits, axis=-1, keepdims=True)
+    moved = jnp.linalg.norm((weights * (logits - level)) @ values.deviation)
+    grown = jnp.where(values.log_size > -jnp.inf, jnp.exp(values.log_size - after.log_size), 0.0)
+    lost = values.rounding + (moved * rounding + ULP) * grown
+    return eqx.tree_at(lambda t: t.rounding, after, lost)
+
+
+def causal_weights(found: Scores, counts: Float[Array, " keys"]) -> Float[Array, "queries keys"]:
+    """Attention in plain floats, of every query to no later key."""
+    seen = jnp.tril(jnp.ones(found.apart.shape, bool))
+    logits = jnp.where(seen, found.value + jnp.log(counts)[None], -jnp.inf)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 def weights_apart(

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._attend import Scores, attend, scores, weights_apart
+from ._attend import Scores, attend, causal_weights, scores, weights_apart
 from ._blocks import Block, Recurrent
-from ._tokens import Tokens, bounded_exp, floats
+from ._gaussian import gaussian
+from ._tokens import ULP, Tokens, bounded_exp, floats
 
 
 class Attention(Block):
@@ -18,9 +19,10 @@ class Attention(Block):
 
     **Arguments:** `query`, `key` (d, k) and `value` (d, width), or with a leading axis of heads;
     `scale` 1/√k unless given. `normalised=False`: (1/n)e^{logits} in place of the softmax, the
-    unnormalised attention of particles on the sphere.
+    unnormalised attention of particles on the sphere. `causal`: a token sees itself and those
+    before it; what tells tokens apart then falls by a factor a layer and is not cubed.
 
-    **Raises:** ValueError for shapes that do not fit.
+    **Raises:** ValueError for shapes that do not fit, and attention both causal and unnormalised.
 
     ```python
     depth.Attention.random(64, 16, key=key)
@@ -32,6 +34,7 @@ class Attention(Block):
     value: Float[Array, "... d width"]
     scale: Float[Array, "..."]
     normalised: bool = eqx.field(static=True)
+    causal: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Attention(Block):
         scale: float | int | Float[Array, ""] | None = None,
         *,
         normalised: bool = True,
+        causal: bool = False,
     ):
         query, key, value = (jnp.asarray(x) for x in (query, key, value))
         if query.shape != key.shape or query.ndim < 2 or value.shape[:-1] != query.shape[:-1]:
@@ -49,11 +53,16 @@ class Attention(Block):
                 f"of {value.shape}: give (d, k), (d, k) and (d, width), all with the same heads "
                 "in front or none."
             )
+        if causal and not normalised:
+            raise ValueError(
+                "normalised=False is the mean over all tokens, and causal=True hides some: give "
+                "one of the two."
+            )
         self.query, self.key, self.value = query, key, value
         self.scale = jnp.asarray(
             1.0 / math.sqrt(query.shape[-1]) if scale is None else scale, float
         )
-        self.normalised = normalised
+        self.normalised, self.causal = normalised, causal
 
     @classmethod
     def random(
@@ -69,9 +78,9 @@ class Attention(Block):
         q, k, v = jax.random.split(key, 3)
         one = math.sqrt(d)
         return cls(
-            logit_scale * jax.random.normal(q, (d, key_width)) / one,
-            jax.random.normal(k, (d, key_width)) / one,
-            jax.random.normal(v, (d, d)) / one,
+            logit_scale * gaussian(q, (d, key_width)) / one,
+            gaussian(k, (d, key_width)) / one,
+            gaussian(v, (d, d)) / one,
         )
 
     def heads(self) -> list[tuple[Array, Array, Array]]:
@@ -84,21 +93,31 @@ class Attention(Block):
         """The attention of every head in plain floats, rows the queries."""
         found = []
         for query, key, _ in self.heads():
-            uniform, apart, log = weights_apart(
-                scores(tokens @ query, tokens @ key, self.scale), tokens.counts
-            )
+            logits = scores(tokens @ query, tokens @ key, self.scale)
+            if self.causal:
+                found.append(causal_weights(logits, tokens.counts))
+                continue
+            uniform, apart, log = weights_apart(logits, tokens.counts)
             found.append(uniform[None] + bounded_exp(log) * apart)
         return jnp.stack(found)
 
     def __call__(self, tokens: Tokens) -> Tokens:
-        total = None
-        for query, key, value in self.heads():
-            q, k = tokens @ query, tokens @ key
-            found = attend(q, k, tokens @ value, scale=self.scale)
-            if not self.normalised:
-                found = found.row_scaled(*_mass(q, k, self.scale))
-            total = found if total is None else total + found
-        return total  # pyright: ignore[reportReturnType]
+        found = [self._head(tokens, *head) for head in self.heads()]
+        total = found[0]
+        for each in found[1:]:
+            total = total + each
+        if len(found) == 1:
+            return total
+        # an error of the size of R is one factor in all heads, their own rounding is not
+        sizes = jnp.stack([each.log_size for each in found])
+        shares = jnp.where(sizes > -jnp.inf, jnp.exp(sizes - total.log_size), 0.0)
+        known = jnp.max(jnp.stack([each.rounding for each in found])) + ULP * jnp.sum(shares)
+        return eqx.tree_at(lambda t: t.rounding, total, known)
+
+    def _head(self, tokens: Tokens, query: Array, key: Array, value: Array) -> Tokens:
+        q, k = tokens @ query, tokens @ key
+        found = attend(q, k, tokens @ value, scale=self.scale, causal=self.causal)
+        return found if self.normalised else found.row_scaled(*_mass(q, k, self.scale))
 
 
 def _mass(queries: Tokens, keys: Tokens, scale: Array) -> tuple[Array, Array]:

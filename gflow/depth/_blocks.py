@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._gaussian import gaussian
 from ._pointwise import pointwise
 from ._tokens import Tokens, floats, some_floats
 
@@ -78,8 +79,8 @@ class MLP(Block):
         """Gaussian weights of variance 2/d and 1/hidden: a ReLU keeps norms."""
         one, two = jax.random.split(key)
         return cls(
-            math.sqrt(2.0 / d) * jax.random.normal(one, (d, hidden)),
-            jax.random.normal(two, (hidden, d)) / math.sqrt(hidden),
+            math.sqrt(2.0 / d) * gaussian(one, (d, hidden)),
+            gaussian(two, (hidden, d)) / math.sqrt(hidden),
             activation=activation,
         )
 

@@ -17,12 +17,12 @@ def layers_of(model: VisionTransformer | Transformer) -> tuple[Block, ...]:
     Attention becomes `Attention`, which counts merged tokens (`Merge`); norms and perceptrons are
     followed by their derivatives (`Plain`).
 
-    **Raises:** ValueError for a model without such layers, causal attention, and attention other
-    than `gflow.models.MultiHeadAttention`.
+    **Raises:** ValueError for a model without such layers, and attention other than
+    `gflow.models.MultiHeadAttention`.
 
     ```python
     vit = gflow.models.VisionTransformer((8, 8), patch=2, classes=10, layers=12, key=key)
-    depth.follow(depth.layers_of(vit), X)          # X: (16, d), the embedded patches
+    depth.follow(depth.layers_of(vit), vit.embedded(image))
     ```
     """
     layers = getattr(model, "layers", None)
@@ -47,11 +47,11 @@ def _block(layer: Layer) -> Block:
 
 
 def _attention(part) -> Attention:
-    if not isinstance(part, MultiHeadAttention) or part.causal:
+    if not isinstance(part, MultiHeadAttention):
         raise ValueError(
-            f"The attention of a layer is {type(part).__name__}"
-            f"{', causal' if getattr(part, 'causal', False) else ''}: layers_of takes "
-            "MultiHeadAttention in which all tokens see all."
+            f"The attention of a layer is {type(part).__name__}, and layers_of takes "
+            "MultiHeadAttention: write the blocks, with depth.attend."
         )
     query, key, value = (x.swapaxes(-1, -2) for x in (part.query, part.key, part.value))
-    return Attention(query, key, jnp.einsum("hdk,hek->hde", value, part.output))
+    combined = jnp.einsum("hdk,hek->hde", value, part.output)
+    return Attention(query, key, combined, causal=part.causal)

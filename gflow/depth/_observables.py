@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._blocks import Block, Recurrent
+from ._blocks import Block, Chain, Recurrent, Residual
 from ._tokens import Tokens, scaled_sum
 
 #: (tokens, the block that acts on them next) ↦ numbers.
@@ -48,21 +48,31 @@ def orthogonality_gap(tokens: Tokens, block: Block | Recurrent) -> Float[Array, 
     return jnp.linalg.norm(x @ x.T / jnp.sum(x**2) - jnp.eye(n) / n)
 
 
+def head_entropies(tokens: Tokens, block: Block | Recurrent) -> Float[Array, " heads"]:
+    """Of each head the entropy of the rows of attention, in nats, mean over queries: ln n if
+    uniform, and over the n queries of causal attention ln(n!)/n.
+
+    **Raises:** ValueError where the block to come has no attention: of a `Chain` or `Residual` it
+    is the first inside.
+    """
+    a = attention_weights(tokens, block)
+    return -jnp.mean(jnp.sum(a * jnp.log(jnp.where(a > 0.0, a, 1.0)), axis=-1), axis=-1)
+
+
 def attention_entropy(tokens: Tokens, block: Block | Recurrent) -> Float[Array, ""]:
     """Mean entropy of the rows of attention, in nats, over queries and heads: ln n if uniform.
 
-    **Raises:** ValueError where the block to come has no `weights(tokens)`, as `Attention` has.
+    **Raises:** ValueError as `head_entropies`.
     """
-    a = _weights(tokens, block)
-    return -jnp.mean(jnp.sum(a * jnp.log(jnp.where(a > 0.0, a, 1.0)), axis=-1))
+    return jnp.mean(head_entropies(tokens, block))
 
 
 def participation(tokens: Tokens, block: Block | Recurrent) -> Float[Array, ""]:
     """Mean Σ_j A_ij² over queries and heads: 1/n of uniform attention, 1 of attention to one token.
 
-    **Raises:** ValueError as `attention_entropy`.
+    **Raises:** ValueError as `head_entropies`.
     """
-    return jnp.mean(jnp.sum(_weights(tokens, block) ** 2, axis=-1))
+    return jnp.mean(jnp.sum(attention_weights(tokens, block) ** 2, axis=-1))
 
 
 def _relative(tokens: Tokens) -> Float[Array, "n d"]:
@@ -73,12 +83,36 @@ def _relative(tokens: Tokens) -> Float[Array, "n d"]:
     )[0]
 
 
-def _weights(tokens: Tokens, block: Block | Recurrent) -> Float[Array, "heads n n"]:
-    read = getattr(block, "weights", None)
-    if read is None:
+def attention_weights(
+    tokens: Tokens, block: Block | Recurrent
+) -> Float[Array, "heads queries keys"]:
+    """The attention of every head in plain floats: of the block to come, or the first inside.
+
+    **Raises:** ValueError where there is none with `weights(tokens)`, as `Attention` has.
+    """
+    found, _ = _first(tokens, block)
+    if found is None:
         raise ValueError(
             f"Attention is read off a block with weights(tokens), and {type(block).__name__} has "
             "none: observe a function of yours that names the block inside, such as lambda tokens, "
-            "block: depth.attention_entropy(tokens, block.block)."
+            "block: depth.attention_entropy(tokens, block.inner)."
         )
-    return read(tokens)
+    return found
+
+
+def _first(tokens: Tokens, block: Block | Recurrent) -> tuple[Array | None, Tokens]:
+    """The first attention inside a block, or None and the tokens after it."""
+    if isinstance(block, Residual):
+        found, _ = _first(tokens, block.block)
+        return (found, tokens) if found is not None else (None, block(tokens))
+    if isinstance(block, Chain):
+        found = None
+        for part in block.blocks:
+            found, tokens = _first(tokens, part)
+            if found is not None:
+                break
+        return found, tokens
+    read = getattr(block, "weights", None)
+    if read is not None:
+        return read(tokens), tokens
+    return None, tokens if isinstance(block, Recurrent) else block(tokens)

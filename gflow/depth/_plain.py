@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ._blocks import Block
@@ -52,8 +53,9 @@ class Plain(Block):
         # in units of e^log_size
         plain = ULP * jnp.max(jnp.abs(start)) * jnp.exp(-jnp.maximum(tokens.log_size, -690.0))
         # sums that cancel in the slope have the rounding of what any direction gives
-        any_way = jax.random.normal(jax.random.key(0), base.shape, base.dtype)
-        _, gain = jax.jvp(self.function, (base,), (any_way / jnp.linalg.norm(any_way),))
+        any_way = np.random.default_rng(0).normal(size=base.shape)
+        along = jnp.asarray(any_way / np.linalg.norm(any_way), base.dtype)
+        _, gain = jax.jvp(self.function, (base,), (along,))
         noise = jnp.linalg.norm(ULP * jnp.abs(slope) + jnp.where(agree, 0.0, plain))
         noise = noise + ULP * jnp.linalg.norm(gain)
         lost = noise * jnp.exp(tokens.log_size - found.log_size)

@@ -69,7 +69,8 @@ class Transformer(eqx.Module):
         self.layers = blocks(keys[3:], make, d, hidden, norm=norm, residual=residual, bias=bias)
         self.norm = norm
 
-    def __call__(self, tokens: Int[Array, " length"]) -> Float[Array, "length vocabulary"]:
+    def embedded(self, tokens: Int[Array, " length"]) -> Float[Array, "length d"]:
+        """The tokens as vectors, as they come to the first layer."""
         x = self.embedding[tokens]
         if self.positions is not None:
             if len(tokens) > len(self.positions):
@@ -78,6 +79,14 @@ class Transformer(eqx.Module):
                     f"{len(self.positions)}: shorten the text or build it with a larger length."
                 )
             x = x + self.positions[: len(tokens)]
+        return x
+
+    def __call__(self, tokens: Int[Array, " length"]) -> Float[Array, "length vocabulary"]:
+        x = self.embedded(tokens)
         for layer in self.layers:
             x = layer(x)
-        return affine(normalised(x, self.norm), self.readout, self.readout_bias)
+        return self.read(x)
+
+    def read(self, tokens: Float[Array, "length d"]) -> Float[Array, "length vocabulary"]:
+        """Logits of the tokens that come from the last layer."""
+        return affine(normalised(tokens, self.norm), self.readout, self.readout_bias)

@@ -88,7 +88,8 @@ class VisionTransformer(eqx.Module):
         self.layers = blocks(keys[4:], make, d, hidden, norm=norm, residual=residual, bias=bias)
         self.norm = norm
 
-    def __call__(self, image: Float[Array, "height width ..."]) -> Float[Array, " classes"]:
+    def embedded(self, image: Float[Array, "height width ..."]) -> Float[Array, "tokens d"]:
+        """The tokens that come to the first layer."""
         if image.shape != self.image:
             raise ValueError(
                 f"The image has shape {image.shape}, and this VisionTransformer reads images of "
@@ -99,11 +100,24 @@ class VisionTransformer(eqx.Module):
             x = jnp.concatenate([self.class_token[None], x])
         if self.positions is not None:
             x = x + self.positions
+        return x
+
+    def __call__(self, image: Float[Array, "height width ..."]) -> Float[Array, " classes"]:
+        x = self.embedded(image)
         for layer in self.layers:
             x = layer(x)
-        x = normalised(x, self.norm)
-        read = jnp.mean(x, axis=0) if self.class_token is None else x[0]
-        return affine(read, self.readout, self.readout_bias)
+        return self.read(x)
+
+    def read(
+        self, tokens: Float[Array, "tokens d"], counts: Float[Array, " tokens"] | None = None
+    ) -> Float[Array, " classes"]:
+        """Logits of the tokens that come from the last layer, each of which counts as many."""
+        x = normalised(tokens, self.norm)
+        if self.class_token is None:
+            x = jnp.mean(x, axis=0) if counts is None else counts @ x / jnp.sum(counts)
+        else:
+            x = x[0]
+        return affine(x, self.readout, self.readout_bias)
 
 
 def patches(image: Float[Array, "height width ..."], patch: int) -> Float[Array, "patches pixels"]:

@@ -36,6 +36,7 @@ from ._normalisation import (
 )
 from ._pure_attention import (
     cubic_residual as cubic_residual,
+    log_cubic_factor as log_cubic_factor,
     log_residual_bound as log_residual_bound,
 )
 from ._uniform import (

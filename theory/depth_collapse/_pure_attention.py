@@ -38,6 +38,36 @@ def cubic_residual(
     return np.asarray(real_array(scale, "scale") / len(x) * (r @ qk) @ (r.T @ (r @ values)))
 
 
+def log_cubic_factor(WQK: Numbers, WV: Numbers, scale: Numbers) -> float:
+    r"""ln of K = 4·scale·Σ_h ‖W_QK,h‖₂‖W_V,h‖₂: ‖res(out)‖ ≤ K‖res(X)‖³ for a layer of attention.
+
+    Of Frobenius norms of X less its mean token. Where the logits r_i W_QK r_jᵀ·scale of a query
+    have a range δ_i over the keys, |A_ij − p_j| ≤ p_j(e^{δ_i} − 1), p the attention of equal
+    queries, and e^δ − 1 ≤ 2δ up to δ = 1.256. With δ_i ≤ 2·scale·‖W_QK‖₂‖r_i‖ max‖r_j‖ the rows
+    (A − 1pᵀ)R have the norm of K‖r_i‖ max‖r_j‖², and to take their mean away adds nothing.
+
+    **Arguments:** `WQK` (d, d) and `WV` (d, width), or with a leading axis of heads, whose outputs
+    are summed; `scale` > 0. **Raises:** ValueError for shapes that do not fit, scale ≤ 0.
+    **Regime:** no range of logits within a row of R W_QK Rᵀ·scale above 1.256; `log_residual_bound`
+    of the paper has other norms. **Source:** derived; the form is that of 2103.03404.
+
+    ```python
+    log_cubic_factor(np.eye(4), np.eye(4), 0.5)    # ln 2
+    ```
+    """
+    qk, values = real_array(WQK, "WQK"), real_array(WV, "WV")
+    factor = real_array(scale, "scale")
+    if qk.ndim not in (2, 3) or qk.shape[-1] != qk.shape[-2] or qk.shape[:-1] != values.shape[:-1]:
+        raise ValueError(
+            f"WQK has shape {qk.shape} and WV {values.shape}: give (d, d) and (d, width), both "
+            "with the same heads in front or none."
+        )
+    if factor.ndim or not factor > 0.0:
+        raise ValueError(f"scale = {scale}: one positive number, 1/√k of keys of width k.")
+    sizes = (np.linalg.norm(x, 2, axis=(-2, -1)) for x in (qk, values))
+    return float(np.log(4.0 * factor * np.sum(np.prod([*sizes], axis=0))))
+
+
 def log_residual_bound(
     layers: Numbers, beta: float | int, heads: int, d_qk: int, residual: float | int
 ) -> Float[np.ndarray, "..."]:

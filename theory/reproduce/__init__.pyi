@@ -9,3 +9,4 @@ from .scales import (
     convergence as convergence,
     offsets as offsets,
 )
+from .seeds import Interval as Interval, interval as interval, signed as signed

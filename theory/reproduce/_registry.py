@@ -41,6 +41,7 @@ SHIPPED = (
     "symmetry",
     "heads",
     "depth-collapse",
+    "depth-networks",
 )
 #: Seconds in which an experiment is to be loaded.
 PATIENCE = 300.0

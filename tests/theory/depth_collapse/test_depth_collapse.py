@@ -166,6 +166,43 @@ def particles(x, beta, t, kind):
     return solve_ivp(field, (0.0, t), x.ravel(), **OPTIONS).y[:, -1].reshape(n, d)
 
 
+def attention_residual(x, qk, wv, scale):
+    """‖res‖ after attention of all heads, in plain floats."""
+    out = 0.0
+    for w, v in zip(qk, wv, strict=True):
+        a = np.exp(scale * x @ w @ x.T)
+        out = out + a / a.sum(axis=1, keepdims=True) @ x @ v
+    return np.linalg.norm(out - out.mean(axis=0))
+
+
+@pytest.mark.parametrize("size", [0.3, 0.1, 0.03])
+def test_the_cubic_bound_holds_wherever_logits_are_near(size):
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(200):
+        qk, wv = rng.normal(size=(2, 2, 4, 4))
+        r = size * rng.normal(size=(6, 4))
+        r = r - r.mean(axis=0)
+        logits = 0.5 * np.einsum("id,hde,je->hij", r, qk, r)
+        if np.max(np.ptp(logits, axis=-1)) > 1.256:
+            continue
+        held += 1
+        after = attention_residual(rng.normal(size=4) + r, qk, wv, 0.5)
+        bound = depth.log_cubic_factor(qk, wv, 0.5) + 3.0 * np.log(np.linalg.norm(r))
+        assert np.log(after) < bound
+    assert held > 50
+
+
+def test_the_cubic_bound_has_the_right_size():
+    """Two tokens ±r, W_QK = W_V = 1: R' = tanh(scale·r²)R, and 4·scale·‖R‖³ = 8·scale·r²‖R‖."""
+    r = np.array([[0.01], [-0.01]])
+    one = np.ones((1, 1, 1))
+    bound = np.exp(depth.log_cubic_factor(one, one, 0.7) + 3.0 * np.log(np.linalg.norm(r)))
+    assert bound / attention_residual(r, one, one, 0.7) == pytest.approx(8.0, rel=1e-3)
+    both = depth.log_cubic_factor(np.ones((2, 1, 1)), np.ones((2, 1, 1)), 0.7)
+    assert both == pytest.approx(depth.log_cubic_factor(one[0], one[0], 0.7) + math.log(2.0))
+
+
 @pytest.mark.parametrize("kind", ["softmax", "unnormalised"])
 @pytest.mark.parametrize(("n", "beta", "t"), [(6, 2.0, 1.4), (3, 0.0, 0.8), (4, -1.5, 1.0)])
 def test_equal_overlap_is_that_of_particles(kind, n, beta, t):
@@ -323,6 +360,8 @@ def test_what_does_not_fit_is_refused():
         (lambda: depth.orthogonality_bound(3, 4, 9, 0.9), "alpha = 0.9"),
         (lambda: depth.orthogonality_gap(np.zeros((3, 2))), "H is zero"),
         (lambda: depth.layer_norm_rank(np.ones((2, 3))), "has no variance"),
+        (lambda: depth.log_cubic_factor(np.ones((2, 4, 4)), np.eye(4), 1.0), "the same heads"),
+        (lambda: depth.log_cubic_factor(np.eye(4), np.eye(4), 0.0), "one positive number"),
         (lambda: depth.cubic_residual(x, wk, wv, 1.0), "WQK has shape"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -4,18 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
-from .. import Report
+from .. import Interval, Report, interval, signed
 from .courses import METHODS, Course, course
 from .problem import PAPER, PRODUCTS, Problem
-
-
-class Interval(NamedTuple):
-    """Mean over seeds, and half of its 95 % interval by Student's t."""
-
-    mean: float
-    half: float
 
 
 class Ranks(NamedTuple):
@@ -34,14 +26,6 @@ class Ranks(NamedTuple):
         """Of the seeds that came to `level`."""
         values = self.seeds(method, name, scale, level)
         return interval(values[np.isfinite(values)])
-
-
-def interval(values: Float[np.ndarray, " seeds"]) -> Interval:
-    """Nothing is known of the spread of fewer than two."""
-    if len(values) < 2:
-        return Interval(float(np.mean(values)) if len(values) else np.nan, np.inf)
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return Interval(float(np.mean(values)), float(half))
 
 
 def ranks(report: Report, problem: Problem, scales: tuple[float, ...], seeds: int) -> Ranks:
@@ -95,23 +79,9 @@ def _smaller_is_lower(report: Report, found: Ranks, name: str) -> None:
     """Of the flow at equal loss, seed by seed: the smallest scale against the largest."""
     level, (large, *_, small) = found.problem.levels[-1], found.scales
     difference = found.seeds("flow", name, small, level) - found.seeds("flow", name, large, level)
-    _signed(
+    signed(
         report, f"{name}.scale", -1.0, interval(difference),
         f"stable rank of the change of {name} from attention at scale {small:g} less that from "
-        f"{large:g}, at loss {level:g}",
-    )  # fmt: skip
-
-
-def _signed(report: Report, key: str, sign: float, found: Interval, text: str) -> None:
-    """The sign of a difference of seeds: refuted where the interval lies on the other side."""
-    low, high = found.mean - found.half, found.mean + found.half
-    undecided = None
-    if not (np.isfinite(low) and np.isfinite(high)):
-        undecided = "too few seeds came to this loss: more seeds or a larger t1 would tell"
-    elif low <= 0.0 <= high:
-        undecided = f"95 % of the seeds' mean: {low:.3f} … {high:.3f}, on both sides of 0"
-    measured = 0.0 if undecided else float(np.sign(found.mean))
-    report.add(
-        key, sign, measured, 0.0, paper=PAPER, undecided=undecided,
-        text=f"sign of: {text}; {found.mean:.3f} ± {found.half:.3f}",
+        f"{large:g}, at loss {level:g}", paper=PAPER,
+        few="too few seeds came to this loss: more seeds or a larger t1 would tell",
     )  # fmt: skip

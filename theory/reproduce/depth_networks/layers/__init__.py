@@ -1,0 +1,1 @@
+"""What tells tokens apart, layer by layer, before and after training."""

@@ -1,0 +1,1 @@
+"""Tokens of the trained vision transformer merged on their way."""
