@@ -234,6 +234,11 @@ class Columns(SaddleLeaf):
             return Due(np.where(growing, exponent / rates, math.inf), rates, size)
 
     @property
+    def gaps(self) -> np.ndarray:
+        gaps = -np.diff(self.rates)
+        return gaps[gaps > self.floor]
+
+    @property
     def held_back(self) -> int:
         return int(np.sum((self.strength > 0) & (self.strength - self.decay <= self.floor)))
 

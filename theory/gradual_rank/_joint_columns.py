@@ -119,11 +119,11 @@ class JointColumns(SaddleLeaf):
         return [(name, (*head, j)) for (name, head), rank in ranks for j in range(rank)]
 
     def coordinate(self, item: int) -> Coordinate:
-        """In the head that has most of the column."""
+        """The joint column, in the head that has most of it: it may have fewer of its own."""
         column = self.columns.k + item
         most = int(np.argmax([np.sum(r[:, column] ** 2) for r in self._by_head()]))
         name, head = self.heads[most]
-        return name, (*head, min(column, self.widths[most] - 1))
+        return name, (*head, column)
 
     def entry(self, index):
         name, head = self.heads[index[0]]
@@ -148,6 +148,10 @@ class JointColumns(SaddleLeaf):
 
     def candidates(self, faint: bool = False) -> Due:
         return self.columns.candidates(faint)
+
+    @property
+    def gaps(self) -> np.ndarray:
+        return self.columns.gaps
 
     @property
     def held_back(self) -> int:

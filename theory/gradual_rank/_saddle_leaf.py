@@ -59,6 +59,11 @@ class SaddleLeaf(abc.ABC):
     directed: bool
 
     @property
+    def gaps(self) -> np.ndarray:
+        """Differences of rates at which dormant modes turn to their directions."""
+        return np.zeros(0)
+
+    @property
     def heads(self) -> tuple[Head, ...]:
         """Leaf and head of all that it stands for; of several the weight has them along axis 0."""
         return ((self.name, self.head),)

@@ -51,6 +51,9 @@ _DEGENERATE = (
 )
 
 
+#: A mode of a smaller exponent is of order one.
+_ORDER_ONE = 1e-9
+
 #: By part, the log-sizes of the items that enter an orbit.
 Entries = Sequence[dict[int, float]]
 
@@ -67,7 +70,7 @@ class SaddlePath:
         self.tau, self.offset = elapsed / -log_alpha, 0.0
         self.copies: list[set[Coordinate]] = []
         self.scales = [Scale(p.roundings, p.decay) for p in parts]
-        self.drop = 0.0
+        self.drop, self.slowest = 0.0, math.inf
         self.kinked = has_kinks(flow, parts)
         self.kink: Kink | None = None
         # a start at rest has no force to compare with: that at zero weights sets the unit
@@ -90,6 +93,7 @@ class SaddlePath:
         """Heads that feel one force as one part, and the forces on these."""
         groups = gathered(self.parts, forces, self._floors())
         self.parts = tuple(joined_parts(self.parts, groups))
+        self.joint, self.exponent = len(groups) < len(forces), math.inf
         self.scales = [self.scales[g[0]] for g in groups]
         return [np.stack([forces[i] for i in g]) if len(g) > 1 else forces[g[0]] for g in groups]
 
@@ -338,12 +342,32 @@ class SaddlePath:
         modes = [(i, j) for i, d in enumerate(due) for j in range(len(d.wait))]
         rival = modes[int(np.argmin(wait))] if math.isfinite(margin) else None
         self.parts = tuple(p.after_plateau(best, 0.0) for p in self.parts)
+        self._leave(best, entries)
         orbit = self._connect(entries, f"stage {number}")
         level = self._level(orbit, leader)
         entry = float(orbit.s[0]) - level[1]
         shift = (_ENTRY - leader.rate * entry - leader.size) / leader.rate
         self.tau += best
         return self._transition(orbit, entries, leader, level, shift, winners, margin, rival)
+
+    def _leave(self, waited: float, entries: Entries) -> None:
+        """The smallest power of α in what finite α adds, where heads have learned as one.
+
+        Saddles relax and columns turn as e^{−rate·t}; a dormant mode is a weight of size α^{2e},
+        and in a head of several that of its product with an active column, α^e.
+        """
+        if not self.joint:
+            return
+        rates = [self.slowest, *(float(gap) for p in self.parts for gap in p.gaps)]
+        left = [
+            (1.0 if isinstance(p, JointColumns) and p.columns.k else 2.0)
+            * p.exponent_and_size(item)[0]
+            for p, own in zip(self.parts, entries, strict=True)
+            for item in range(p.size.size)
+            if item not in own
+        ]
+        found = [rate * waited for rate in rates] + [e for e in left if e > _ORDER_ONE]
+        self.exponent = min(self.exponent, *found, math.inf)
 
     def _entering(self, due: Sequence[Due], best: float) -> tuple[list[Winner], Entries]:
         """The modes that are due first, and the log-sizes at which they enter their orbit."""
@@ -399,6 +423,7 @@ class SaddlePath:
             rate=leader.rate,
             rival=standing,
             shares=shared,
+            exponent=self.exponent if self.joint else math.nan,
         )
         return stage, orbit
 
@@ -455,6 +480,7 @@ class SaddlePath:
             check_forces(self.parts, orbit, self._sided)
         weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
         self.loss, forces = self._evaluate(weights, "at a saddle")
+        self.slowest = orbit.slowest
         passages = self._passages(orbit)
         floors = self._floors()
         rows = zip(self.parts, entries, passages, forces, floors, strict=True)
