@@ -111,7 +111,7 @@ class Columns(SaddleLeaf):
         return self.name, (*self.head, self.k + item)
 
     def kind(self, item: int):
-        return "column", self.name, item
+        return "column", item
 
     @property
     def full(self) -> bool:
