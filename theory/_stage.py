@@ -67,8 +67,8 @@ class Stage(Displayed):
     - `rate`: the winner's growth rate |g| on the plateau before.
     - `rival`: (leaf name, index) of the next candidate, and (e, b): at the transition its
       factor has size e^{b − eΛ}.
-    - `exponent`: the smallest power of α in the remainder of t_k, where a prediction without
-      connecting orbits knows it.
+    - `exponent`: the smallest power of α in the remainder of t_k, where a prediction whose
+      orbits do not give the remainder itself knows it.
     - `shares`: for exchangeable copies that switch together, each one's share.
     """
 

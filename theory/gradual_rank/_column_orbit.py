@@ -42,18 +42,46 @@ class Block(OrbitLeaf):
     def weight(self):
         return self.made_of(jnp.where(self.living, jnp.exp(2.0 * self.log_size), 0.0))
 
+    def mixed(self, gram: Float[Array, "r r"]) -> Float[Array, "m n"]:
+        """Σ A_i gram_ij B_jᵀ of the active columns."""
+        left, right = self.halves()
+        size = jnp.where(self.living, jnp.exp(jnp.where(self.living, self.log_size, 0.0)), 0.0)
+        return jnp.matmul(left * size[None], jnp.matmul(gram, (right * size[None]).T))
+
+    def halves(self) -> tuple[Float[Array, "m r"], Float[Array, "n r"]]:
+        return self.direction[: self.split], self.direction[self.split :]
+
     def made_of(self, square: Float[Array, " r"]) -> Float[Array, "m n"]:
         """The matrix of columns of these squared sizes."""
-        left, right = self.direction[: self.split], self.direction[self.split :]
+        left, right = self.halves()
         return jnp.matmul(left * square[None], right.T)
 
     def velocity(self, force):
         return self.moving(force, self._share())
 
     def moving(self, force: Float[Array, "m n"], share: Float[Array, "r r"]):
-        hx = pulled(self.direction, force, self.split)
-        turn, growth = column_velocity(self.direction, hx, share)
+        turn, growth = column_velocity(self.direction, self.pull(force), share)
         return jnp.concatenate([turn.ravel(), growth - self.decay])
+
+    def pull(self, force: Float[Array, "m n"]) -> Float[Array, "rows r"]:
+        """Hx of every column."""
+        return pulled(self.direction, force, self.split)
+
+    def mixing(self, force: Float[Array, "m n"]) -> Float[Array, "r r"]:
+        """Ω of z' = Hz + zΩ, antisymmetric: how the gauge turns active columns into each other."""
+        x = jnp.where(self.living[None], self.direction, 0.0)
+        hx = self.pull(force)
+        turn, growth = column_velocity(self.direction, hx, self._share())
+        taken = jnp.matmul(x.T, hx - turn - growth[None] * self.direction)
+        square = jnp.matmul(x.T, x) + jnp.diag(jnp.where(self.living, 0.0, 1.0))
+        gap = self.log_size[None, :] - self.log_size[:, None]
+        # from the larger of two columns: the other way round rounding would be blown up
+        both = self.living[:, None] & self.living[None, :] & (gap <= 0.0)
+        both &= jnp.arange(x.shape[1])[:, None] != jnp.arange(x.shape[1])[None, :]
+        half = jnp.where(
+            both, jnp.linalg.solve(square, taken) * jnp.exp(jnp.minimum(gap, 0.0)), 0.0
+        )
+        return half.T - half
 
     @property
     def modes(self):
@@ -123,7 +151,3 @@ class Block(OrbitLeaf):
         log_size = self.log_size.at[-1].add(jnp.where(dormant, size, 0.0))
         new = x.at[:, -1].set(last), log_size
         return eqx.tree_at(lambda b: (b.direction, b.log_size), self, new)
-
-    def alongside(self, other):
-        x = self.direction.at[:, 0].set(other.direction[:, 0])
-        return eqx.tree_at(lambda b: b.direction, self, x)

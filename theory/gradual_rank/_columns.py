@@ -56,8 +56,8 @@ class Columns(SaddleLeaf):
     one sits on the shrinking [u; −v]. `balance`: the exponent of AᵀA − BᵀB, so that of a column
     with exponent e the part on the other branch has `balance` − e. `origin`: directions and
     log-sizes where a plateau begins on which columns are first told apart, before they have
-    turned. `modes`: what the force makes grow, rest and shrink, fastest first. Items are
-    dormant columns.
+    turned. `modes`: what the force makes grow, rest and shrink, fastest first. `mixing`: the
+    dormant columns as combinations of those before this plateau. Items are dormant columns.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Columns(SaddleLeaf):
     floor: float = 0.0
     branch: int = 1
     origin: tuple[np.ndarray, np.ndarray] | None = None
+    mixing: np.ndarray | None = None
 
     directed: ClassVar[bool] = True
     single: ClassVar[bool] = False
@@ -110,7 +111,7 @@ class Columns(SaddleLeaf):
         return self.name, (*self.head, self.k + item)
 
     def kind(self, item: int):
-        return "column", self.name, item
+        return "column", item
 
     @property
     def full(self) -> bool:
@@ -158,7 +159,8 @@ class Columns(SaddleLeaf):
     def _felt(
         self, force: np.ndarray, floor: float, h: np.ndarray, modes: tuple[Mode, ...]
     ) -> Self:
-        faint = h[: len(self.exponent)]
+        faint = np.zeros(len(self.exponent))
+        faint[: len(h)] = h[: len(faint)]
         return dataclasses.replace(self, force=force, floor=floor, faint=faint, modes=modes)
 
     def _alike(self, rates: np.ndarray, basis: np.ndarray) -> list[Mode]:
@@ -176,12 +178,13 @@ class Columns(SaddleLeaf):
         moved = np.abs(after.rate) > self.floor
         if self.untold and moved.any():
             origin = content, size
-        strength = after.rate.copy()
+        strength, count = after.rate.copy(), len(after.rate)
         if branch < 0:
             strength[-1] *= -1
         return dataclasses.replace(
             self, branch=branch, origin=origin, directions=after.direction, size=after.size,
-            level=after.level, strength=strength, told=self.told | moved,
+            level=after.level, strength=strength, told=self.told[:count] | moved,
+            exponent=self.exponent[:count], faint=self.faint[:count], mixing=after.mixing,
         )  # fmt: skip
 
     def _branch_of(self, content: np.ndarray) -> int:
@@ -229,6 +232,11 @@ class Columns(SaddleLeaf):
         growing = rates > self.floor
         with np.errstate(divide="ignore", invalid="ignore"):
             return Due(np.where(growing, exponent / rates, math.inf), rates, size)
+
+    @property
+    def gaps(self) -> np.ndarray:
+        gaps = -np.diff(self.rates)
+        return gaps[gaps > self.floor]
 
     @property
     def held_back(self) -> int:

@@ -16,7 +16,7 @@ from gflow.internal import (
     on_device,
 )
 
-from ._fast_system import Layout, assembled
+from ._fast_system import Layout, assembled, by_piece
 from ._saddle_leaf import SaddleLeaf
 
 
@@ -54,7 +54,7 @@ def force_and_jacobian(flow: Flow, weights: list[Any], layout: Layout) -> tuple[
 
     def force(flat):
         _, forces = flow.forces(assembled(unravel(flat), layout, flow.names))
-        out = jnp.concatenate([forces[name][head].ravel() for name, head in layout])
+        out = jnp.concatenate([g.ravel() for g in by_piece(forces, layout)])
         return out, out
 
     jacobian, here = jax.jacfwd(force, has_aux=True)(flat)

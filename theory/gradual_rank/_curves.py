@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from .._stage import Stage, Start, by_leaf
-from ._fast_system import Layout
 from ._orbits import Orbit
 from ._saddle_leaf import SaddleLeaf
 
@@ -20,7 +19,6 @@ class Curves:
     start: Start
     orbits: list[Orbit]
     plateaus: list[tuple[SaddleLeaf, ...]]
-    layout: Layout
     names: Sequence[str]
 
     def offsets(self, stages: list[Stage], log_alpha: float) -> np.ndarray:
@@ -43,8 +41,9 @@ class Curves:
         """log of every mode at Λ = scale, `waited` flow time after stage `stage` (0: the start)."""
         waited = np.asarray(waited, float)
         out: dict[str, Any] = {n: {} for n in self.names}
-        for part, (name, head) in zip(self.plateaus[stage], self.layout, strict=True):
-            out[name][head] = part.log_weights(scale, waited)
+        for part in self.plateaus[stage]:
+            for one in part.apart():
+                out[one.name][one.head] = one.log_weights(scale, waited)
         return {n: _stacked(heads, waited.ndim) for n, heads in out.items()}
 
 

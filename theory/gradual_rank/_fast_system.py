@@ -1,6 +1,7 @@
 r"""The fast system of the limit α → 0: what moves on the orbit between two saddles.
 
-A model is cut into pieces, one for each Hadamard leaf and one for each head of a factored leaf.
+A model is cut into pieces, one for each Hadamard leaf, one for each head of a factored leaf and
+one for heads that feel one force.
 Every piece has an active part, which makes its weight, and a dormant rest, which is infinitely
 smaller as α → 0: it feels the force of the active part and makes none. All pieces together are
 one autonomous system, stiff after the transition.
@@ -8,7 +9,7 @@ one autonomous system, stiff after the transition.
 
 import abc
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffrax
@@ -28,7 +29,7 @@ _DENSE = 400
 
 
 class OrbitLeaf(eqx.Module):
-    """The state of one leaf, or of one head of it, on an orbit."""
+    """The state of one leaf, of one head of it, or of several heads, on an orbit."""
 
     @abc.abstractmethod
     def flat(self) -> Float[Array, " size"]: ...
@@ -38,7 +39,7 @@ class OrbitLeaf(eqx.Module):
 
     @abc.abstractmethod
     def weight(self) -> Float[Array, "..."]:
-        """The effective weight, of the active part alone."""
+        """The effective weight, of the active part alone; heads along the first axis."""
 
     @abc.abstractmethod
     def velocity(self, force: Float[Array, "..."]) -> Float[Array, " size"]: ...
@@ -89,25 +90,19 @@ class OrbitLeaf(eqx.Module):
         """With no weight held at a kink of the loss."""
         return self
 
-    def alongside(self, other: Any) -> "OrbitLeaf":
-        """With the direction of another head that learns the same mode at the same time."""
-        return self
 
-
-Layout = tuple[tuple[str, tuple[int, ...]], ...]
+#: Leaf name, and which head of the leaf.
+Head = tuple[str, tuple[int, ...]]
+#: The heads of every piece; those of a piece of several are the first axis of its weight.
+Layout = tuple[tuple[Head, ...], ...]
 
 
 class FastSystem(eqx.Module):
-    """All pieces of a model; `layout`: leaf name and head of each.
-
-    `twins`: heads whose first columns learn one mode together and stay parallel; what would
-    tell them apart is dormant, and rounding must not take its place.
-    """
+    """All pieces of a model; `layout`: the heads of each."""
 
     flow: Flow
     pieces: tuple[OrbitLeaf, ...]
     layout: Layout = eqx.field(static=True)
-    twins: tuple[int, ...] = eqx.field(static=True, default=())
 
     def start(self) -> Float[Array, " size"]:
         return joined(self.pieces)
@@ -133,9 +128,8 @@ class FastSystem(eqx.Module):
     def velocity(self, state: Float[Array, " size"]) -> Float[Array, " size"]:
         pieces = self.unpack(state)
         weights = assembled([p.weight() for p in pieces], self.layout, self.flow.names)
-        force = self.flow.forces(weights)[1]
-        moved = [p.velocity(force[n][i]) for p, (n, i) in zip(pieces, self.layout, strict=True)]
-        return jnp.concatenate(moved)
+        forces = by_piece(self.flow.forces(weights)[1], self.layout)
+        return jnp.concatenate([p.velocity(g) for p, g in zip(pieces, forces, strict=True)])
 
     @property
     def active(self) -> np.ndarray:
@@ -172,16 +166,31 @@ def joined(pieces: Sequence[OrbitLeaf]) -> Float[Array, " size"]:
 
 
 def assembled(parts: Sequence[Any], layout: Layout, names: Sequence[str]) -> dict[str, Any]:
-    """Leaf name → array, from its pieces: a leaf as it is, heads stacked in order."""
+    """Leaf name → array, from those of the pieces: a leaf as it is, heads stacked in order."""
     out = {}
     for name in names:
-        mine = [(head, x) for (n, head), x in zip(layout, parts, strict=True) if n == name]
-        heads = mine[0][0]
-        if not heads:
-            out[name] = mine[0][1]
+        mine = {
+            head: x if len(heads) == 1 else x[i]
+            for heads, x in zip(layout, parts, strict=True)
+            for i, (n, head) in enumerate(heads)
+            if n == name
+        }
+        if () in mine:
+            out[name] = mine[()]
             continue
-        shape = tuple(1 + max(head[i] for head, _ in mine) for i in range(len(heads)))
-        out[name] = jnp.stack([x for _, x in mine]).reshape(*shape, *mine[0][1].shape)
+        order = sorted(mine)
+        shape = tuple(1 + i for i in order[-1])
+        out[name] = jnp.stack([mine[head] for head in order])
+        out[name] = out[name].reshape(*shape, *out[name].shape[1:])
+    return out
+
+
+def by_piece(whole: Mapping[str, Array], layout: Layout) -> list[Array]:
+    """What every piece has of arrays by leaf name."""
+    out = []
+    for heads in layout:
+        mine = [whole[name][head] for name, head in heads]
+        out.append(mine[0] if len(mine) == 1 else jnp.stack(mine))
     return out
 
 
@@ -194,13 +203,9 @@ class _Started(Unframed):
         return self.fast.velocity(state)
 
     def recentred(self, state):
-        twins = self.fast.twins
-        if not twins and not any(p.drifts for p in self.fast.pieces):
+        if not any(p.drifts for p in self.fast.pieces):
             return (), state, jnp.array(False)
-        pieces = [p.recentred() for p in self.fast.unpack(state)]
-        for i in twins[1:]:
-            pieces[i] = pieces[i].alongside(pieces[twins[0]])
-        return (), joined(pieces), jnp.array(True)
+        return (), joined([p.recentred() for p in self.fast.unpack(state)]), jnp.array(True)
 
 
 def _solver(size: int, stiff: bool) -> diffrax.AbstractAdaptiveSolver:

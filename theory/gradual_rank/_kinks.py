@@ -24,8 +24,8 @@ from gflow.internal import (
     on_device,
 )
 
-from ._fast_system import Layout, assembled
-from ._saddle_leaf import SaddleLeaf
+from ._fast_system import Layout, assembled, by_piece
+from ._saddle_leaf import SaddleLeaf, layout_of
 
 #: Displacements, each with some of the weights that change their sign on the other side.
 DRAWS = 64
@@ -67,7 +67,7 @@ class Kink:
 
 def has_kinks(flow: Flow, parts: Sequence[SaddleLeaf]) -> bool:
     """Whether the program of the loss has anything that might be a kink."""
-    layout = tuple((p.name, p.head) for p in parts)
+    layout = layout_of(parts)
     weights = assembled([on_device(p.weight) for p in parts], layout, flow.names)
     found = find_switches(flow.loss, weights)
     return bool(found.sites or found.opaque)
@@ -80,7 +80,7 @@ def on_sides(
 
     `draw`: a number for their sizes.
     """
-    layout = tuple((p.name, p.head) for p in parts)
+    layout = layout_of(parts)
     rng = np.random.default_rng(1 + draw)
     moves = []
     for part, over in zip(parts, across, strict=True):
@@ -102,7 +102,7 @@ def find_kink(
     None where every force is `force`, and of weights that are `turning` `beyond` on their other
     side, whichever of these are there. `largest` is the force that counts as one.
     """
-    layout = tuple((p.name, p.head) for p in parts)
+    layout = layout_of(parts)
     weights = [on_device(p.weight) for p in parts]
     moves, over = _moves(parts)
     sizes = on_device(np.array([_scale(parts) * _FAR, _scale(parts) * _NEAR]))
@@ -117,7 +117,7 @@ def find_kink(
         if not share.size or (worst is not None and np.max(share) <= worst.share):
             continue
         index = np.unravel_index(int(np.argmax(share)), share.shape)
-        label = coordinate_label((part.name, (*part.head, *map(int, index))))
+        label = coordinate_label(part.entry(tuple(map(int, index))))
         own, off = seen[:, *index], miss[:, *index]
         # of the draws in which the weight has one sign
         same = flipped[:, *index] == flipped[int(np.argmax(np.abs(off))), *index]
@@ -165,7 +165,7 @@ def _forces_around(
 
     def forces(weights):
         _, force = flow.forces(assembled(weights, layout, flow.names))
-        return [force[name][head] for name, head in layout]
+        return by_piece(force, layout)
 
     def limit(move):
         far, near = (

@@ -84,7 +84,8 @@ class Orbit:
     `stiff_from`. `saddle`: the fast system at the saddle
     it ends in, its active parts at rest and the others where they are once what these still
     have to gain is added; `saddle_loss`, `saddle_weights`: there. `approach`: how fast what
-    moves last dies out at the saddle, in units of the speed it had on the orbit.
+    moves last dies out at the saddle, in units of the speed it had on the orbit. `slowest`: the
+    smallest rate at which the saddle relaxes.
     """
 
     fast: FastSystem
@@ -99,6 +100,7 @@ class Orbit:
     saddle_weights: dict[str, np.ndarray]
     approach: float
     limits: Limits
+    slowest: float
 
     @property
     def degenerate(self) -> bool:
@@ -294,8 +296,15 @@ def _finish(rest: _Rest, rows: list[tuple], explicit: int) -> Orbit:
     stiff_from = sum(len(r[0]) for r in rows[: explicit + 1]) - 1
     return Orbit(
         fast, s, state, velocity, acceleration, loss, stiff_from, saddle, float(height), weights,
-        approach, rest.limits,
+        approach, rest.limits, _slowest(block),
     )  # fmt: skip
+
+
+def _slowest(block: np.ndarray) -> float:
+    """Of what is not a line of saddles or a turn of the gauge."""
+    rates = -np.linalg.eigvals(block).real
+    still = _FLAT * np.max(np.abs(rates), initial=0.0)
+    return float(np.min(rates[rates > still], initial=np.inf))
 
 
 def _polished(rest: _Rest, state: np.ndarray, renewed: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -81,13 +81,15 @@ def predict(
 
     **Raises:** ValueError for a stack of models (see `predict_batch`), leaves of another kind,
     |u| = |v| exactly, more columns than min(m, n), Λ ≤ 0 or unknown, factors that are not small,
-    a tie of unequal rates or of several modes shared by several heads, an objective unbounded
+    a tie of unequal rates or of several modes in heads of unequal forces, an objective unbounded
     below or with its minimum at infinity, a gradient that is not finite.
 
     **Regime:** α → 0, unique winners, strict minima on the support (among matrices of the
     rank). Modes of equal exponent and rate (heads while attention is uniform, equal effects)
-    switch together, copies with predicted shares; a degenerate saddle, one whose learned columns
-    would turn, or a second mode that heads would share, ends the path with the reason (`.ended`).
+    switch together, copies with predicted shares. Heads that feel one force are one matrix, of
+    which each has a part, until their forces differ. A degenerate saddle, one whose learned columns
+    would turn, or forces on heads that differ by little more than rounding end the path with the
+    reason (`.ended`).
     At kinks of the loss at zero weights a dormant weight feels the force of its own sign; where
     it feels more, as which weight is larger, the path is refused or ends.
 

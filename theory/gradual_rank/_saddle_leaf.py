@@ -1,9 +1,9 @@
-"""What the limit algorithm knows of one leaf, or of one head of it, at a saddle."""
+"""What the limit algorithm knows of one leaf, or of heads of it, at a saddle."""
 
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from gflow.internal import (
     Coordinate,
 )
 
-from ._fast_system import OrbitLeaf
+from ._fast_system import Head, Layout, OrbitLeaf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Passage:
 
 
 class SaddleLeaf(abc.ABC):
-    """One leaf, or head of it: the weight at the saddle, and where its dormant modes stand.
+    """One leaf, head or several: the weight at the saddle, and where its dormant modes stand.
 
     A mode has size e^{b − eΛ} at the time of the last transition. A part is a value: what happens
     to it (a force, a plateau, an orbit to the next saddle) makes another one.
@@ -55,8 +55,26 @@ class SaddleLeaf(abc.ABC):
     #: Whether each entry of the weight has units of its own.
     single: bool
     decay: float
-    #: Modes learned by several heads at once stay parallel (a weight has no direction to lose).
+    #: Whether its modes have directions: columns of a matrix.
     directed: bool
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """Differences of rates at which dormant modes turn to their directions."""
+        return np.zeros(0)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Leaf and head of all that it stands for; of several the weight has them along axis 0."""
+        return ((self.name, self.head),)
+
+    def apart(self) -> Sequence["SaddleLeaf"]:
+        """The same, head by head."""
+        return (self,)
+
+    def entry(self, index: tuple[int, ...]) -> Coordinate:
+        """Leaf and index in it of an entry of the weight."""
+        return self.name, (*self.head, *index)
 
     @property
     @abc.abstractmethod
@@ -163,6 +181,10 @@ class SaddleLeaf(abc.ABC):
     @abc.abstractmethod
     def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
         """log of every mode at Λ = scale, `waited` flow time after the transition."""
+
+
+def layout_of(parts: Sequence[SaddleLeaf]) -> Layout:
+    return tuple(p.heads for p in parts)
 
 
 def log_abs(weight: np.ndarray, factor: float = 1.0) -> np.ndarray:

@@ -11,6 +11,7 @@ and what the orbit adds to their plateau rates. The offsets C are matched asympt
 project: at finite α the transition is at T·Λ + C up to a power of α.
 """
 
+import copy
 import functools
 import math
 import warnings
@@ -30,13 +31,15 @@ from .._prediction import Prediction
 from .._stage import Level, Stage, Start
 from ._curvature import curvature
 from ._curves import Curves
-from ._fast_system import FastSystem, assembled
+from ._equal_forces import check_seeds, check_together, gathered, joined_parts, parting
+from ._fast_system import FastSystem, Layout, assembled
+from ._joint_columns import JointColumns
 from ._kinks import Kink, find_kink, has_kinks, on_sides
 from ._orbits import Degenerate, Limits, Orbit, Unbounded, connect
-from ._saddle_leaf import Passage, SaddleLeaf
+from ._saddle_leaf import Due, Passage, SaddleLeaf, layout_of
 from ._scales import Scale, felt
 from ._sides import check_forces, choose_sides
-from ._ties import TIE, Winner, shares, twins
+from ._ties import TIE, Winner, check_tie, shares
 from ._turns import rate_of_turning
 
 #: Log-size at which the leading winner enters its orbit: its weight is about e^{-40}.
@@ -48,9 +51,11 @@ _DEGENERATE = (
 )
 
 
-#: By part, the log-sizes of the items that enter an orbit; heads that stay parallel on it.
+#: A mode of a smaller exponent is of order one.
+_ORDER_ONE = 1e-9
+
+#: By part, the log-sizes of the items that enter an orbit.
 Entries = Sequence[dict[int, float]]
-Heads = tuple[int, ...]
 
 
 class SaddlePath:
@@ -62,17 +67,16 @@ class SaddlePath:
         self.flow, self.log_alpha, self.elapsed = flow, log_alpha, elapsed
         self.parts: tuple[SaddleLeaf, ...] = tuple(parts)
         self.tolerance = 0.2 * rtol
-        self.layout = tuple((p.name, p.head) for p in parts)
         self.tau, self.offset = elapsed / -log_alpha, 0.0
         self.copies: list[set[Coordinate]] = []
         self.scales = [Scale(p.roundings, p.decay) for p in parts]
-        self.drop = 0.0
+        self.drop, self.slowest = 0.0, math.inf
         self.kinked = has_kinks(flow, parts)
         self.kink: Kink | None = None
         # a start at rest has no force to compare with: that at zero weights sets the unit
         at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts], "at zero weights")[1]
         self.loss, forces = self._evaluate([p.weight for p in parts], "at the start")
-        self._feel(forces)
+        self._feel(self._gather(forces))
         if not any(p.active for p in parts):
             self._refuse_kinks()
         if not self._pulls(at_zero) and not self._pulls(forces):
@@ -80,6 +84,37 @@ class SaddlePath:
                 "No weight feels a force at the start, so nothing ever escapes from it. In an "
                 "attention model make sure that value–output weights see a gradient at zero."
             )
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.parts)
+
+    def _gather(self, forces: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Heads that feel one force as one part, and the forces on these."""
+        groups = gathered(self.parts, forces, self._floors())
+        self.parts = tuple(joined_parts(self.parts, groups))
+        self.joint, self.exponent = len(groups) < len(forces), math.inf
+        self.scales = [self.scales[g[0]] for g in groups]
+        return [np.stack([forces[i] for i in g]) if len(g) > 1 else forces[g[0]] for g in groups]
+
+    def _part_ways(self, entries: Entries, where: str, wait: float) -> bool:
+        """Heads told apart whose forces part on the orbit that these entries lead over."""
+        if all(len(p.heads) == 1 for p in self.parts):
+            return False
+        fast = self._fast(entries, self.parts)
+        try:
+            check_seeds(fast, self.parts, self.scales, self.drop, wait)
+            groups = parting(fast, self.parts, self.scales, self.drop)
+        except Degenerate as error:
+            raise Degenerate(f"At {where}, {error}.") from None
+        parts, scales = [], []
+        for part, own, scale in zip(self.parts, groups, self.scales, strict=True):
+            apart = part.split(own) if isinstance(part, JointColumns) and len(own) > 1 else [part]
+            parts += apart
+            scales += [copy.copy(scale) for _ in apart]
+        changed = len(parts) > len(self.parts)
+        self.parts, self.scales = tuple(parts), scales
+        return changed
 
     def _pulls(self, forces: Sequence[np.ndarray]) -> bool:
         pairs = zip(self.parts, forces, self._floors(), strict=True)
@@ -143,7 +178,7 @@ class SaddlePath:
         if found:
             self._check_time(found[0][0])
         stages, orbits = [s for s, _ in found], [o for _, o in found]
-        curves = Curves(start, orbits, plateaus, self.layout, self.flow.names)
+        curves = Curves(start, orbits, plateaus, self.flow.names)
         return Prediction(start, stages, source, validity, ended, curves)
 
     def _refuse_kinks(self) -> None:
@@ -217,8 +252,8 @@ class SaddlePath:
         at = [on_device(w) for w in weights]
         loss, forces, curvatures = felt(self._sided(across), at, self.layout, single)
         forces = [np.asarray(g) for g in forces]
-        pairs = zip(self.layout, forces, strict=True)
-        broken = {name for (name, _), g in pairs if not np.all(np.isfinite(g))}
+        pairs = zip(self.parts, forces, strict=True)
+        broken = {p.name for p, g in pairs if not np.all(np.isfinite(g))}
         if broken:
             raise ValueError(
                 f"The gradient {where} is not finite in {sorted(broken)}, so the limit has no "
@@ -251,9 +286,11 @@ class SaddlePath:
         and those in the midst of it make a stage that is under way: its time is that of the
         orbit through the start.
         """
-        idle: list[dict[int, float]] = [{} for _ in self.parts]
         while True:
-            orbit = self._connect(idle, (), "from the start")
+            idle: list[dict[int, float]] = [{} for _ in self.parts]
+            if self._part_ways(idle, "the start", math.inf):
+                continue
+            orbit = self._connect(idle, "from the start")
             passages = self._passages(orbit)
             if self.elapsed == 0.0:
                 break
@@ -287,36 +324,64 @@ class SaddlePath:
         return start, transition, before
 
     def _next_stage(self, number: int) -> tuple[Stage, Orbit] | None:
-        due = [p.candidates() for p in self.parts]
-        wait = np.concatenate([d.wait for d in due])
-        best = float(np.min(wait, initial=math.inf))
         if self.kink is not None:
             raise Degenerate(f"At stage {number} {self.kink}")
-        if not math.isfinite(best):
-            return None
-        tied = np.flatnonzero(wait <= best * (1 + TIE) + 1e-300)
-        modes = [(i, j) for i, d in enumerate(due) for j in range(len(d.wait))]
-        winners = [
-            Winner(i, j, float(due[i].rate[j]), float(due[i].size[j]))
-            for i, j in (modes[k] for k in tied)
-        ]
-        parallel = twins(self.parts, winners, number, self.tau + best) if len(winners) > 1 else ()
-        leader = max(winners, key=lambda w: -math.inf if math.isnan(w.size) else w.size)
-
-        wait[tied] = math.inf
+        while True:
+            due = [p.candidates() for p in self.parts]
+            wait = np.concatenate([d.wait for d in due])
+            best = float(np.min(wait, initial=math.inf))
+            if not math.isfinite(best):
+                return None
+            winners, entries = self._entering(due, best)
+            if not self._part_ways(entries, f"stage {number}", best):
+                break
+        check_tie(self.parts, winners, number, self.tau + best)
+        leader = _leader(winners)
+        wait[_tied(wait, best)] = math.inf
         margin = float(np.min(wait)) - best
+        modes = [(i, j) for i, d in enumerate(due) for j in range(len(d.wait))]
         rival = modes[int(np.argmin(wait))] if math.isfinite(margin) else None
-        entries: list[dict[int, float]] = [{} for _ in self.parts]
-        for w in winners:
-            apart = w.size - leader.size if len(winners) > 1 else 0.0
-            entries[w.part][w.item] = _ENTRY + apart
         self.parts = tuple(p.after_plateau(best, 0.0) for p in self.parts)
-        orbit = self._connect(entries, parallel, f"stage {number}")
+        self._leave(best, entries)
+        orbit = self._connect(entries, f"stage {number}")
         level = self._level(orbit, leader)
         entry = float(orbit.s[0]) - level[1]
         shift = (_ENTRY - leader.rate * entry - leader.size) / leader.rate
         self.tau += best
         return self._transition(orbit, entries, leader, level, shift, winners, margin, rival)
+
+    def _leave(self, waited: float, entries: Entries) -> None:
+        """The smallest power of α in what finite α adds, where heads have learned as one.
+
+        Saddles relax and columns turn as e^{−rate·t}; a dormant mode is a weight of size α^{2e},
+        and in a head of several that of its product with an active column, α^e.
+        """
+        if not self.joint:
+            return
+        rates = [self.slowest, *(float(gap) for p in self.parts for gap in p.gaps)]
+        left = [
+            (1.0 if isinstance(p, JointColumns) and p.columns.k else 2.0)
+            * p.exponent_and_size(item)[0]
+            for p, own in zip(self.parts, entries, strict=True)
+            for item in range(p.size.size)
+            if item not in own
+        ]
+        found = [rate * waited for rate in rates] + [e for e in left if e > _ORDER_ONE]
+        self.exponent = min(self.exponent, *found, math.inf)
+
+    def _entering(self, due: Sequence[Due], best: float) -> tuple[list[Winner], Entries]:
+        """The modes that are due first, and the log-sizes at which they enter their orbit."""
+        wait = np.concatenate([d.wait for d in due])
+        modes = [(i, j) for i, d in enumerate(due) for j in range(len(d.wait))]
+        winners = [
+            Winner(i, j, float(due[i].rate[j]), float(due[i].size[j]))
+            for i, j in (modes[k] for k in _tied(wait, best))
+        ]
+        entries: list[dict[int, float]] = [{} for _ in self.parts]
+        for w in winners:
+            apart = w.size - _leader(winners).size if len(winners) > 1 else 0.0
+            entries[w.part][w.item] = _ENTRY + apart
+        return winners, entries
 
     def _transition(
         self,
@@ -358,6 +423,7 @@ class SaddlePath:
             rate=leader.rate,
             rival=standing,
             shares=shared,
+            exponent=self.exponent if self.joint else math.nan,
         )
         return stage, orbit
 
@@ -368,8 +434,8 @@ class SaddlePath:
         """Exponent and log-size of a dormant mode now."""
         return self._coordinate(part, item), *self.parts[part].exponent_and_size(item)
 
-    def _connect(self, entries: Entries, parallel: Heads, where: str) -> Orbit:
-        fast = self._fast(entries, parallel, self.parts)
+    def _connect(self, entries: Entries, where: str) -> Orbit:
+        fast = self._fast(entries, self.parts)
         sizes = [p.flat().size for p in fast.pieces]
         limits = Limits(
             _spread([s.noise(self.drop) for s in self.scales], sizes),
@@ -378,18 +444,19 @@ class SaddlePath:
         )
         try:
             orbit = connect(fast, limits, self.tolerance)
-            on = functools.partial(self._fast, entries, parallel)
+            on = functools.partial(self._fast, entries)
             chosen = choose_sides(self.parts, orbit, on, self._floors())
             if chosen is not None:
                 self.parts = tuple(chosen)
                 orbit = connect(on(self.parts), limits, self.tolerance)
+            check_together(self.parts, orbit, self.scales, self.drop)
             return orbit
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
 
-    def _fast(self, entries: Entries, parallel: Heads, parts: Sequence[SaddleLeaf]) -> FastSystem:
+    def _fast(self, entries: Entries, parts: Sequence[SaddleLeaf]) -> FastSystem:
         pieces = tuple(p.piece(e) for p, e in zip(parts, entries, strict=True))
-        return FastSystem(self._sided(parts=parts), pieces, self.layout, parallel)
+        return FastSystem(self._sided(parts=parts), pieces, layout_of(parts))
 
     def _level(self, orbit: Orbit, leader: Winner) -> tuple[Level, float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""
@@ -413,12 +480,21 @@ class SaddlePath:
             check_forces(self.parts, orbit, self._sided)
         weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
         self.loss, forces = self._evaluate(weights, "at a saddle")
+        self.slowest = orbit.slowest
         passages = self._passages(orbit)
         floors = self._floors()
         rows = zip(self.parts, entries, passages, forces, floors, strict=True)
         self.parts = tuple(p.at_saddle(e, at, g, floor) for p, e, at, g, floor in rows)
         if self.kinked:
             self._look_across(forces)
+
+
+def _tied(wait: np.ndarray, best: float) -> np.ndarray:
+    return np.flatnonzero(wait <= best * (1 + TIE) + 1e-300)
+
+
+def _leader(winners: Sequence[Winner]) -> Winner:
+    return max(winners, key=lambda w: -math.inf if math.isnan(w.size) else w.size)
 
 
 def _spread(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from gflow.internal import Flow
 
-from ._fast_system import Layout, assembled
+from ._fast_system import Layout, assembled, by_piece
 
 #: Entries of a Hessian diagonal that are computed side by side.
 _WIDTH = 64
@@ -74,7 +74,7 @@ def felt(flow: Flow, weights: list[Array], layout: Layout, single: tuple[bool, .
 
     def force(flat: Float[Array, " p"]):
         loss, forces = flow.forces(assembled(unravel(flat), layout, flow.names))
-        parts = [forces[name][head] for name, head in layout]
+        parts = by_piece(forces, layout)
         return jnp.concatenate([g.ravel() for g in parts]), (loss, parts)
 
     _, respond, (loss, parts) = jax.linearize(force, flat, has_aux=True)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from gflow.internal import pulled
+
 from ._column_orbit import Block
 from ._columns import Columns
 from ._turning import Mode
@@ -22,15 +24,12 @@ from ._turning import Mode
 class SymmetricBlock(Block):
     """Columns [x; x] under G + Gᵀ."""
 
-    def made_of(self, square):
-        half = self._half()
-        return jnp.matmul(half * square[None], half.T)
+    def halves(self):
+        half = 0.5 * (self.direction[: self.split] + self.direction[self.split :])
+        return half, half
 
-    def moving(self, force, share):
-        return super().moving(force + force.T, share)
-
-    def _half(self):
-        return 0.5 * (self.direction[: self.split] + self.direction[self.split :])
+    def pull(self, force):
+        return pulled(self.direction, force + force.T, self.split)
 
     @property
     def drifts(self) -> bool:
@@ -38,7 +37,7 @@ class SymmetricBlock(Block):
 
     def recentred(self):
         """Both halves alike again: along [v; −v] rounding would grow where G is negative."""
-        half = self._half()
+        half = self.halves()[0]
         return eqx.tree_at(lambda b: b.direction, self, jnp.concatenate([half, half]))
 
 

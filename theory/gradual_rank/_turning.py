@@ -25,20 +25,27 @@ class Mode(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """Columns on a plateau: unit directions, log-sizes, rates, and the levels they are on now."""
+    """Columns on a plateau: unit directions, log-sizes, rates, and the levels they are on now.
+
+    `mixing`: orthonormal, the columns (second axis) as combinations of those before.
+    """
 
     direction: np.ndarray
     size: np.ndarray
     rate: np.ndarray
     level: np.ndarray
+    mixing: np.ndarray
 
 
 def turned(
     content: np.ndarray, size: np.ndarray, level: np.ndarray, modes: Sequence[Mode]
 ) -> Turned:
-    """Columns of these directions and log-sizes as the modes, fastest first, turn them."""
+    """Columns of these directions and log-sizes as the modes, fastest first, turn them.
+
+    Of more columns than there are modes the rest, which neither grow nor stay, are left out.
+    """
     content, modes = content.copy(), [m for m in modes if m.basis.shape[1]]
-    directions, sizes, rates, levels = [], [], [], []
+    directions, sizes, rates, levels, mixings = [], [], [], [], []
     for one in dict.fromkeys(level.tolist()):
         later = level > one
         known = not np.isnan(size[level == one]).any()
@@ -46,7 +53,8 @@ def turned(
         top = top if np.isfinite(top) else 0.0
         scale = np.exp(size[level == one] - top) if known else np.ones(1)
         own = content[:, level == one] * scale
-        while own.shape[1]:
+        mixing = np.eye(len(level))[:, level == one]
+        while own.shape[1] and modes:
             rate, basis = modes.pop(0)
             u, s, vt = np.linalg.svd(basis.T @ own)
             count = len(s)
@@ -55,10 +63,11 @@ def turned(
             sizes.append(log_abs(s) + top if known else np.full(count, np.nan))
             rates += [rate] * count
             levels += [len(sizes)] * count
+            mixings.append(mixing @ vt[:count].T)
             # unit along their mode, with all that they have elsewhere
             taken = own @ vt[:count].T / np.where(s > 0.0, s, np.inf)
             content[:, later] -= taken @ (along.T @ content[:, later])
-            own = own @ vt[count:].T
+            own, mixing = own @ vt[count:].T, mixing @ vt[count:].T
             if count < basis.shape[1]:
                 modes.insert(0, Mode(rate, basis @ u[:, count:]))
     empty = content[:, :0]
@@ -67,6 +76,7 @@ def turned(
         np.concatenate([np.zeros(0), *sizes]),
         np.array(rates, float),
         np.array(levels, int),
+        np.concatenate([np.zeros((len(level), 0)), *mixings], axis=1),
     )
 
 

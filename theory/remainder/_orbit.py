@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from gflow.internal import Coordinate, on_device
 
 from .._stage import Stage
-from ..gradual_rank._fast_system import FastSystem, assembled
+from ..gradual_rank._fast_system import FastSystem, assembled, by_piece
 from ..gradual_rank._hadamard import HadamardWeights
 from ..gradual_rank._orbits import Orbit
 from ..gradual_rank._saddle_leaf import SaddleLeaf
@@ -227,8 +227,7 @@ def _derivatives(fast: FastSystem, states: Float[Array, "block size"], felt: Int
     names, layout = fast.flow.names, fast.layout
 
     def force_at(parts):
-        force = fast.flow.forces(assembled(parts, layout, names))[1]
-        return [force[n][i] for n, i in layout]
+        return by_piece(fast.flow.forces(assembled(parts, layout, names))[1], layout)
 
     def at(state):
         pieces = fast.unpack(state)
@@ -324,8 +323,8 @@ def _place(fast: FastSystem, parts: Sequence[SaddleLeaf], coordinate: Coordinate
     """Where the weight that tells when the stage happens is among all weights."""
     name, index = coordinate
     at = 0
-    for part, (leaf, _) in zip(parts, fast.layout, strict=True):
-        if leaf == name:
+    for part, heads in zip(parts, fast.layout, strict=True):
+        if heads[0][0] == name:
             return at + int(np.ravel_multi_index(index, part.weight.shape))
         at += part.weight.size
     raise ValueError(f"No leaf {name!r} on the orbit.")

@@ -20,6 +20,8 @@ from .._prediction import Prediction
 from .._stage import by_leaf
 from ..gradual_rank._curves import Curves
 from ..gradual_rank._fast_system import assembled
+from ..gradual_rank._joint_columns import JointColumns
+from ..gradual_rank._saddle_leaf import layout_of
 from ._orbit import Path, path_of
 from ._plateau import Plateau, plateau_of
 from ._solve import Passed, passages
@@ -138,6 +140,8 @@ def remainder(
 
 def _unknown(curves: Curves) -> str:
     """Why there is no remainder for any stage, or nothing."""
+    if any(isinstance(part, JointColumns) for part in curves.plateaus[0]):
+        return "what dormant columns that heads share add at finite α is not worked out"
     for part in curves.plateaus[0]:
         exponents = [part.exponent_and_size(i)[0] for i in range(len(part.candidates().wait))]
         if part.active or min(exponents, default=1.0) <= _AT_START:
@@ -210,5 +214,5 @@ def _by_leaf(curves: Curves, flat: np.ndarray) -> dict[str, Any]:
     shapes = [p.weight.shape for p in curves.plateaus[0]]
     cuts = np.cumsum([math.prod(s) for s in shapes])[:-1]
     parts = [x.reshape(s) for x, s in zip(np.split(flat, cuts), shapes, strict=True)]
-    whole = assembled(parts, curves.layout, curves.names)
+    whole = assembled(parts, layout_of(curves.plateaus[0]), curves.names)
     return {name: np.asarray(x) for name, x in whole.items()}
