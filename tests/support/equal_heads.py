@@ -16,7 +16,7 @@ D, RANK = 3, 2
 
 
 def problem(heads, seed, strength, start=101):
-    """Tokens, what a teacher of as many heads makes of them, and O(1) factors (key–query, value)."""
+    """Tokens, what a teacher of as many heads makes of them, and O(1) factors."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((12, 4, D))
     y = np.zeros_like(x)
@@ -30,7 +30,7 @@ def problem(heads, seed, strength, start=101):
 
 
 def fixture(name, digits, *, kind=SoftmaxAttention, order=None, **settings):
-    """A: key–query matrices win before the second mode of the sum. B: teacher heads a sixth of that.
+    """A: key–query matrices win before the second mode of the sum. B: with weaker teacher heads.
 
     C: as B, with key–query matrices at 10⁻¹²⁵ of that, so that the second mode of the sum wins.
     """
