@@ -1,6 +1,7 @@
 """Softmax heads that feel one force until their key–query matrices tell them apart."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -29,7 +30,7 @@ def problem(heads, seed, strength, start=101):
     return x, y, *np.array(factors).swapaxes(0, 1)
 
 
-def fixture(name, digits, *, kind=SoftmaxAttention, order=None, **settings):
+def fixture(name, digits, *, kind: Any = SoftmaxAttention, order=None, **settings):
     """A: key–query matrices win before the second mode of the sum. B: with weaker teacher heads.
 
     C: as B, with key–query matrices at 10⁻¹²⁵ of that, so that the second mode of the sum wins.
