@@ -41,6 +41,7 @@ from .integrate._resting import Resting
 from .integrate._round import BLOCK
 from .integrate._run import ATTEMPTS, Rounds
 from .integrate._status import Status, message
+from .integrate._together import with_common_frames
 from .kinks._choose import with_kinks
 from .kinks._located import NotLocated
 from .kinks._treatments import Rounded
@@ -138,6 +139,7 @@ def simulate(
         allow_float32=allow_float32,
         allow_frozen_sign=allow_frozen_sign,
     )
+    flow = with_common_frames(flow, model, objective)
     wished = conditions(stop)
     max_steps = count("max_steps", max_steps, "the most steps tried")
     check_rtol(rtol, flow)

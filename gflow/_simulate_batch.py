@@ -38,6 +38,7 @@ from .integrate._outcome import trajectory_of
 from .integrate._resting import Resting
 from .integrate._run import Rounds
 from .integrate._status import message
+from .integrate._together import with_common_frames
 from .kinks._choose import rounded_batch
 from .parameters._base import trained_leaves
 from .programs._closure import check_untraced
@@ -121,6 +122,7 @@ def simulate_batch(
         members=members,
         shared=shared,
     )
+    flow = with_common_frames(flow, model, objective, members, shared)
     wished = conditions(stop)
     programs = traced_observables(with_readings(observables, wished), model, flow, members)
     max_steps = count("max_steps", max_steps, "the most steps of a member that are tried")

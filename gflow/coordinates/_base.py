@@ -103,9 +103,16 @@ class Coordinates(eqx.Module):
         """|velocity of the factors|², by which loss + (λ/2)‖factors‖² falls."""
         return jnp.sum(self.velocity(state, force, decay) ** 2)
 
-    def resolved(self, state: State) -> Array:
+    def resolved(self, state: State, force: Weight) -> Array:
         """False where rounding has swallowed what the flow still needs."""
         return jnp.array(True)
+
+    def allowed(self, error: State, before: State, state: State, force: Weight) -> State:
+        """The error that a step from `before` to `state` may have; `error` is what tolerances say.
+
+        `force` is that at `state`.
+        """
+        return error
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
@@ -252,8 +259,11 @@ class Moved(Coordinates):
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return self.inner.descent(state, force, decay)
 
-    def resolved(self, state: State) -> Array:
-        return self.inner.resolved(state)
+    def resolved(self, state: State, force: Weight) -> Array:
+        return self.inner.resolved(state, force)
+
+    def allowed(self, error: State, before: State, state: State, force: Weight) -> State:
+        return self.inner.allowed(error, before, state, force)
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State

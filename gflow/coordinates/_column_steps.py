@@ -88,8 +88,8 @@ class ColumnSteps(Coordinates):
     def descent(self, state: State, force: Weight, decay: Float[Array, ""]) -> Float[Array, ""]:
         return self.inner.descent(self._inner(state), force, decay)
 
-    def resolved(self, state: State) -> Array:
-        return self.inner.resolved(self._inner(state))
+    def resolved(self, state: State, force: Weight) -> Array:
+        return self.inner.resolved(self._inner(state), force)
 
 
 def _crowded(x: Float[Array, "... rows r"], there: Array) -> Array:

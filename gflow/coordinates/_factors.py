@@ -55,7 +55,7 @@ class FactorCoordinates(Coordinates):
         u, v = self._factors(state)
         return {"value": u * v, "u": u, "v": v}
 
-    def resolved(self, state: State) -> Array:
+    def resolved(self, state: State, force: Weight) -> Array:
         # c = s·d decides when an active weight switches off. With |d| near the
         # rounding of |s| the state no longer knows it.
         u, v = self._factors(state)

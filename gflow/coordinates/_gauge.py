@@ -6,12 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._base import Coordinates, State, Weight
 from ._branch import steps_on_branch
 from ._dormant import felt, growth_horizon
 from ._jacobi import EMPTY, OVERLAP, orthogonal, rotated
+from ._parallel import blurred, noise_felt
 from ._product import balances
 from ._record import LeafRecord
 from ._spectra import log_singular
@@ -50,6 +51,7 @@ class GaugeCoordinates(Coordinates):
     direction: Float[Array, "... rows r"]
     log_size: Float[Array, "... r"]
     rotations: Int[Array, "..."]
+    blurred: Bool[Array, "... heads heads"]
     split: int = eqx.field(static=True)
 
     @classmethod
@@ -57,13 +59,14 @@ class GaugeCoordinates(Coordinates):
         """At left·e^{log_size} and right·e^{log_size}, columns made orthogonal."""
         direction = jnp.concatenate([left, right], axis=-2)
         rotations = jnp.zeros(direction.shape[:-2], jnp.int32)
-        flat = _flattened(direction, log_size)
+        flat = flattened(direction, log_size)
         direction, log_size = jax.vmap(orthogonal)(*flat)
         direction = jax.vmap(completed)(direction, log_size)
         return cls(
             direction.reshape(*rotations.shape, *direction.shape[1:]),
             log_size.reshape(*rotations.shape, log_size.shape[-1]),
             rotations,
+            jnp.zeros((flat[0].shape[0],) * 2, bool),
             left.shape[-2],
         )
 
@@ -96,26 +99,28 @@ class GaugeCoordinates(Coordinates):
         zero = jnp.zeros_like(self.start())
         return zero + 0.1 * rtol, zero
 
-    def frame(self) -> Array:
-        return self.rotations
+    def frame(self) -> tuple[Array, Array]:
+        return self.rotations, self.blurred
 
-    def framed(self, frame: Array) -> "GaugeCoordinates":
-        return eqx.tree_at(lambda c: c.rotations, self, frame)
+    def framed(self, frame: tuple[Array, Array]) -> "GaugeCoordinates":
+        return eqx.tree_at(lambda c: (c.rotations, c.blurred), self, frame)
 
-    def recentred(self, state: State) -> tuple[Array, State]:
+    def recentred(self, state: State) -> tuple[tuple[Array, Array], State]:
         direction, log_size = self._columns(state)
+        flat = flattened(direction, log_size)
+        frame = self.rotations, blurred(self.blurred, *flat)
         if direction.shape[-1] == 1:
-            return self.rotations, state
-        x, logs, turned = jax.vmap(_parted)(*_flattened(direction, log_size))
-        rotations = self.rotations + turned.reshape(self.rotations.shape)
-        return rotations, jnp.concatenate([x.ravel(), logs.ravel()])
+            return frame, state
+        x, logs, turned = jax.vmap(parted)(*flat)
+        frame = self.rotations + turned.reshape(self.rotations.shape), frame[1]
+        return frame, jnp.concatenate([x.ravel(), logs.ravel()])
 
     def horizon(self, state: State, velocity: State, atol: State) -> Float[Array, ""]:
         cut = self.direction.size
         return growth_horizon(state[cut:], velocity[cut:], atol[cut:])
 
     def at(self, record: LeafRecord) -> "GaugeCoordinates":
-        new = tuple(record[k] for k in ("direction", "log_size", "rotations"))
+        new = tuple(record[k] for k in ("direction", "log_size", "rotations", "blurred"))
         return GaugeCoordinates(*new, self.split)
 
     def drift(
@@ -140,29 +145,19 @@ class GaugeCoordinates(Coordinates):
             "direction": direction,
             "log_size": log_size,
             "rotations": self.rotations,
+            "blurred": self.blurred,
         }
 
-    def resolved(self, state: State) -> Array:
+    def resolved(self, state: State, force: Weight) -> Array:
         """Whether heads whose columns run parallel still know what tells them apart.
 
         Heads that feel one force move it in parallel columns, and what tells them apart is as
-        small as their next columns: once these are below the rounding of the first it is
-        noise, and when another head has learned the mode the noise grows as they should.
+        small as the next mode of their sum: below the rounding of the first it is noise, which
+        grows as that mode should. A loss that reads `.total` keeps them in `FrameCoordinates`.
         """
         direction, log_size = self._columns(state)
-        if direction.ndim == 2 or direction.shape[-1] < 2:
-            return jnp.array(True)
-        x, sizes = _flattened(direction, log_size)
-        top = jnp.argmax(sizes, axis=1)
-        heads = jnp.arange(len(top))
-        largest, leading = sizes[heads, top], x[heads, :, top]
-        cosine = jnp.abs(jnp.matmul(leading, leading.T))
-        second = jnp.sort(sizes, axis=1)[:, -2]
-        drowned = second - largest < jnp.log(64.0 * jnp.finfo(x.dtype).eps)
-        learned = largest > -1.0
-        pair = learned[:, None] & drowned[None, :]
-        alike = pair & (cosine > 1.0 - 1e-12) & ~jnp.eye(len(top), dtype=bool)
-        return ~jnp.any(alike)
+        forces = force.reshape(-1, *force.shape[-2:])
+        return ~noise_felt(self.blurred, *flattened(direction, log_size), forces)
 
     def view(self, state: State) -> View:
         x, log_size = self._columns(state)
@@ -208,6 +203,14 @@ def column_velocity(
     x: Float[Array, "... rows r"], hx: Float[Array, "... rows r"], share: Float[Array, "... r r"]
 ) -> tuple[Float[Array, "... rows r"], Float[Array, "... r"]]:
     """x' and ℓ' under z' = Hz + ZΩ, Ω given by the `share` of c; lengths are drawn to one."""
+    mixing, rate = column_mixing(x, hx, share)
+    return hx - product(x, mixing) - rate[..., None, :] * x, rate
+
+
+def column_mixing(
+    x: Float[Array, "... rows r"], hx: Float[Array, "... rows r"], share: Float[Array, "... r r"]
+) -> tuple[Float[Array, "... r r"], Float[Array, "... r"]]:
+    """What every column is rid of, c·share, and ℓ'."""
     m, overlap = (product(x.swapaxes(-1, -2), y) for y in (hx, x))
     growth, square = (jnp.sum(x * y, axis=-2) for y in (hx, x))
     squared = jnp.sum(hx**2, axis=-2)
@@ -215,9 +218,9 @@ def column_velocity(
     speed = jnp.where(moving, jnp.sqrt(jnp.where(moving, squared, 1.0)), 0.0)
     damping = speed - growth
     c = 2.0 * m + (damping[..., :, None] + damping[..., None, :]) * overlap
-    v = hx - product(x, c * share)
-    rate = jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
-    return v - rate[..., None, :] * x, rate
+    mixing = c * share
+    v = hx - product(x, mixing)
+    return mixing, jnp.sum(x * v, axis=-2) / square + 0.5 * speed * (square - 1.0)
 
 
 def column_drift(growth: Array, motion: Array, log_size: Array) -> tuple[State, State]:
@@ -227,13 +230,13 @@ def column_drift(growth: Array, motion: Array, log_size: Array) -> tuple[State, 
     return speed, jnp.ones_like(speed)
 
 
-def _flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:
+def flattened(direction: Array, log_size: Array) -> tuple[Array, Array]:
     """With one axis of heads, whether there are none or several."""
     rows, r = direction.shape[-2:]
     return direction.reshape(-1, rows, r), log_size.reshape(-1, r)
 
 
-def _parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array, Array]:
+def parted(x: Float[Array, "rows r"], log_size: Float[Array, " r"]) -> tuple[Array, Array, Array]:
     """The pair of columns that overlap most made orthogonal, if they overlap too much."""
     there = jnp.where((log_size > 0.5 * EMPTY)[None], x, 0.0)
     overlap = jnp.abs(product(there.T, there)) * (1.0 - jnp.eye(x.shape[1], dtype=x.dtype))

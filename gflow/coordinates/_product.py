@@ -71,7 +71,7 @@ class ChainCoordinates(Coordinates):
         found = balances(factors)
         return View(chained(factors), factors, found[0] if self.pair else found, True)
 
-    def resolved(self, state: State) -> Array:
+    def resolved(self, state: State, force: Weight) -> Array:
         now = zip(map(_modes, self._factors(state)), self.resolved_modes, strict=True)
         return jnp.all(jnp.stack([jnp.all(n >= before) for n, before in now]))
 

@@ -24,7 +24,8 @@ class SymmetricCoordinates(GaugeCoordinates):
     def from_columns(cls, left: Array, right: Array, log_size: Array) -> "SymmetricCoordinates":
         """At X = left·e^{log_size}, columns made orthogonal; `right` is the same."""
         direction, log_size = orthogonal(left, log_size)
-        return cls(direction, log_size, jnp.zeros((), jnp.int32), left.shape[-2])
+        alone = jnp.zeros((), jnp.int32), jnp.zeros((1, 1), bool)
+        return cls(direction, log_size, *alone, left.shape[-2])
 
     def value(self, state: State) -> Weight:
         u, log_size = self._columns(state)
@@ -37,7 +38,8 @@ class SymmetricCoordinates(GaugeCoordinates):
 
     def at(self, record: LeafRecord) -> "SymmetricCoordinates":
         upper = record["direction"][..., : self.split, :]
-        return SymmetricCoordinates(upper, record["log_size"], record["rotations"], self.split)
+        frame = record["rotations"], record["blurred"]
+        return SymmetricCoordinates(upper, record["log_size"], *frame, self.split)
 
     def drift(
         self, state: State, force: Weight, decay: Float[Array, ""], origin: State
@@ -60,6 +62,7 @@ class SymmetricCoordinates(GaugeCoordinates):
             "direction": both,
             "log_size": log_size,
             "rotations": self.rotations,
+            "blurred": self.blurred,
         }
 
     def view(self, state: State) -> View:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 
@@ -19,6 +20,11 @@ class View(eqx.Module):
     spectral: bool = eqx.field(static=True, default=False)
 
     @property
+    def total(self) -> Float[Array, "..."]:
+        """The sum of `value` over its heads, all axes but the last two."""
+        return jnp.sum(self.value, axis=tuple(range(self.value.ndim - 2)))
+
+    @property
     def factors(self) -> tuple[Float[Array, "..."], ...]:
         if self.known_factors is None:
             raise ValueError("This weight is no product of factors: it has a `.value` only.")
@@ -31,6 +37,6 @@ class View(eqx.Module):
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"In an observable a parameter has `.value`, `.factors` and `.conserved()`, not "
-            f"`.{name}`."
+            "In an observable a parameter has `.value`, `.total`, `.factors` and `.conserved()`, "
+            f"not `.{name}`."
         )

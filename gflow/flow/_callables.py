@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..parameters._base import Parameter, is_parameter, is_trained, trained_leaves
+from ..parameters._base import Parameter, heads_summed, is_parameter, is_trained, trained_leaves
 from ..programs._closure import Traced, traced
 
 
@@ -19,14 +19,20 @@ class _Effective(Parameter):
     """What the forward pass sees of a trained Parameter while the flow runs."""
 
     value: Float[Array, "..."]
+    #: The sum over heads where it is an argument apart from `value`.
+    known_total: Float[Array, "..."] | None = None
+
+    @property
+    def total(self):
+        return heads_summed(self.value) if self.known_total is None else self.known_total
 
     def conserved(self):
         return self.__getattr__("conserved")
 
     def __getattr__(self, name):
         raise OnlyValue(
-            f"Inside the flow only `.value` of a parameter is available, not `.{name}`: the "
-            "objective must be a function of the effective weights."
+            f"Inside the flow only `.value` of a parameter and its `.total` over heads are "
+            f"available, not `.{name}`: the objective must be a function of the effective weights."
         )
 
 
@@ -54,10 +60,19 @@ class Skeleton:
         tree = jax.tree.unflatten(treedef, [_Hole for _ in leaves])
         return cls(tuple(trained_leaves(model)), tree, slots, wrapped, rest), arrays
 
-    def model(self, others: list[Array], weights: Mapping[str, Array]) -> PyTree:
-        """The user's model with `weights` (leaf name → array) in place of its leaves."""
+    def model(
+        self, others: list[Array], weights: Mapping[str, Array], totals: Mapping[str, Array]
+    ) -> PyTree:
+        """The user's model with `weights` (leaf name → array) in place of its leaves.
+
+        `totals`: sums over the heads of some of them, as arrays of their own.
+        """
+
         wrapped = dict(zip(self.names, self.wrapped, strict=True))
-        seen = {n: _Effective(weights[n]) if wrap else weights[n] for n, wrap in wrapped.items()}
+        seen = {
+            n: _Effective(weights[n], totals.get(n)) if wrap else weights[n]
+            for n, wrap in wrapped.items()
+        }
         return self.with_leaves(others, seen)
 
     def observed(self, others: list[Array], views: Mapping[str, Any]) -> PyTree:
@@ -105,15 +120,24 @@ def row_of(tree: PyTree) -> PyTree:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossOf:
-    """The objective as a function of its own arrays, those of the model that stay, the weights."""
+    """The objective as a function of its own arrays, those of the model that stay, the weights.
+
+    And of the `totals` of some of the weights over their heads.
+    """
 
     skeleton: Skeleton
     objective: Any
     dtype: Any
 
-    def __call__(self, own: list[Array], others: list[Array], weights: dict[str, Array]) -> Array:
+    def __call__(
+        self,
+        own: list[Array],
+        others: list[Array],
+        weights: dict[str, Array],
+        totals: Mapping[str, Array] | None = None,
+    ) -> Array:
         objective = with_arrays(self.objective, own)
-        return _scalar(objective(self.skeleton.model(others, weights)), self.dtype)
+        return _scalar(objective(self.skeleton.model(others, weights, totals or {})), self.dtype)
 
 
 def check_objective(objective: Any) -> None:

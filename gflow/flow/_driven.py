@@ -76,8 +76,8 @@ class Remembering(Coordinates):
     def at(self, record: LeafRecord) -> "Remembering":
         return Remembering(self.inner.at(record), _shaped(self.memory, record["memory"]))
 
-    def resolved(self, state: State) -> Array:
-        return self.inner.resolved(self._parted(state)[0])
+    def resolved(self, state: State, force: Weight) -> Array:
+        return self.inner.resolved(self._parted(state)[0], force)
 
 
 def _flat(tree: PyTree[Array]) -> list[Array]:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ..coordinates._frame import HeadForces
 from ..coordinates._record import LeafRecord
 from ..integrate._field import Field
 from ..kinks._treatments import AsWritten, Kinks
-from ..parameters._base import Constant
+from ..parameters._base import Constant, heads_summed
 from ..programs._closure import Traced
 from ._decay import decay_rate
 
@@ -43,6 +44,9 @@ class Flow(Field):
     #: Times that a step of the integration ends at, in order (see `_schedule`).
     edges: Float[Array, " edges"] | None = None
     kinks: Kinks = AsWritten()
+    #: The loss as a program of the sums of some weights over their heads besides (see `_together`).
+    apart: Traced | None = None
+    together: tuple[str, ...] = eqx.field(static=True, default=())
 
     def as_written(self, weights: Mapping[str, Array]) -> Float[Array, ""]:
         """The loss with its branches as JAX takes them."""
@@ -56,6 +60,20 @@ class Flow(Field):
         """Loss and g = −∂L/∂weight for every trained leaf."""
         loss, gradient = jax.value_and_grad(self.loss)(weights)
         return loss, jax.tree.map(jnp.negative, gradient)
+
+    def pulls(self, weights: dict[str, Array]) -> tuple[Array, dict[str, Any]]:
+        """Loss, and the force on every leaf as its coordinates take it (see `HeadForces`)."""
+        apart = self.apart
+        if apart is None:
+            return self.forces(weights)
+
+        def written(both):
+            return jnp.asarray(apart(self.data, self.others, *both))
+
+        both = dict(weights), {name: heads_summed(weights[name]) for name in self.together}
+        loss, gradient = jax.value_and_grad(lambda x: self.kinks.loss(written, x))(both)
+        force, common = jax.tree.map(jnp.negative, gradient)
+        return loss, force | {name: HeadForces(g, force[name]) for name, g in common.items()}
 
     @property
     def dtype(self) -> Any:
@@ -107,24 +125,25 @@ class Flow(Field):
         return eqx.tree_at(lambda f: f.coordinates, self, moved)
 
     def record(self, t: Float[Array, ""], state: Float[Array, " size"]) -> dict[str, Any]:
-        """Loss, descent, and per leaf its record and force."""
+        """Loss, descent, whether what is needed is resolved, and per leaf its record and force."""
         settled = self.kinks.settled(self, t, state)
-        loss, force = settled.forces(self.weights(state))
-        leaves, descent = {}, jnp.zeros_like(loss)
+        loss, force = settled.pulls(self.weights(state))
+        leaves, descent, resolved = {}, jnp.zeros_like(loss), jnp.array(True)
         for name, c, rate, part in zip(
             self.names, self.coordinates, self.decay, self.split(state), strict=True
         ):
             decay = decay_rate(rate, t, state.dtype)
             descent = descent + c.descent(part, force[name], decay)
+            resolved = resolved & c.resolved(part, force[name])
             leaves[name] = LeafRecord(c.record(part) | c.felt(part, force[name]), c.chart)
-        return {"loss": loss, "descent": descent, "leaves": leaves}
+        return {"loss": loss, "descent": descent, "leaves": leaves, "resolved": resolved}
 
     def drift(
         self, t: Float[Array, ""], state: Float[Array, " size"], origin: Float[Array, " size"]
     ) -> tuple[Array, Array]:
         """Speed and scale of every weight or column: what has to stop before the flow rests."""
         settled = self.kinks.settled(self, t, state)
-        _, force = settled.forces(self.weights(state))
+        _, force = settled.pulls(self.weights(state))
         pairs = [
             c.drift(part, force[name], decay_rate(rate, t, state.dtype), begin)
             for name, c, rate, part, begin in zip(
@@ -133,10 +152,6 @@ class Flow(Field):
             )
         ]  # fmt: skip
         return jnp.concatenate([x for x, _ in pairs]), jnp.concatenate([s for _, s in pairs])
-
-    def resolved(self, state: Float[Array, " size"]) -> Array:
-        parts = zip(self.coordinates, self.split(state), strict=True)
-        return jnp.all(jnp.stack([c.resolved(part) for c, part in parts]))
 
     def first_step(self, t: Float[Array, ""], rtol: Float[Array, ""]) -> Float[Array, ""]:
         """A thousandth of what moves a logarithm by one; a hundredth of a raw weight's scale.
@@ -153,6 +168,20 @@ class Flow(Field):
     def tolerance(self, rtol: Float[Array, ""]) -> tuple[Array, Array]:
         pairs = [c.tolerance(rtol) for c in self.coordinates]
         return jnp.concatenate([a for a, _ in pairs]), jnp.concatenate([r for _, r in pairs])
+
+    def allowed(
+        self, tolerance: tuple[Array, Array], before: Float[Array, " size"],
+        state: Float[Array, " size"],
+    ) -> Float[Array, " size"]:  # fmt: skip
+        error = Field.allowed(self, tolerance, before, state)
+        if not self.together:
+            return error
+        _, force = self.pulls(self.weights(state))
+        parts = zip(
+            self.names, self.coordinates, self.split(error), self.split(before), self.split(state),
+            strict=True,
+        )  # fmt: skip
+        return jnp.concatenate([c.allowed(*part, force[name]) for name, c, *part in parts])
 
     def frame(self) -> tuple[PyTree[Array], ...]:
         """One frame a leaf, and that of the kinks."""
@@ -195,7 +224,7 @@ class Flow(Field):
 @eqx.filter_jit
 def _motion(flow: Flow, t: Array, state: Array) -> Array:
     """`Flow.motion`: traced once for all the places of a program that ask for it."""
-    _, force = flow.forces(flow.weights(state))
+    _, force = flow.pulls(flow.weights(state))
     parts = zip(flow.names, flow.coordinates, flow.decay, flow.split(state), strict=True)
     return jnp.concatenate(
         [c.velocity(part, force[n], decay_rate(rate, t, state.dtype)) for n, c, rate, part in parts]

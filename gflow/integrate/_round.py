@@ -81,7 +81,6 @@ def united(parts: Parts, fixed: Flow) -> Flow:
 def record_state(flow: Flow, observables, t, state) -> dict[str, Any]:
     record, views = flow.record(t, state), flow.views(state) if observables else {}
     record["observables"] = {name: f(flow.others, views) for name, f in observables.items()}
-    record["resolved"] = flow.resolved(state)
     return record
 
 

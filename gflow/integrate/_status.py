@@ -40,9 +40,10 @@ class Status(enum.StrEnum):
     unresolved = (
         "dormant weights have sunk below the rounding of the active ones, or below their own "
         "tolerance: later stage times would be noise. (a) Raw factors, or plain arrays under "
-        "decay: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads "
-        "that feel one force and so move one mode in parallel, or square factors of full width "
-        "with a mode that shrinks before it grows: take a larger α, one head, or one column less"
+        "decay: use gflow.Hadamard or gflow.Factored leaves. (b) Several heads that feel one "
+        "force and so move one mode in parallel, in a model that adds up their `.value`: let it "
+        "read `.total` (gflow.models.beyond_uniform), or take a larger α. (c) Square factors of "
+        "full width with a mode that shrinks before it grows: take one column less"
     )
     risen = (
         "stopped on a plateau that is left out of rounding: no dormant weight has grown on it, "

@@ -1,6 +1,7 @@
 """Equinox models: callables on one example, tokens as rows."""
 
 from ._adapted import Adapted as Adapted
+from ._attended import beyond_uniform as beyond_uniform
 from ._attention import (
     DiagonalAttention as DiagonalAttention,
     LinearAttention as LinearAttention,

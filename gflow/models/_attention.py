@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..parameters._base import Weight
+from ..parameters._base import Summed, Weight
+from ._attended import beyond_uniform, uniform
 
 
 def visible(
@@ -99,10 +100,12 @@ class _Attention(eqx.Module):
     ) -> Float[Array, "heads tokens tokens"]:
         """What every query takes of every key."""
 
-    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+    def _logits(self, x: Float[Array, "tokens d"]) -> Float[Array, "heads tokens tokens"]:
         check_width(x, self.kq.value.shape[-1], self)
-        logits = self.scale * (x @ _heads(self.kq) @ x.T)
-        weights = self._weights(visible(logits, self.causal, self._unseen))
+        return self.scale * (x @ _heads(self.kq) @ x.T)
+
+    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+        weights = self._weights(visible(self._logits(x), self.causal, self._unseen))
         return jnp.sum(weights @ (x @ _heads(self.vo)), axis=0)
 
 
@@ -129,6 +132,13 @@ class SoftmaxAttention(_Attention):
 
     def _weights(self, logits):
         return jax.nn.softmax(logits, axis=-1)
+
+    def __call__(self, x: Float[Array, "tokens d"]) -> Float[Array, "tokens d"]:
+        if self.vo.value.ndim == 2 or not isinstance(self.vo, Summed):
+            return _Attention.__call__(self, x)
+        apart = beyond_uniform(self._logits(x), causal=self.causal)
+        alike = uniform(x, causal=self.causal) @ self.vo.total
+        return alike + jnp.sum(apart @ (x @ self.vo.value), axis=0)
 
 
 class LinearAttention(_Attention):

@@ -36,6 +36,14 @@ class Weight(Protocol):
     def value(self) -> Array: ...
 
 
+@runtime_checkable
+class Summed(Weight, Protocol):
+    """A weight of heads that also hands out their sum."""
+
+    @property
+    def total(self) -> Array: ...
+
+
 class Parameter(eqx.Module):
     r"""A weight of a model together with its parameterisation: the base of a leaf of your own.
 
@@ -62,6 +70,16 @@ class Parameter(eqx.Module):
     spectral: ClassVar[bool] = False
     #: The effective weight the forward pass uses.
     value: eqx.AbstractVar[Float[Array, "..."]]
+
+    @property
+    def total(self) -> Float[Array, "..."]:
+        """The sum of `value` over its heads, which are all axes but the last two.
+
+        A layer whose output is linear in that sum, up to what tells its heads apart, reads it in
+        place of summing: heads that feel one force then keep their differences to all digits (see
+        `gflow.models.beyond_uniform`).
+        """
+        return heads_summed(self.value)
 
     def _log_sizes(self) -> Float[np.ndarray, "..."]:
         """log|value| of every entry (of a product of columns, of every column), for people."""
@@ -267,6 +285,11 @@ class Frozen(Parameter):
 
     def numbers(self, log_alpha: float) -> dict[str, Any]:
         return {"array": self.value}
+
+
+def heads_summed(value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A weight summed over its heads, all axes but the last two."""
+    return jnp.sum(value, axis=tuple(range(value.ndim - 2)))
 
 
 def is_parameter(node: Any) -> bool:

@@ -17,6 +17,7 @@ from .._arguments import count, lengths, random_key
 from .._eager import eager
 from ..coordinates._base import Coordinates
 from ..coordinates._column_steps import ColumnSteps
+from ..coordinates._frame import FrameCoordinates
 from ..coordinates._gauge import GaugeCoordinates
 from ..coordinates._product import ChainCoordinates, balances, chained
 from ..coordinates._spectra import log_spectra
@@ -39,8 +40,10 @@ class Factored(Small):
     `exponent`: one for each head, whose factor is then e^{exponent·log_scale}.
 
     Heads that feel the same force (value–output heads as long as attention is uniform) move
-    one mode in parallel columns. What tells them apart sinks below rounding at about
-    α < 1e-30; such a run ends there and says so.
+    one mode in parallel columns. What tells them apart keeps its digits, from α = 1e-280 on, where
+    the model reads their sum as `.total` (`gflow.models.beyond_uniform`), as
+    `gflow.models.SoftmaxAttention` does. Otherwise it sinks below rounding, and a run ends where
+    that is felt, and says so.
 
     **Raises:** ValueError for factors that do not chain, or with NaN or infinite entries.
 
@@ -58,6 +61,9 @@ class Factored(Small):
     _exponent: Constant
     _log_alpha: Constant
     _elapsed: Constant
+    #: Of heads that a run held in one frame, that and their components in it.
+    _basis: Constant | None
+    _components: Constant | None
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class Factored(Small):
         given = log_scale if log_alpha is None else log_alpha
         self._log_alpha = Constant(checked_log_alpha(given, required=True))
         self._elapsed = Constant(0.0)
+        self._basis = self._components = None
 
     @classmethod
     def small(
@@ -111,6 +118,8 @@ class Factored(Small):
         new = object.__new__(type(self))
         for name in ("left", "right", "_log_scale", "_exponent", "_log_alpha", "_elapsed"):
             object.__setattr__(new, name, values.get(name, getattr(self, name)))
+        for name in ("_basis", "_components"):
+            object.__setattr__(new, name, values.get(name))
         return new
 
     @property
@@ -172,6 +181,21 @@ class Factored(Small):
     def coordinates(self, decays: bool) -> GaugeCoordinates:
         return GaugeCoordinates.from_columns(self.left, self.right, self.log_scale)
 
+    def in_frame(self) -> FrameCoordinates | None:
+        """Where a run has left heads that feel one force; None of factors that are others since."""
+        if self._basis is None or self._components is None:
+            return None
+        y, basis = self._components.value, self._basis.value
+        heads = y.reshape(*basis.shape[:-2], -1, *y.shape[-2:])
+        columns = jnp.matmul(basis[..., None, :, :], heads).reshape(y.shape)
+        held = jnp.concatenate([self.left, self.right], axis=-2)
+        if not np.max(np.abs(columns - held)) < 1e-12:
+            return None
+        count = heads.shape[-3]
+        rotations = jnp.zeros(y.shape[:-2], jnp.int32)
+        known = jnp.zeros((*basis.shape[:-2], count, count), bool)
+        return FrameCoordinates(y, self.log_scale, rotations, known, self.left.shape[-2], basis)
+
     def steps(self, coordinates: Coordinates) -> ColumnSteps:
         return ColumnSteps(coordinates)
 
@@ -189,6 +213,11 @@ class Factored(Small):
             _log_scale=Constant(log_size),
             _exponent=Constant(jnp.where(active, 0.0, exponent)),
             _elapsed=Constant(time),
+            **{
+                f"_{name}": Constant(jnp.asarray(record[name]))
+                for name in ("basis", "components")
+                if name in record
+            },
         )
 
     def rescaled(self, log_alpha: ArrayLike) -> "Factored":
