@@ -61,9 +61,8 @@ class Factored(Small):
     _exponent: Constant
     _log_alpha: Constant
     _elapsed: Constant
-    #: Of heads that a run held in one frame, that and their components in it.
-    _basis: Constant | None
-    _components: Constant | None
+    #: Of heads that a run held in one frame, that and their components in it; else nothing.
+    _frame: tuple[Constant, ...]
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class Factored(Small):
         given = log_scale if log_alpha is None else log_alpha
         self._log_alpha = Constant(checked_log_alpha(given, required=True))
         self._elapsed = Constant(0.0)
-        self._basis = self._components = None
+        self._frame = ()
 
     @classmethod
     def small(
@@ -118,8 +117,7 @@ class Factored(Small):
         new = object.__new__(type(self))
         for name in ("left", "right", "_log_scale", "_exponent", "_log_alpha", "_elapsed"):
             object.__setattr__(new, name, values.get(name, getattr(self, name)))
-        for name in ("_basis", "_components"):
-            object.__setattr__(new, name, values.get(name))
+        object.__setattr__(new, "_frame", values.get("_frame", ()))
         return new
 
     @property
@@ -183,9 +181,9 @@ class Factored(Small):
 
     def in_frame(self) -> FrameCoordinates | None:
         """Where a run has left heads that feel one force; None of factors that are others since."""
-        if self._basis is None or self._components is None:
+        if not self._frame:
             return None
-        y, basis = self._components.value, self._basis.value
+        basis, y = (x.value for x in self._frame)
         heads = y.reshape(*basis.shape[:-2], -1, *y.shape[-2:])
         columns = jnp.matmul(basis[..., None, :, :], heads).reshape(y.shape)
         held = jnp.concatenate([self.left, self.right], axis=-2)
@@ -213,11 +211,11 @@ class Factored(Small):
             _log_scale=Constant(log_size),
             _exponent=Constant(jnp.where(active, 0.0, exponent)),
             _elapsed=Constant(time),
-            **{
-                f"_{name}": Constant(jnp.asarray(record[name]))
+            _frame=tuple(
+                Constant(jnp.asarray(record[name]))
                 for name in ("basis", "components")
                 if name in record
-            },
+            ),
         )
 
     def rescaled(self, log_alpha: ArrayLike) -> "Factored":

@@ -140,7 +140,9 @@ def test_what_cannot_be_read_is_refused_in_a_sentence():
             {"w": vector}, lambda m: jnp.sum(m["w"].value), t1=1.0,
             observables={"b": observables.balance("kq")},
         )  # fmt: skip
-    with pytest.raises(ValueError, match=r"`\.value`, `\.factors` and `\.conserved\(\)`"):
+    with pytest.raises(
+        ValueError, match=r"`\.value`, `\.total`, `\.factors` and `\.conserved\(\)`"
+    ):
         gflow.simulate(
             {"w": vector}, lambda m: jnp.sum(m["w"].value), t1=1.0,
             observables={"b": lambda m: m["w"].log_alpha},
