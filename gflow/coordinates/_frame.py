@@ -17,8 +17,9 @@ TAIL = 1e-4
 #: The same for what the differences of the forces bring about: below a rounding of it is noise.
 SOURCE = 1e-4
 
-#: Components that are needed and have come down to here are lost in what floats cannot hold.
-LOST = 1e-295, 1e-307
+#: Components that are needed and have come down to the first are lost in what floats cannot hold.
+#: The second is zero beside them, and its product with a tolerance is still a float.
+LOST = 1e-270, 1e-285
 
 
 class HeadForces(NamedTuple):

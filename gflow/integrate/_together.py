@@ -18,9 +18,9 @@ from ..parameters._factored import Factored
 from ..programs._closure import Traced, traced
 from ._round import divide, united
 
-#: Columns that start smaller than this (a logarithm) have components below the floats, and stay
-#: in a gauge of each head.
-LOWEST = -650.0
+#: Columns that start smaller than this (a logarithm, of some 1e-208) may come to have components
+#: below the floats, and stay in a gauge of each head.
+LOWEST = -480.0
 
 
 def with_common_frames(

@@ -40,7 +40,7 @@ class Factored(Small):
     `exponent`: one for each head, whose factor is then e^{exponent·log_scale}.
 
     Heads that feel the same force (value–output heads as long as attention is uniform) move
-    one mode in parallel columns. What tells them apart keeps its digits, from α = 1e-280 on, where
+    one mode in parallel columns. What tells them apart keeps its digits, from α = 1e-200 on, where
     the model reads their sum as `.total` (`gflow.models.beyond_uniform`), as
     `gflow.models.SoftmaxAttention` does. Otherwise it sinks below rounding, and a run ends where
     that is felt, and says so.

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equal_heads import fixture
 from matrices import LOG10, Matrix
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
 import gflow
+import theory
 from gflow.models import SoftmaxAttention
 from gflow.objectives import SquaredLoss
 from theory._stage import by_leaf
@@ -362,3 +364,17 @@ def test_a_second_joint_mode_before_any_key_query_matrix():
     for level, t in zip(levels, known, strict=True):
         found = crossing(lambda x: float(finite.loss(x / finite.scale)), level, t, 0.5)
         assert found == pytest.approx(t, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decades", [100, 200])
+def test_two_softmax_heads_run_as_predicted(decades):
+    """The flow in the frame of all heads beside the path, to below the floats' square root."""
+    model, objective = fixture("B", decades)
+    prediction = predict(model, objective, max_stages=3)
+    table = theory.compare(gflow.simulate(model, objective, tau1=0.336), prediction)
+    assert not table.counts["refuted"]
+    for row in table.rows[:2]:
+        assert row.offset_measured == pytest.approx(row.offset_predicted, abs=1e-6)
+    times = {c.key: c.verdict for c in table.claims}
+    assert times["stage1.time"] == times["stage2.time"] == "confirmed"
