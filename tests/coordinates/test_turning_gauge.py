@@ -172,7 +172,9 @@ def test_the_sign_of_the_determinant_is_conserved():
 def test_a_column_that_has_lost_its_sign_is_within_its_bar_or_the_run_says_so(log_scale, resolved):
     """The last time is T·Λ + C of the limit algorithm; the sinking column flips at all three."""
     model, objective = quadratic(25, log_scale)
-    warns = contextlib.nullcontext() if resolved else pytest.warns(UserWarning, match="Square factors")
+    warns = (
+        contextlib.nullcontext() if resolved else pytest.warns(UserWarning, match="Square factors")
+    )
     with warns:
         run = gflow.simulate(model, objective, tau1=2.9)
     assert run.successful == resolved

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from gflow import Factored, Hadamard, Symmetric
 from gflow.internal import (
+    Bar,
     Constant,
     Decay,
     Objective,
@@ -63,6 +64,7 @@ def predict(
     decay: Decay = 0.0,
     rtol: float = 1e-11,
     max_stages: int = 1000,
+    progress: bool = False,
 ) -> Prediction:
     r"""Saddles, their order and their times T_k and offsets C_k, for any objective.
 
@@ -72,7 +74,7 @@ def predict(
     `alpha`): for leaves that do not carry one. `decay`: constant λ, or {leaf: λ}. `rtol`: relative
     error of the weights along connecting orbits, and so about that of exp(rate·C); saddles and T
     are polished to rounding whatever it is (units are followed at 1e-12). `max_stages`: the most
-    stages to predict.
+    stages to predict. `progress`: a count of stages on standard error, where a person sees it.
 
     **Returns:** a `Prediction`; `.stages[k].tau` is T in units of log(1/α), `.at(la)`
     the times and curves at a finite α. The modes of a factored leaf are its columns, in the
@@ -110,7 +112,8 @@ def predict(
     given = log_alpha_or_none(log_alpha, alpha, log10_alpha)
     scale, conflict = log_alpha_of(model, given)
     if labels := bindings(leaves):
-        return _of_units(model, objective, labels, scale, conflict, decay, max_stages)
+        with Bar(progress, None, "stages") as bar:
+            return _of_units(model, objective, labels, scale, conflict, decay, max_stages, bar)
     other = [n for n, leaf in leaves.items() if not isinstance(leaf, Hadamard | Factored)]
     if other:
         raise ValueError(
@@ -135,7 +138,8 @@ def predict(
     about = (SOURCE, VALIDITY)
     if any(isinstance(leaf, Factored) for leaf in leaves.values()):
         about = (SOURCE_FACTORED, VALIDITY_FACTORED)
-    path = SaddlePath(flow, parts, scale, elapsed, rtol).follow(max_stages, *about)
+    with Bar(progress, None, "stages") as bar:
+        path = SaddlePath(flow, parts, scale, elapsed, rtol).follow(max_stages, *about, bar)
     return dataclasses.replace(path, origin=Origin(flow, model, scale), accuracy=10.0 * rtol)
 
 
@@ -147,6 +151,7 @@ def _of_units(
     conflict: str,
     decay: Decay,
     max_stages: int,
+    bar: Bar,
 ) -> Prediction:
     if not scale < 0:
         raise ValueError(f"A prediction needs 0 < α < 1, but {conflict}")
@@ -167,7 +172,7 @@ def _of_units(
             "not feel 4, 8, … times the force. Products of two factors are gflow.Hadamard or "
             "gflow.Factored; and units start small, at one log_scale."
         )
-    path = follow(flow, labels, scale, order, max_stages)
+    path = follow(flow, labels, scale, order, max_stages, bar)
     return dataclasses.replace(path, origin=Origin(flow, model, scale))
 
 

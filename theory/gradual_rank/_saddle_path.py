@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from gflow.internal import (
+    Bar,
     Coordinate,
     Flow,
     coordinate_label,
@@ -155,7 +156,7 @@ class SaddlePath:
             pairs = zip(self.parts, beyond, strict=True)
             self.parts = tuple(part.with_force_beyond(force) for part, force in pairs)
 
-    def follow(self, max_stages: int, source: str, validity: str) -> Prediction:
+    def follow(self, max_stages: int, source: str, validity: str, bar: Bar) -> Prediction:
         found: list[tuple[Stage, Orbit]] = []
         start, plateaus = self._begin(found)
         ended = f"stopped at max_stages = {max_stages}"
@@ -170,6 +171,7 @@ class SaddlePath:
                 break
             found.append(transition)
             plateaus.append(self.parts)
+            bar.to(len(found), loss=f"{transition[0].loss:.6g}")
             if transition[1].degenerate:
                 ended = _DEGENERATE.format(f"stage {len(found)}", transition[1].approach)
                 break

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matrices import quadratic
+from terminals import standard_error
 
 import gflow
 import theory
@@ -413,3 +414,10 @@ def test_under_decay_the_loss_of_a_plateau_deviates_to_first_order(kind):
         assert not table.counts["refuted"]
     wrong = theory.compare(run, theory.gradual_rank.predict(*decayed(kind, -30.0), decay=0.1001))
     assert wrong.counts["refuted"]
+
+
+def test_a_prediction_counts_its_stages_where_it_is_seen(monkeypatch):
+    said = standard_error(monkeypatch)
+    theory.gradual_rank.predict(model(10), objective(), progress=True)
+    assert "3 stages [" in said.getvalue()
+    assert f"loss={prediction().stages[-1].loss:.6g}" in said.getvalue()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gflow.internal import Binding, Coordinate, Flow, UnitAxes, time_unit
+from gflow.internal import Bar, Binding, Coordinate, Flow, UnitAxes, time_unit
 
 from ..._prediction import Prediction
 from ..._stage import Level, Stage, Start
@@ -51,10 +51,11 @@ def follow(
     log_alpha: float,
     order: int,
     max_stages: int,
+    bar: Bar,
 ) -> Prediction:
     """The path of a model whose trained leaves are all in units.
 
-    `labels`: how every leaf is bound to units. `order`: D.
+    `labels`: how every leaf is bound to units. `order`: D. `bar`: told of every stage.
 
     **Raises:** ValueError for forces of no common degree, units that feel each other while they are
     dormant, a start that is not small, and where not even the first stage can be told.
@@ -83,6 +84,7 @@ def follow(
             path.ended = f"At stage {len(path.stages) + 1}, {reason}"
             warnings.warn(f"The saddle path is predicted up to here: {path.ended}", stacklevel=3)
             break
+        bar.to(len(path.stages), loss=f"{path.stages[-1].loss:.6g}")
     else:
         path.ended = f"stopped at max_stages = {max_stages}"
     limits = tuple(s.offset for s in path.stages)
