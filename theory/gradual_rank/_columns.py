@@ -319,12 +319,12 @@ class Columns(SaddleLeaf):
     def flat_directions(self) -> np.ndarray | None:
         return None if self.k else np.zeros((0, self.weight.size))
 
-    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
+    def log_weights(self, scale: float, waited: np.ndarray) -> list[np.ndarray]:
         waited = np.asarray(waited, float)[..., None]
         active = np.log(np.linalg.svd(self.weight, compute_uv=False)[: self.k])
         dormant = 2.0 * (self.size - self.exponent * scale + self.rates * waited) - math.log(2.0)
         active = np.broadcast_to(active, (*dormant.shape[:-1], self.k))
-        return np.concatenate([active, dormant], axis=-1)
+        return [np.concatenate([active, dormant], axis=-1)]
 
 
 _orthogonal = jax.jit(orthogonal)

@@ -42,8 +42,8 @@ class Curves:
         waited = np.asarray(waited, float)
         out: dict[str, Any] = {n: {} for n in self.names}
         for part in self.plateaus[stage]:
-            for one in part.apart():
-                out[one.name][one.head] = one.log_weights(scale, waited)
+            for (name, head), logs in zip(part.heads, part.log_weights(scale, waited), strict=True):
+                out[name][head] = logs
         return {n: _stacked(heads, waited.ndim) for n, heads in out.items()}
 
 

@@ -377,11 +377,11 @@ class HadamardWeights(SaddleLeaf):
     def flat_directions(self) -> np.ndarray:
         return np.eye(self.count)[self.alive != 0]
 
-    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
+    def log_weights(self, scale: float, waited: np.ndarray) -> list[np.ndarray]:
         logs = 2.0 * self.log_sizes(scale, waited)
         dormant = np.max(logs, axis=-2) - math.log(4.0)
         out = np.where(self.theta != 0, log_abs(self.theta), dormant)
-        return out.reshape(*out.shape[:-1], *self.shape)
+        return [out.reshape(*out.shape[:-1], *self.shape)]
 
 
 def _scales(leaf: Hadamard, log_alpha: float) -> tuple[np.ndarray, np.ndarray]:

@@ -189,11 +189,9 @@ class JointColumns(SaddleLeaf):
     def flat_directions(self) -> np.ndarray | None:
         return None if self.columns.k else np.zeros((0, self.weight.size))
 
-    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("of heads `apart`")
-
-    def apart(self) -> Sequence[Columns]:
-        return [self._alone(i) for i in range(len(self.heads))]
+    def log_weights(self, scale: float, waited: np.ndarray) -> list[np.ndarray]:
+        apart = (self._alone(place) for place in range(len(self.heads)))
+        return [logs for one in apart for logs in one.log_weights(scale, waited)]
 
     def split(self, groups: Sequence[Sequence[int]]) -> list[SaddleLeaf]:
         """One part for each group of heads, given by their places here."""

@@ -68,10 +68,6 @@ class SaddleLeaf(abc.ABC):
         """Leaf and head of all that it stands for; of several the weight has them along axis 0."""
         return ((self.name, self.head),)
 
-    def apart(self) -> Sequence["SaddleLeaf"]:
-        """The same, head by head."""
-        return (self,)
-
     def entry(self, index: tuple[int, ...]) -> Coordinate:
         """Leaf and index in it of an entry of the weight."""
         return self.name, (*self.head, *index)
@@ -179,8 +175,8 @@ class SaddleLeaf(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def log_weights(self, scale: float, waited: np.ndarray) -> np.ndarray:
-        """log of every mode at Λ = scale, `waited` flow time after the transition."""
+    def log_weights(self, scale: float, waited: np.ndarray) -> list[np.ndarray]:
+        """log of every mode of each of its `heads` at Λ = scale, `waited` after the transition."""
 
 
 def layout_of(parts: Sequence[SaddleLeaf]) -> Layout:

@@ -11,7 +11,6 @@ and what the orbit adds to their plateau rates. The offsets C are matched asympt
 project: at finite α the transition is at T·Λ + C up to a power of α.
 """
 
-import copy
 import functools
 import math
 import warnings
@@ -24,34 +23,25 @@ from gflow.internal import (
     Bar,
     Coordinate,
     Flow,
-    coordinate_label,
-    on_device,
 )
 
 from .._prediction import Prediction
 from .._stage import Level, Stage, Start
 from ._curvature import curvature
 from ._curves import Curves
+from ._ended import complete, degenerate
 from ._equal_forces import check_seeds, check_together, gathered, joined_parts, parting
 from ._fast_system import FastSystem, Layout, assembled
+from ._forces import Forces
 from ._joint_columns import JointColumns
-from ._kinks import Kink, find_kink, has_kinks, on_sides
-from ._orbits import Degenerate, Limits, Orbit, Unbounded, connect
+from ._kinks import Kink, find_kink
+from ._orbits import Degenerate, Orbit, Unbounded, connect
 from ._saddle_leaf import Due, Passage, SaddleLeaf, layout_of
-from ._scales import Scale, felt
 from ._sides import check_forces, choose_sides
 from ._ties import TIE, Winner, check_tie, shares
-from ._turns import rate_of_turning
 
 #: Log-size at which the leading winner enters its orbit: its weight is about e^{-40}.
 _ENTRY = -20.0
-_DEGENERATE = (
-    "degenerate saddle: the flow creeps into the saddle after {} as a power of time, not "
-    "exponentially (what moves last relaxes there at {:.1g} of its speed before: no curvature). "
-    "What follows has no time of the form T·Λ + C and is not predicted"
-)
-
-
 #: A mode of a smaller exponent is of order one.
 _ORDER_ONE = 1e-9
 
@@ -70,17 +60,17 @@ class SaddlePath:
         self.tolerance = 0.2 * rtol
         self.tau, self.offset = elapsed / -log_alpha, 0.0
         self.copies: list[set[Coordinate]] = []
-        self.scales = [Scale(p.roundings, p.decay) for p in parts]
-        self.drop, self.slowest = 0.0, math.inf
-        self.kinked = has_kinks(flow, parts)
+        self.forces, self.slowest = Forces(flow, parts), math.inf
         self.kink: Kink | None = None
         # a start at rest has no force to compare with: that at zero weights sets the unit
-        at_zero = self._evaluate([np.zeros_like(p.weight) for p in parts], "at zero weights")[1]
-        self.loss, forces = self._evaluate([p.weight for p in parts], "at the start")
+        none = [np.zeros_like(p.weight) for p in parts]
+        at_zero = self.forces.see(parts, "at zero weights", none)[1]
+        self.loss, forces = self.forces.see(parts, "at the start")
+        pulled = any(self.forces.pull(parts, g) for g in (at_zero, forces))
         self._feel(self._gather(forces))
         if not any(p.active for p in parts):
             self._refuse_kinks()
-        if not self._pulls(at_zero) and not self._pulls(forces):
+        if not pulled:
             raise ValueError(
                 "No weight feels a force at the start, so nothing ever escapes from it. In an "
                 "attention model make sure that value–output weights see a gradient at zero."
@@ -92,10 +82,10 @@ class SaddlePath:
 
     def _gather(self, forces: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Heads that feel one force as one part, and the forces on these."""
-        groups = gathered(self.parts, forces, self._floors())
+        groups = gathered(self.parts, forces, self.forces.floors())
         self.parts = tuple(joined_parts(self.parts, groups))
         self.joint, self.exponent = len(groups) < len(forces), math.inf
-        self.scales = [self.scales[g[0]] for g in groups]
+        self.forces.gather(groups)
         return [np.stack([forces[i] for i in g]) if len(g) > 1 else forces[g[0]] for g in groups]
 
     def _part_ways(self, entries: Entries, where: str, wait: float) -> bool:
@@ -104,54 +94,31 @@ class SaddlePath:
             return False
         fast = self._fast(entries, self.parts)
         try:
-            check_seeds(fast, self.parts, self.scales, self.drop, wait)
-            groups = parting(fast, self.parts, self.scales, self.drop)
+            check_seeds(fast, self.parts, self.forces.scales, self.forces.drop, wait)
+            groups = parting(fast, self.parts, self.forces.scales, self.forces.drop)
         except Degenerate as error:
             raise Degenerate(f"At {where}, {error}.") from None
-        parts, scales = [], []
-        for part, own, scale in zip(self.parts, groups, self.scales, strict=True):
-            apart = part.split(own) if isinstance(part, JointColumns) and len(own) > 1 else [part]
-            parts += apart
-            scales += [copy.copy(scale) for _ in apart]
-        changed = len(parts) > len(self.parts)
-        self.parts, self.scales = tuple(parts), scales
-        return changed
-
-    def _pulls(self, forces: Sequence[np.ndarray]) -> bool:
-        pairs = zip(self.parts, forces, self._floors(), strict=True)
-        return any(bool(np.any(p.size_of(g) > floor)) for p, g, floor in pairs)
+        divided = [
+            part.split(own) if isinstance(part, JointColumns) and len(own) > 1 else [part]
+            for part, own in zip(self.parts, groups, strict=True)
+        ]
+        self.forces.divide([len(own) for own in divided])
+        before, self.parts = len(self.parts), tuple(p for own in divided for p in own)
+        return len(self.parts) > before
 
     def _feel(self, forces: Sequence[np.ndarray]) -> None:
-        rows = zip(self.parts, forces, self._floors(), strict=True)
+        rows = zip(self.parts, forces, self.forces.floors(), strict=True)
         self.parts = tuple(part.with_force(force, floor) for part, force, floor in rows)
-        if self.kinked:
+        if self.forces.kinked:
             self._look_across(forces)
-
-    def _sided(
-        self,
-        across: Sequence[np.ndarray] | None = None,
-        draw: int = 0,
-        parts: Sequence[SaddleLeaf] | None = None,
-    ) -> Flow:
-        """The flow on the sides of the kinks at zero that the weights are on, or `across`.
-
-        `draw`: which sizes the dormant weights are given, should these matter.
-        """
-        if not self.kinked:
-            return self.flow
-        parts = self.parts if parts is None else parts
-        none = [np.zeros(p.weight.shape, bool) for p in parts]
-        return on_sides(self.flow, parts, none if across is None else across, draw)
 
     def _look_across(self, forces: Sequence[np.ndarray]) -> None:
         """The forces that dormant weights will feel once their sign has changed."""
         turning = [p.turning for p in self.parts]
         beyond = forces
         if any(np.any(over) for over in turning):
-            weights = [p.weight for p in self.parts]
-            beyond = self._evaluate(weights, "on the other side of zero", turning)[1]
-        largest = max(float(np.max(scale.force)) for scale in self.scales)
-        self.kink = find_kink(self.flow, self.parts, forces, beyond, largest)
+            beyond = self.forces.see(self.parts, "on the other side of zero", across=turning)[1]
+        self.kink = find_kink(self.flow, self.parts, forces, beyond, self.forces.largest)
         if self.kink is None:
             pairs = zip(self.parts, beyond, strict=True)
             self.parts = tuple(part.with_force_beyond(force) for part, force in pairs)
@@ -167,13 +134,13 @@ class SaddlePath:
                 ended = str(error)
                 break
             if transition is None:
-                ended = self._complete()
+                ended = complete(self.flow, self.parts, self.tau)
                 break
             found.append(transition)
             plateaus.append(self.parts)
             bar.to(len(found), loss=f"{transition[0].loss:.6g}")
             if transition[1].degenerate:
-                ended = _DEGENERATE.format(f"stage {len(found)}", transition[1].approach)
+                ended = degenerate(transition[1], f"stage {len(found)}")
                 break
         if not ended.startswith(("complete", "stopped")):
             warnings.warn(f"The saddle path is predicted up to here: {ended}", stacklevel=3)
@@ -213,64 +180,6 @@ class SaddlePath:
                 "O(1) factors at a smaller α."
             )
 
-    def _complete(self) -> str:
-        """That nothing grows any more, and what would if rounding were real."""
-        if rate := rate_of_turning(self.flow, self.parts, self.layout):
-            return (
-                "an unstable saddle: nothing that is dormant grows, but a mode feels a force that "
-                f"no column is left to learn, and the learned ones turn to it at rate {rate:.3g} "
-                "from the part of size α that they have along it. When they do is not predicted. "
-                "Give the leaf more columns"
-            )
-        ended = "complete: nothing that is dormant feels a force that makes it grow"
-        if held_back := sum(p.held_back for p in self.parts):
-            ended += f"; decay holds {held_back} back that would"
-        if held := sum(int(np.sum(p.at_kink)) for p in self.parts):
-            ended += f"; a kink of the loss holds {held} at zero"
-        due = [p.candidates(faint=True) for p in self.parts]
-        faint = [
-            (float(d.wait[j]), float(d.rate[j]), i, int(j))
-            for i, d in enumerate(due)
-            for j in np.flatnonzero(np.isfinite(d.wait))
-        ]
-        if not faint:
-            return ended
-        wait, rate, part, item = min(faint)
-        what = "1 force counts" if len(faint) == 1 else f"{len(faint)} forces count"
-        return (
-            f"{ended}. {what} as zero, being little more than rounding: if it is real, that of "
-            f"{rate:.2g} would switch {coordinate_label(self._coordinate(part, item))} at "
-            f"T ≈ {self.tau + wait:.3g}"
-        )
-
-    def _evaluate(
-        self,
-        weights: Sequence[np.ndarray],
-        where: str,
-        across: Sequence[np.ndarray] | None = None,
-    ) -> tuple[float, list[np.ndarray]]:
-        """Loss and the force on every part, remembered as scales of what counts as zero."""
-        single = tuple(p.single for p in self.parts)
-        at = [on_device(w) for w in weights]
-        loss, forces, curvatures = felt(self._sided(across), at, self.layout, single)
-        forces = [np.asarray(g) for g in forces]
-        pairs = zip(self.parts, forces, strict=True)
-        broken = {p.name for p, g in pairs if not np.all(np.isfinite(g))}
-        if broken:
-            raise ValueError(
-                f"The gradient {where} is not finite in {sorted(broken)}, so the limit has no "
-                "rates there. Look for a norm, root, logarithm or division of weights that are "
-                "zero, and add a small constant inside it or give it a derivative at zero."
-            )
-        for scale, p, g, h in zip(self.scales, self.parts, forces, curvatures, strict=True):
-            scale.see(p.size_of(g), np.nan_to_num(np.asarray(h)))
-            self.drop = max(self.drop, scale.drop())
-        self.drop = max(self.drop, abs(float(loss)))
-        return float(loss), forces
-
-    def _floors(self) -> list[np.ndarray]:
-        return [scale.floor(self.drop) for scale in self.scales]
-
     def _values(self) -> dict[str, np.ndarray]:
         return self._by_leaf([p.weight for p in self.parts])
 
@@ -301,12 +210,12 @@ class SaddlePath:
             if all(new is old for new, old in zip(deferred, self.parts, strict=True)):
                 break
             self.parts = deferred
-            self.loss, forces = self._evaluate([p.weight for p in self.parts], "at the start")
+            self.loss, forces = self.forces.see(self.parts, "at the start")
             self._feel(forces)
             if not any(p.active for p in self.parts):
                 return None
         if orbit.degenerate:
-            raise Degenerate(_DEGENERATE.format("from the start", orbit.approach))
+            raise Degenerate(degenerate(orbit, "from the start"))
         rising = [
             Winner(i, j, math.nan, math.nan)
             for i, (p, passage) in enumerate(zip(self.parts, passages, strict=True))
@@ -411,6 +320,7 @@ class SaddlePath:
         if shared:
             self.copies.append(set(switched))
         after = [c for p in self.parts for c in p.active]
+        flow = self.forces.sided(self.parts)
         stage = Stage(
             tau=self.tau,
             offset=self.offset,
@@ -421,7 +331,7 @@ class SaddlePath:
             rank=self._ranks(),
             margin=margin,
             level=defining,
-            curvature=curvature(self._sided(), self.parts, self.layout, self.copies),
+            curvature=curvature(flow, self.parts, self.layout, self.copies),
             rate=leader.rate,
             rival=standing,
             shares=shared,
@@ -438,27 +348,22 @@ class SaddlePath:
 
     def _connect(self, entries: Entries, where: str) -> Orbit:
         fast = self._fast(entries, self.parts)
-        sizes = [p.flat().size for p in fast.pieces]
-        limits = Limits(
-            _spread([s.noise(self.drop) for s in self.scales], sizes),
-            _spread(self._floors(), sizes),
-            _spread([s.reach for s in self.scales], sizes),
-        )
+        limits = self.forces.limits(fast)
         try:
             orbit = connect(fast, limits, self.tolerance)
             on = functools.partial(self._fast, entries)
-            chosen = choose_sides(self.parts, orbit, on, self._floors())
+            chosen = choose_sides(self.parts, orbit, on, self.forces.floors())
             if chosen is not None:
                 self.parts = tuple(chosen)
                 orbit = connect(on(self.parts), limits, self.tolerance)
-            check_together(self.parts, orbit, self.scales, self.drop)
+            check_together(self.parts, orbit, self.forces.scales, self.forces.drop)
             return orbit
         except (Degenerate, Unbounded) as error:
             raise type(error)(f"At {where}, {error}.") from None
 
     def _fast(self, entries: Entries, parts: Sequence[SaddleLeaf]) -> FastSystem:
         pieces = tuple(p.piece(e) for p, e in zip(parts, entries, strict=True))
-        return FastSystem(self._sided(parts=parts), pieces, layout_of(parts))
+        return FastSystem(self.forces.sided(parts), pieces, layout_of(parts))
 
     def _level(self, orbit: Orbit, leader: Winner) -> tuple[Level, float]:
         """Half the winner's plateau value where it has one of its own, else midway in the loss."""
@@ -478,16 +383,16 @@ class SaddlePath:
         return [Passage(before, after, *ends) for before, after in pieces]
 
     def _land(self, entries: Entries, orbit: Orbit) -> None:
-        if self.kinked:
-            check_forces(self.parts, orbit, self._sided)
+        if self.forces.kinked:
+            check_forces(self.parts, orbit, functools.partial(self.forces.sided, self.parts))
         weights = [np.asarray(p.weight()) for p in orbit.saddle.pieces]
-        self.loss, forces = self._evaluate(weights, "at a saddle")
+        self.loss, forces = self.forces.see(self.parts, "at a saddle", weights)
         self.slowest = orbit.slowest
         passages = self._passages(orbit)
-        floors = self._floors()
+        floors = self.forces.floors()
         rows = zip(self.parts, entries, passages, forces, floors, strict=True)
         self.parts = tuple(p.at_saddle(e, at, g, floor) for p, e, at, g, floor in rows)
-        if self.kinked:
+        if self.forces.kinked:
             self._look_across(forces)
 
 
@@ -497,9 +402,3 @@ def _tied(wait: np.ndarray, best: float) -> np.ndarray:
 
 def _leader(winners: Sequence[Winner]) -> Winner:
     return max(winners, key=lambda w: -math.inf if math.isnan(w.size) else w.size)
-
-
-def _spread(values: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    """One value for every component of the pieces."""
-    pairs = zip(values, sizes, strict=True)
-    return np.concatenate([np.broadcast_to(np.ravel(x), n) for x, n in pairs])
