@@ -26,6 +26,7 @@ from ._batch import BatchComparison
 from ._claims import REFUTED, Claim, worst
 from ._closed_forms import ClosedFormRow, curve_row, number_row
 from ._comparison import Comparison, Row
+from ._orbits import PredictedOrbits
 from ._path import path_claims
 from ._plateaus import Resting
 from ._readings import Plateau, Reader, measure
@@ -132,7 +133,12 @@ def _path(
     _check_leaves(run, prediction)
     first = _timed(run, prediction)
     other = None if second is None else _timed(second, prediction)
-    return _Judge(prediction, first, other, Reader.of(run)).judged()
+    groups = _groups(prediction.at(run.log_alpha).exists, first)
+    orbits = PredictedOrbits(prediction, first.crossings, Reader.of(run))
+    owners = orbits.owners([group[0] for group in groups if len(group) == 1])
+    reader = orbits.reader.joined(owners)
+    pausing = [k for k in range(len(prediction.stages)) if owners.count(k) > 1]
+    return _Judge(prediction, first, other, reader, orbits, groups).judged(pausing)
 
 
 def _timed(run: Trajectory, prediction: Prediction) -> Timed:
@@ -142,16 +148,31 @@ def _timed(run: Trajectory, prediction: Prediction) -> Timed:
     return Timed(run, crossings, allowances(prediction, run.log_alpha, measured), offsets)
 
 
+def _groups(exists: np.ndarray, run: Timed) -> list[list[int]]:
+    """Stages that happen one by one, and together those with no plateau between them.
+
+    One is there if the prediction's times leave it, or those of the run do and it is formed.
+    """
+    groups: list[list[int]] = []
+    for k in range(len(exists)):
+        if groups and not (exists[k - 1] or run.allowances[k - 1].exists):
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    return groups
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Judge:
     prediction: Prediction
     first: Timed
     second: Timed | None
     reader: Reader
+    orbits: PredictedOrbits
+    groups: list[list[int]]
 
-    def judged(self) -> tuple[list[Row], list[Claim]]:
+    def judged(self, pausing: list[int]) -> tuple[list[Row], list[Claim]]:
         run, prediction = self.first.run, self.prediction
-        finite = prediction.at(run.log_alpha)
         start = float(run.times[0])
         known = [c.clock for c in self.first.crossings if c is not None]
         before = self.reader.plateau(start, min(known, default=self.reader.end))
@@ -159,7 +180,7 @@ class _Judge:
         rows, times, count, reached = [], [], 0, True
         doubtful: dict[str, np.ndarray] = {}
         formed = True
-        for group in self._groups(finite.exists):
+        for group in self.groups:
             found = self._crossing(group)
             claims = self._time_claims(group, found)
             if not claims:
@@ -177,21 +198,8 @@ class _Judge:
             else:
                 reached = False
             rows.append(self._row(group, found, plateau, claims))
-        general += path_claims(prediction, self.reader, times, count, reached)
+        general += path_claims(prediction, self.reader, times, count, reached, pausing)
         return rows, general
-
-    def _groups(self, exists: np.ndarray) -> list[list[int]]:
-        """Stages that happen one by one, and together those with no plateau between them.
-
-        One is there if the prediction's times leave it, or those of the run do and it is formed.
-        """
-        groups: list[list[int]] = []
-        for k in range(len(exists)):
-            if groups and not (exists[k - 1] or self.first.allowances[k - 1].exists):
-                groups[-1].append(k)
-            else:
-                groups.append([k])
-        return groups
 
     def _crossing(self, group: list[int]) -> Crossing | None:
         """Of a merged group: the loss midway between the plateaus around it."""
@@ -235,7 +243,7 @@ class _Judge:
         plateau = self.reader.plateau(found.clock, right, at if matched else None)
         return Resting(
             self.prediction, group, self.reader, plateau, before, doubtful, allowance, matched,
-            formed,
+            formed, None if matched or len(group) > 1 else self.orbits.ahead(k, plateau.t),
         )  # fmt: skip
 
     def _row(self, group, found, plateau: Plateau | None, claims: list[Claim]) -> Row:

@@ -14,21 +14,27 @@ from ._readings import Reader
 
 
 def path_claims(
-    prediction: Prediction, reader: Reader, rows: list[Crossing], count: int, reached: bool
+    prediction: Prediction,
+    reader: Reader,
+    rows: list[Crossing],
+    count: int,
+    reached: bool,
+    pausing: list[int],
 ) -> list[Claim]:
     """Whether the run has transitions that are not predicted, and whether it has come to rest.
 
     `rows`: crossings of the transitions judged, of all that merge; `reached`: the run has them
-    all. A further one refutes if the run rests on both sides of it; else it may be a part of one.
+    all; `pausing`: stages whose orbits pause on their way. A further one refutes if the run rests
+    on both sides of it; else it may be a part of one.
     """
     run, claims = reader.trajectory, []
     extra = reader.besides([row.clock for row in rows])
     last = max((row.clock for row in rows), default=-math.inf)
-    between = [i for i in extra if reader.peaks[i] < last]
-    after = [i for i in extra if reader.peaks[i] > last]
+    between = [i for i in extra if reader.peaks[i][0] < last]
+    after = [i for i in extra if reader.peaks[i][0] > last]
     n = count
     if rows:
-        claims.append(_between(reader, max(row.t for row in rows), n, between))
+        claims.append(_between(reader, max(row.t for row in rows), n, between, pausing))
     complete = prediction.ended.startswith("complete")
     said = f"{n} transitions and no more" if complete else f"{n} transitions, {prediction.ended}"
     measured, verdict, words = said, CONFIRMED, "the run has come to rest"
@@ -46,10 +52,12 @@ def path_claims(
     return [*claims, label_claim("path.complete", said, measured, verdict, words)]
 
 
-def _between(reader: Reader, last: float, n: int, extra: list[int]) -> Claim:
+def _between(reader: Reader, last: float, n: int, extra: list[int], pausing: list[int]) -> Claim:
     key, said = "path.transitions", f"{n} up to t = {last:.6g}"
     if not extra:
-        return label_claim(key, said, said, CONFIRMED, "no others")
+        numbers = ", ".join(str(k + 1) for k in pausing)
+        words = f"; a pause on the orbit of stage {numbers}, as predicted" if numbers else ""
+        return label_claim(key, said, said, CONFIRMED, f"no others{words}")
     far = [i for i in extra if reader.apart(i)]
     scale = reader.trajectory.scale
     listed = ", ".join(f"{reader.flow_times[i] / scale:.6g}" for i in extra)

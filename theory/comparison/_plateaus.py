@@ -21,7 +21,11 @@ from ._readings import BEYOND, Plateau, Reader
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Resting:
-    """The plateau after a transition, as predicted and as read, and the one before."""
+    """The plateau after a transition, as predicted and as read, and the one before.
+
+    `ahead`: how far loss and weights still are from the saddle where the run is read, by the
+    predicted orbit, which may pause on its way; None where no orbit is known.
+    """
 
     prediction: Prediction
     group: list[int]
@@ -32,6 +36,7 @@ class Resting:
     allowance: Allowance
     matched: bool
     formed_before: bool = True
+    ahead: tuple[float, dict[str, np.ndarray]] | None = None
 
     @property
     def stage(self) -> Stage:
@@ -49,10 +54,10 @@ class Resting:
         ends = {self.group[0] + 1, self.group[-1] + 1}
         return f"stage{'–'.join(str(i) for i in sorted(ends))}.{what}"
 
-    def _allowed(self, bound: Any, moved: Any, floor: Any) -> list[Allowed]:
+    def _allowed(self, bound: Any, moved: Any, floor: Any, ahead: Any) -> list[Allowed]:
         """What the prediction knows; read elsewhere than where that holds, what moves as well."""
         a = self.allowance
-        moves = BEYOND * np.asarray(moved) * (0.0 if self.matched else 1.0)
+        moves = (BEYOND * np.asarray(moved) + ahead) * (0.0 if self.matched else 1.0)
         size = 1.5 * np.asarray(bound) + moves
         origin = a.origin if self.matched else f"{a.origin}, and what the run still moves there"
         # where no bound holds, what is met by a run at rest is met
@@ -95,7 +100,8 @@ class Resting:
     def _loss(self) -> Claim:
         run, step = self.reader.trajectory, self._step
         floor = 1e-12 * float(np.max(np.abs(run.loss[0]))) + self._rtol * abs(self.stage.loss)
-        (allowed,) = self._allowed(self.allowance.loss, self.plateau.loss_moved, floor)
+        ahead = 0.0 if self.ahead is None else self.ahead[0]
+        (allowed,) = self._allowed(self.allowance.loss, self.plateau.loss_moved, floor, ahead)
         return judged(
             self._key("loss"), self.stage.loss, self.plateau.loss, self.plateau.loss_bar,
             allowed, SHARE * step, "loss",
@@ -116,7 +122,8 @@ class Resting:
             floor = 200.0 * self._rtol * sizes + 1e-10 * max(largest, 1e-300)
             bound = np.broadcast_to(self.allowance.weights[name], found.shape)
             moved = self.plateau.moved[name] + self._short * np.reshape(sizes, found.shape) / BEYOND
-            allowed = self._allowed(bound, moved, np.ravel(floor))
+            ahead = 0.0 if self.ahead is None else np.reshape(self.ahead[1][name], found.shape)
+            allowed = self._allowed(bound, moved, np.ravel(floor), ahead)
             rows = zip(np.ndindex(found.shape), allowed, strict=True)
             slack[name] = np.reshape(
                 [
@@ -228,7 +235,8 @@ class Resting:
         for c, share in shares.items():
             bound = float(np.max(self.allowance.weights[c[0]])) / total
             floor = 1e3 * self._rtol
-            (allowed,) = self._allowed(bound, moved / total, floor)
+            ahead = 0.0 if self.ahead is None else float(np.max(self.ahead[1][c[0]])) / total
+            (allowed,) = self._allowed(bound, moved / total, floor, ahead)
             key = self._key(f"share.{coordinate_label(c)}")
             claims.append(
                 judged(key, share, sizes[c] / total, sum(bars.values()) / total, allowed, 0.02, "")

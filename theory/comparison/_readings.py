@@ -63,22 +63,39 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads plateaus off a run; `valleys` (recorded steps) and `peaks` (times) are its own.
+    """Reads plateaus off a run, whose transitions lie between its `valleys` (recorded steps).
 
-    All times are those that the run was integrated in, which tell before from after where flow
-    time has no digits left to. `flow_times`: those of the peaks.
+    `peaks`: when the loss falls fastest in each; of several that are one, first and last. All times
+    are those that the run was integrated in, which tell before from after where flow time has no
+    digits left to. `flow_times`: those of the first peaks. `orbits`: of each transition the number
+    of the predicted orbit that it lies on, None where it lies on none that is known.
     """
 
     trajectory: Trajectory
     valleys: list[int]
-    peaks: list[float]
+    peaks: list[tuple[float, float]]
     flow_times: list[float]
+    orbits: list[int | None]
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> "Reader":
         stages = trajectory.stages()
         valleys = [0, *(s.step for s in stages)]
-        return cls(trajectory, valleys, [s.clock for s in stages], [s.t for s in stages])
+        peaks = [(s.clock, s.clock) for s in stages]
+        return cls(trajectory, valleys, peaks, [s.t for s in stages], [None] * len(stages))
+
+    def joined(self, orbits: list[int | None]) -> "Reader":
+        """With the transitions that lie on one predicted orbit as one."""
+        number = range(len(orbits))
+        first = [i for i in number if not i or orbits[i] is None or orbits[i] != orbits[i - 1]]
+        pairs = list(itertools.pairwise([*first, len(orbits)]))
+        return Reader(
+            self.trajectory,
+            [self.valleys[i] for i in (*first, len(orbits))],
+            [(self.peaks[a][0], self.peaks[b - 1][1]) for a, b in pairs],
+            [self.flow_times[i] for i in first],
+            [orbits[i] for i in first],
+        )
 
     @property
     def end(self) -> float:
@@ -87,19 +104,19 @@ class Reader:
     def next_transition(self, t: float) -> float:
         """When the run leaves the plateau that follows its transition at t; its end if never."""
         times = self.trajectory.times
-        for valley, peak in zip(self.valleys[1:], self.peaks[1:], strict=False):
+        for valley, (first, _) in zip(self.valleys[1:], self.peaks[1:], strict=False):
             if times[valley] >= t:
-                return peak
+                return first
         return self.end
 
     def besides(self, known: list[float]) -> list[int]:
-        """Numbers of the transitions in which none of these times lies."""
+        """Numbers of the transitions on no orbit that is known, without any of these times."""
         run, edges = self.trajectory, [float(self.trajectory.times[v]) for v in self.valleys]
         out = []
         for i in range(len(self.peaks)):
             falls = run.loss[self.valleys[i]] - run.loss[self.valleys[i + 1]]
             inside = any(edges[i] < t <= edges[i + 1] for t in known)
-            if not inside and falls > 1e-13 * abs(run.loss[0]):
+            if self.orbits[i] is None and not inside and falls > 1e-13 * abs(run.loss[0]):
                 out.append(i)
         return out
 
@@ -123,8 +140,8 @@ class Reader:
         run = self.trajectory
         if at is None or not left < at < right:
             at = float(run.times[self._flattest(left, right)])
-        left = max([left, *(t for t in self.peaks if t <= at)])
-        right = min([right, *(t for t in self.peaks if t > at)])
+        left = max([left, *(last for _, last in self.peaks if last <= at)])
+        right = min([right, *(first for first, _ in self.peaks if first > at)])
         here, *around = self._records([at, self._halfway(left, at), self._halfway(at, right)])
         step = int(np.argmin(np.abs(run.times - at)))
         beside = slice(max(step - 1, 0), step + 2)

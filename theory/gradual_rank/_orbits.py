@@ -141,6 +141,12 @@ class Orbit:
             weights[n] = np.where(where, end, weights[n])
         return loss, weights
 
+    def ahead(self, s: float) -> tuple[float, dict[str, np.ndarray]]:
+        """How far loss and weights still are from the saddle at time s, in size."""
+        loss, weights = self.at(np.array([s]))
+        pairs = {n: np.abs(weights[n][0] - end) for n, end in self.saddle_weights.items()}
+        return abs(float(loss[0]) - self.saddle_loss), pairs
+
     def crossing(self, component: int | None, level: float) -> float:
         """First time a component of the state rises, or (None) the loss falls, through `level`.
 
