@@ -12,20 +12,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow.internal import TERM, Flow, Pace, Unframed, eager, march, on_device
-from gflow.solvers import ROCK4, Dopri8, Rodas5P, Switching, Tsit5
-
-#: Attempted steps in one compiled call.
-STEPS = 128
-#: Up to this many state components a Rosenbrock step is cheap.
-_DENSE = 400
+from gflow.internal import Flow, eager, on_device
 
 
 class OrbitLeaf(eqx.Module):
@@ -126,10 +118,17 @@ class FastSystem(eqx.Module):
         return assembled(parts, self.layout, self.flow.names)
 
     def velocity(self, state: Float[Array, " size"]) -> Float[Array, " size"]:
+        return self.moving(state)[0]
+
+    def moving(
+        self, state: Float[Array, " size"]
+    ) -> tuple[Float[Array, " size"], Float[Array, ""]]:
+        """Velocity and loss."""
         pieces = self.unpack(state)
         weights = assembled([p.weight() for p in pieces], self.layout, self.flow.names)
-        forces = by_piece(self.flow.forces(weights)[1], self.layout)
-        return jnp.concatenate([p.velocity(g) for p, g in zip(pieces, forces, strict=True)])
+        loss, whole = self.flow.forces(weights)
+        pairs = zip(pieces, by_piece(whole, self.layout), strict=True)
+        return jnp.concatenate([p.velocity(force) for p, force in pairs]), loss
 
     @property
     def active(self) -> np.ndarray:
@@ -192,96 +191,3 @@ def by_piece(whole: Mapping[str, Array], layout: Layout) -> list[Array]:
         mine = [whole[name][head] for name, head in heads]
         out.append(mine[0] if len(mine) == 1 else jnp.stack(mine))
     return out
-
-
-class _Started(Unframed):
-    """The fast system at a point, for `march`."""
-
-    fast: FastSystem
-
-    def velocity(self, t, state):
-        return self.fast.velocity(state)
-
-    def recentred(self, state):
-        if not any(p.drifts for p in self.fast.pieces):
-            return (), state, jnp.array(False)
-        return (), joined([p.recentred() for p in self.fast.unpack(state)]), jnp.array(True)
-
-
-def _solver(size: int, stiff: bool) -> diffrax.AbstractAdaptiveSolver:
-    if not stiff:
-        return Dopri8()
-    return Rodas5P() if size <= _DENSE else Switching(Tsit5(), ROCK4())
-
-
-@eqx.filter_jit
-def advance(fast: FastSystem, state: Array, pace: Pace, tolerance: Float[Array, ""], stiff: bool):
-    """Up to `STEPS` steps from `state`: times, what `motion` reads there, which were kept."""
-    zero = jnp.zeros_like(tolerance)
-    steps = march(
-        lambda x: _Started(x, fast), state, _solver(state.size, stiff), (tolerance, zero), zero,
-        jnp.full_like(zero, jnp.inf), pace, attempts=STEPS,
-    )  # fmt: skip
-    return (steps.t, *jax.vmap(lambda y: _motion(fast, y))(steps.state)), steps.kept, steps.pace
-
-
-def _motion(fast: FastSystem, state: Array) -> tuple[Array, Array, Array, Array]:
-    velocity, acceleration = jax.jvp(fast.velocity, (state,), (fast.velocity(state),))
-    return state, velocity, acceleration, fast.flow.loss(fast.weights(state))
-
-
-@eqx.filter_jit
-def motion(
-    fast: FastSystem, state: Array
-) -> tuple[tuple[Array, Array, Array, Array], dict[str, Array]]:
-    """State, velocity, acceleration and loss; the weights."""
-    return _motion(fast, state), fast.weights(state)
-
-
-@eqx.filter_jit
-def one_step(
-    fast: FastSystem, state: Array, step: Float[Array, ""], stiff: bool
-) -> tuple[Array, Array]:
-    """State and loss after one step of this length."""
-    zero = jnp.zeros_like(step)
-    solver = _solver(state.size, stiff)
-    args = (_Started(state, fast), zero)
-    inner = jax.tree.map(jnp.asarray, solver.init(TERM, zero, step, state, args))
-    out = solver.step(TERM, zero, step, state, args, inner, jnp.array(False))[0]
-    return out, fast.flow.loss(fast.weights(out))
-
-
-@eqx.filter_jit
-def _velocities(fast: FastSystem, states: Float[Array, "n size"]) -> Float[Array, "n size"]:
-    return jax.lax.map(fast.velocity, states, batch_size=64)
-
-
-def velocities(fast: FastSystem, states: np.ndarray) -> np.ndarray:
-    """At many points, compiled once for all numbers up to a power of two."""
-    return np.asarray(_velocities(fast, _padded(states)))[: len(states)]
-
-
-@eqx.filter_jit
-def velocity_jacobian(fast: FastSystem, state: Array) -> Float[Array, "size size"]:
-    return jax.jacfwd(fast.velocity)(state)
-
-
-@eqx.filter_jit
-def _evaluated(fast: FastSystem, states: Float[Array, "n size"]) -> tuple[Array, dict[str, Array]]:
-    def at(state):
-        weights = fast.weights(state)
-        return fast.flow.loss(weights), weights
-
-    return jax.lax.map(at, states, batch_size=64)
-
-
-def evaluated(fast: FastSystem, states: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Loss and weights at many points, compiled once for all numbers up to a power of two."""
-    count = len(states)
-    loss, weights = _evaluated(fast, _padded(states))
-    return np.asarray(loss)[:count], {n: np.asarray(w)[:count] for n, w in weights.items()}
-
-
-def _padded(states: np.ndarray) -> Array:
-    room = max(1 << (len(states) - 1).bit_length(), 256)
-    return on_device(np.resize(states, (room, states.shape[1])))

@@ -3,20 +3,12 @@
 import dataclasses
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from gflow.internal import Pace, bracketed_root, on_device
 
-from ._fast_system import (
-    FastSystem,
-    OrbitLeaf,
-    advance,
-    evaluated,
-    motion,
-    one_step,
-    velocity_jacobian,
-)
+from ._fast_system import FastSystem, OrbitLeaf
+from ._motion import LOOSE, advance, evaluated, moving, one_step, velocity_jacobian, weights_at
 
 #: An orbit that takes more than so many explicit rounds is stiff; then implicit ones follow.
 _EXPLICIT, _ROUNDS = 8, 60
@@ -80,8 +72,8 @@ class Limits:
 class Orbit:
     """A connecting orbit in its own time s, 0 where it crosses its level.
 
-    `s`, `state`, `velocity`, `acceleration`, `loss`: accepted steps, explicit ones before number
-    `stiff_from`. `saddle`: the fast system at the saddle
+    `s`, `state`, `velocity`, `acceleration`, `loss`: accepted steps at a `tolerance`, explicit ones
+    before number `stiff_from`. `saddle`: the fast system at the saddle
     it ends in, its active parts at rest and the others where they are once what these still
     have to gain is added; `saddle_loss`, `saddle_weights`: there. `approach`: how fast what
     moves last dies out at the saddle, in units of the speed it had on the orbit. `slowest`: the
@@ -95,6 +87,7 @@ class Orbit:
     acceleration: np.ndarray
     loss: np.ndarray
     stiff_from: int
+    tolerance: float
     saddle: FastSystem
     saddle_loss: float
     saddle_weights: dict[str, np.ndarray]
@@ -155,14 +148,15 @@ class Orbit:
         values, sign = (-self.loss, -1.0) if component is None else (self.state[:, component], 1.0)
         level = sign * level
         i = int(np.flatnonzero((values[:-1] < level) & (values[1:] >= level))[0])
-        start, width = on_device(self.state[i]), float(self.s[i + 1] - self.s[i])
+        width = float(self.s[i + 1] - self.s[i])
 
         def gap(step: float) -> float:
             if step in (0.0, width):
                 return float(values[i + (step > 0)]) - level
-            state, loss = one_step(self.fast, start, on_device(step), i >= self.stiff_from)
-            found = -loss if component is None else np.asarray(state)[component]
-            return float(found) - level
+            stiff = i >= self.stiff_from
+            state = one_step(self.fast, self.state[i], step, stiff, self.tolerance)
+            found = -moving(self.fast, state[None]).loss if component is None else state[component]
+            return float(np.squeeze(found)) - level
 
         return float(self.s[i]) + bracketed_root(gap, width)
 
@@ -176,30 +170,29 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     **Raises:** Unbounded when the weights blow up (objective unbounded below, or a minimum at
     infinity); Degenerate when they creep without coming to rest.
     """
-    state = fast.start()
-    rows: list[tuple] = [(np.zeros(1), *(np.asarray(x)[None] for x in motion(fast, state)[0]))]
+    state = np.asarray(fast.start())
+    rows: list[tuple] = [(np.zeros(1), state[None], *moving(fast, state[None]))]
     fastest = float(np.max(np.abs(rows[0][2])))
     pace = Pace.at(on_device(1e-3 / max(fastest, 1e-300)))
     rest = _Rest(fast, limits)
     rest.reached(rows[0][1][0], rows[0][2][0])
     tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
-    # a Jacobian costs as many evaluations as the state has components
-    explicit = _EXPLICIT * (1 + len(rest.active) // 13)
+    # a Jacobian costs as the state has components, and implicit steps are long where errors may be
+    explicit = _EXPLICIT * min(1 + len(rest.active) // 13, 1 + int((LOOSE / tolerance) ** 0.2))
     for number in range(explicit + _ROUNDS):
         offset = float(rows[-1][0][-1])
         if rest.overdue(offset):
             break
-        found, kept, pace = advance(fast, state, pace, on_device(tolerance), number >= explicit)
-        t, states, velocity, *more = (np.asarray(x)[np.asarray(kept)] for x in found)
+        t, states, pace = advance(fast, state, pace, tolerance, number >= explicit)
         if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
             raise Unbounded(_AT_INFINITY if rest.faded else _BELOW)
-        new = offset + t, states, velocity, *more
+        new = offset + t, states, *moving(fast, states)
         for i in range(len(t)):
-            if rest.reached(states[i], velocity[i]):
+            if rest.reached(states[i], new[2][i]):
                 rows.append(tuple(x[: i + 1] for x in new))
-                return _finish(rest, rows, explicit)
+                return _finish(rest, rows, explicit, tolerance)
         rows.append(new)
-        state = on_device(states[-1])
+        state = states[-1]
     s, end, velocity = rows[-1][0][-1], rows[-1][1][-1], rows[-1][2][-1]
     best, _ = _polished(rest, end, True)
     if np.max((best - end)[rest.active & rest.sizes], initial=0.0) > _DRIFT:
@@ -275,7 +268,7 @@ class _Rest:
         return float(np.linalg.norm(change[felt] / peak) / np.linalg.norm(relative) / speed)
 
 
-def _finish(rest: _Rest, rows: list[tuple], explicit: int) -> Orbit:
+def _finish(rest: _Rest, rows: list[tuple], explicit: int, tolerance: float) -> Orbit:
     s, state, velocity, acceleration, loss = (np.concatenate(x) for x in zip(*rows, strict=True))
     fast, saddle, active, end = rest.fast, rest.saddle, rest.active, state[-1]
     approach = rest.relaxation(velocity[-1], acceleration[-1])
@@ -291,18 +284,19 @@ def _finish(rest: _Rest, rows: list[tuple], explicit: int) -> Orbit:
         last = np.where(active, velocity[-1], 0.0)
         approach = rest.relaxation(last, jacobian @ last)
     if rest.gone.any():
-        jacobian = np.asarray(velocity_jacobian(fast, on_device(best)))
+        jacobian = velocity_jacobian(fast, best)
     # what is left after the last step, from the linear flow around the saddle: δ' = Jδ on the
     # active parts, so ∫δ = −J⁻¹δ, and the sizes of the others gain (∂v/∂active)∫δ
     block = jacobian[np.ix_(active, active)]
     integral = _solved(block, best[active] - end[active], _row_scales(rest, block))
     tail = np.where(fast.log_sizes & ~active, jacobian[:, active] @ integral, 0.0)
-    saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(best + tail)))
-    (*_, height), weights = jax.tree.map(np.asarray, motion(saddle, on_device(best + tail)))
+    there = best + tail
+    saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(there)))
+    height, weights = moving(saddle, there[None]).loss[0], weights_at(saddle, there)
     stiff_from = sum(len(r[0]) for r in rows[: explicit + 1]) - 1
     return Orbit(
-        fast, s, state, velocity, acceleration, loss, stiff_from, saddle, float(height), weights,
-        approach, rest.limits, _slowest(block),
+        fast, s, state, velocity, acceleration, loss, stiff_from, tolerance, saddle, float(height),
+        weights, approach, rest.limits, _slowest(block),
     )  # fmt: skip
 
 
@@ -321,10 +315,10 @@ def _polished(rest: _Rest, state: np.ndarray, renewed: bool) -> tuple[np.ndarray
     fast, active = rest.saddle, rest.active
 
     def rate(state):
-        return np.asarray(motion(fast, on_device(state))[0][1])
+        return moving(fast, state[None]).velocity[0]
 
     def derivative(state):
-        whole = np.asarray(velocity_jacobian(fast, on_device(state)))
+        whole = velocity_jacobian(fast, state)
         block = whole[np.ix_(active, active)]
         return whole, block, _row_scales(rest, block)
 

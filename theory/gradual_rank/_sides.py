@@ -12,7 +12,8 @@ import numpy as np
 
 from gflow.internal import Flow
 
-from ._fast_system import FastSystem, joined, velocities
+from ._fast_system import FastSystem, joined
+from ._motion import velocities
 from ._orbits import Degenerate, Orbit
 from ._saddle_leaf import SaddleLeaf
 
