@@ -9,10 +9,11 @@ one autonomous system, stiff after the transition.
 
 import abc
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -114,8 +115,16 @@ class FastSystem(eqx.Module):
 
     def weights(self, state: Float[Array, " size"]) -> dict[str, Array]:
         """Leaf name → effective weight."""
-        parts = [p.weight() for p in self.unpack(state)]
+        parts = side_by_side(_weight, self.pieces, self.split(state))
         return assembled(parts, self.layout, self.flow.names)
+
+    def split(self, state: Float[Array, " size"]) -> list[Float[Array, " part"]]:
+        """By pieces."""
+        ends = np.cumsum([p.flat().size for p in self.pieces])
+        return jnp.split(state, ends[:-1])
+
+    def recentred(self, state: Float[Array, " size"]) -> Float[Array, " size"]:
+        return jnp.concatenate(side_by_side(_recentred, self.pieces, self.split(state)))
 
     def velocity(self, state: Float[Array, " size"]) -> Float[Array, " size"]:
         return self.moving(state)[0]
@@ -124,11 +133,9 @@ class FastSystem(eqx.Module):
         self, state: Float[Array, " size"]
     ) -> tuple[Float[Array, " size"], Float[Array, ""]]:
         """Velocity and loss."""
-        pieces = self.unpack(state)
-        weights = assembled([p.weight() for p in pieces], self.layout, self.flow.names)
-        loss, whole = self.flow.forces(weights)
-        pairs = zip(pieces, by_piece(whole, self.layout), strict=True)
-        return jnp.concatenate([p.velocity(force) for p, force in pairs]), loss
+        loss, whole = self.flow.forces(self.weights(state))
+        rows = self.split(state), by_piece(whole, self.layout)
+        return jnp.concatenate(side_by_side(_velocity, self.pieces, *rows)), loss
 
     @property
     def active(self) -> np.ndarray:
@@ -153,6 +160,42 @@ class FastSystem(eqx.Module):
             pieces.append(p.without(on_device(gone[at : at + size])))
             at += size
         return eqx.tree_at(lambda f: f.pieces, self, tuple(pieces))
+
+
+def _weight(piece: OrbitLeaf, flat: Array) -> Array:
+    return piece.at(flat).weight()
+
+
+def _velocity(piece: OrbitLeaf, flat: Array, force: Array) -> Array:
+    return piece.at(flat).velocity(force)
+
+
+def _recentred(piece: OrbitLeaf, flat: Array) -> Array:
+    return piece.at(flat).recentred().flat()
+
+
+def side_by_side(
+    function: Callable[..., Array], pieces: Sequence[OrbitLeaf], *rows: Sequence[Array]
+) -> list[Array]:
+    """`function(piece, *row)` of every piece, of those that are alike in one batch.
+
+    The heads of a layer are alike; one after the other they would make as many times the program.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, piece in enumerate(pieces):
+        leaves, kind = jax.tree.flatten(piece)
+        shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+        alike.setdefault((kind, shapes), []).append(i)
+    out: list[Any] = [None] * len(pieces)
+    for group in alike.values():
+        own = [pieces[i] for i in group], *([row[i] for i in group] for row in rows)
+        if len(group) == 1:
+            out[group[0]] = function(*(x[0] for x in own))
+            continue
+        stacked = (jax.tree.map(lambda *x: jnp.stack(x), *x) for x in own)
+        for i, found in zip(group, jax.vmap(function)(*stacked), strict=True):
+            out[i] = found
+    return out
 
 
 @eager

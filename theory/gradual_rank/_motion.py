@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 from gflow.internal import Pace, Unframed, march, on_device
 from gflow.solvers import RKC2, ROCK4, Dopri8, Rodas5P, Switching, Tsit5
 
-from ._fast_system import FastSystem, joined
+from ._fast_system import FastSystem
 
 #: Attempted steps in one compiled call.
 STEPS = 128
+#: An orbit that takes more than so many explicit rounds is stiff.
+_EXPLICIT = 8
 #: Rows that are computed side by side.
 _SIDE = 8
 #: A tolerance that every error meets.
@@ -37,7 +39,18 @@ class _Started(Unframed):
     def recentred(self, state):
         if not any(p.drifts for p in self.fast.pieces):
             return (), state, jnp.array(False)
-        return (), joined([p.recentred() for p in self.fast.unpack(state)]), jnp.array(True)
+        return (), self.fast.recentred(state), jnp.array(True)
+
+
+def explicit_rounds(size: int, tolerance: float) -> int:
+    """After so many explicit rounds what is still moving is taken to be stiff.
+
+    An implicit step costs as the state has components, and is long where errors may be.
+    """
+    loose = tolerance > LOOSE
+    if loose and size > _DENSE:
+        return 0
+    return _EXPLICIT * min(1 + size // 13, 1 if loose else 1 + int((LOOSE / tolerance) ** 0.2))
 
 
 def _solver(size: int, stiff: bool, tolerance: float) -> diffrax.AbstractAdaptiveSolver:

@@ -8,10 +8,18 @@ import numpy as np
 from gflow.internal import Pace, bracketed_root, on_device
 
 from ._fast_system import FastSystem, OrbitLeaf
-from ._motion import LOOSE, advance, evaluated, moving, one_step, velocity_jacobian, weights_at
+from ._motion import (
+    advance,
+    evaluated,
+    explicit_rounds,
+    moving,
+    one_step,
+    velocity_jacobian,
+    weights_at,
+)
 
-#: An orbit that takes more than so many explicit rounds is stiff; then implicit ones follow.
-_EXPLICIT, _ROUNDS = 8, 60
+#: After the explicit rounds of `advance` an orbit gets so many others.
+_ROUNDS = 60
 #: Longest orbit, in units of 1/(largest speed of what still moves).
 _PATIENCE = 1e8
 #: A part that has fallen so many e-folds (of the square root of its weight) counts as zero.
@@ -177,8 +185,7 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     rest = _Rest(fast, limits)
     rest.reached(rows[0][1][0], rows[0][2][0])
     tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
-    # a Jacobian costs as the state has components, and implicit steps are long where errors may be
-    explicit = _EXPLICIT * min(1 + len(rest.active) // 13, 1 + int((LOOSE / tolerance) ** 0.2))
+    explicit = explicit_rounds(state.size, tolerance)
     for number in range(explicit + _ROUNDS):
         offset = float(rows[-1][0][-1])
         if rest.overdue(offset):

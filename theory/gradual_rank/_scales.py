@@ -6,6 +6,7 @@ loss L with curvature h along the weight they add up to about √(2Lh), which is
 that scale and the force both change by c, so no answer depends on the units.
 """
 
+import itertools
 import math
 
 import equinox as eqx
@@ -13,7 +14,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from gflow.internal import Flow
 
@@ -80,9 +81,18 @@ def felt(flow: Flow, weights: list[Array], layout: Layout, single: tuple[bool, .
     _, respond, (loss, parts) = jax.linearize(force, flat, has_aux=True)
     place = jnp.arange(flat.size)
     signs = jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype)
-    curvature, at = [], 0
-    for g, own in zip(parts, single, strict=True):
-        inside = (place >= at) & (place < at + g.size)
+
+    def rms(edges: Int[Array, "2"]) -> Float[Array, ""]:
+        inside = (place >= edges[0]) & (place < edges[1])
+        moved = respond(jnp.where(inside, signs, 0.0))
+        return jnp.sqrt(jnp.mean(moved**2, where=inside))
+
+    ends = np.cumsum([0, *(g.size for g in parts)])
+    whole = [edges for edges, own in zip(itertools.pairwise(ends), single, strict=True) if not own]
+    # one program for all parts, however many
+    roots = iter(jax.lax.map(rms, jnp.array(whole), batch_size=_WIDTH) if whole else ())
+    curvature = []
+    for at, g, own in zip(ends, parts, single, strict=False):
         if own:
             diagonal = jax.lax.map(
                 lambda i: respond(jnp.where(place == i, 1.0, 0.0).astype(flat.dtype))[i],
@@ -91,7 +101,5 @@ def felt(flow: Flow, weights: list[Array], layout: Layout, single: tuple[bool, .
             )
             curvature.append(jnp.abs(diagonal).reshape(g.shape))
         else:
-            moved = jax.lax.dynamic_slice(respond(jnp.where(inside, signs, 0.0)), (at,), (g.size,))
-            curvature.append(jnp.sqrt(jnp.mean(jnp.square(moved))))
-        at += g.size
+            curvature.append(next(roots))
     return loss, parts, curvature
