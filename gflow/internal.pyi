@@ -25,6 +25,7 @@ from ._progress import (
     Bar as Bar,
     Stream as Stream,
 )
+from ._side_by_side import side_by_side as side_by_side
 from ._stacking import (
     member as member,
     stacked as stacked,

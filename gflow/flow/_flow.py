@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._side_by_side import side_by_side
 from ..coordinates._frame import HeadForces
 from ..coordinates._record import LeafRecord
 from ..integrate._field import Field
@@ -107,9 +108,8 @@ class Flow(Field):
         return eqx.filter({name: c.view(part) for name, c, part in parts}, eqx.is_array)
 
     def weights(self, state: Float[Array, " size"]) -> dict[str, Array]:
-        parts = self.split(state)
-        pairs = zip(self.names, self.coordinates, parts, strict=True)
-        return {name: c.value(part) for name, c, part in pairs}
+        values = side_by_side(_value, self.coordinates, self.split(state))
+        return dict(zip(self.names, values, strict=True))
 
     def velocity(self, t: Float[Array, ""], state: Float[Array, " size"]) -> Array:
         return self.kinks.settled(self, t, state).motion(t, state)
@@ -225,7 +225,14 @@ class Flow(Field):
 def _motion(flow: Flow, t: Array, state: Array) -> Array:
     """`Flow.motion`: traced once for all the places of a program that ask for it."""
     _, force = flow.pulls(flow.weights(state))
-    parts = zip(flow.names, flow.coordinates, flow.decay, flow.split(state), strict=True)
-    return jnp.concatenate(
-        [c.velocity(part, force[n], decay_rate(rate, t, state.dtype)) for n, c, rate, part in parts]
-    )
+    decay = [decay_rate(rate, t, state.dtype) for rate in flow.decay]
+    rows = flow.split(state), [force[name] for name in flow.names], decay
+    return jnp.concatenate(side_by_side(_velocity, flow.coordinates, *rows))
+
+
+def _value(coordinates: Any, part: Array) -> Any:
+    return coordinates.value(part)
+
+
+def _velocity(coordinates: Any, part: Array, force: Any, decay: Array) -> Array:
+    return coordinates.velocity(part, force, decay)

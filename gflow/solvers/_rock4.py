@@ -3,8 +3,10 @@
 from typing import Literal
 
 import equinox.internal as eqxi
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from ._rock4_coefficients import tables
 from ._spectral_radius import StabilisedSolver, combination
@@ -76,15 +78,29 @@ class ROCK4(StabilisedSolver):
             unfinished, stage, start, max_steps=self.max_stages, kind=self.scan_kind
         )
 
-        slopes = []
-        for i in range(4):
-            terms = [(h * a[i, j], F) for j, F in enumerate(slopes)]
-            point = combination((1.0, y0), (1.0, change), *terms)
-            slopes.append(field(c + jnp.sum(a[i]), point))
-        weighted = [(h * b[i], F) for i, F in enumerate(slopes)]
-        y1 = combination((1.0, y0), (1.0, change), *weighted)
-        slope1 = field(1.0, y1)
-        weights = b_hat - jnp.append(b, 0.0)
-        slopes.append(slope1)
-        error = combination(*[(h * weights[i], F) for i, F in enumerate(slopes)])
-        return y1, slope1, error
+        # one program for the four stages that finish and the slope at the new point
+        begun = combination((1.0, y0), (1.0, change))
+        rows = h * jnp.pad(jnp.concatenate([a, b[None]]), ((0, 0), (0, 1)))
+        times = jnp.append(c + jnp.sum(a, axis=1), 1.0)
+
+        def finish(carry, now):
+            slopes, _ = carry
+            i, weights, time = now
+            point = combination((1.0, begun), (1.0, _summed(weights, slopes)))
+            slopes = jax.tree.map(lambda all_, F: all_.at[i].set(F), slopes, field(time, point))
+            return (slopes, point), None
+
+        none = jax.tree.map(lambda leaf: jnp.zeros((5, *leaf.shape), leaf.dtype), begun)
+        (slopes, y1), _ = jax.lax.scan(finish, (none, begun), (jnp.arange(5), rows, times))
+        error = _summed(h * (b_hat - jnp.append(b, 0.0)), slopes)
+        return y1, jax.tree.map(lambda leaf: leaf[4], slopes), error
+
+
+def _summed(weights: Float[Array, " stages"], slopes: PyTree) -> PyTree:
+    """Σ wᵢ·slopeᵢ, each leaf in its own precision."""
+
+    def leaf(all_):
+        own = jnp.asarray(weights, all_.dtype).reshape(-1, *(1,) * (all_.ndim - 1))
+        return jnp.sum(own * all_, axis=0)
+
+    return jax.tree.map(leaf, slopes)

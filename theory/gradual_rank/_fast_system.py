@@ -9,16 +9,15 @@ one autonomous system, stiff after the transition.
 
 import abc
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gflow.internal import Flow, eager, on_device
+from gflow.internal import Flow, eager, on_device, side_by_side
 
 
 class OrbitLeaf(eqx.Module):
@@ -172,30 +171,6 @@ def _velocity(piece: OrbitLeaf, flat: Array, force: Array) -> Array:
 
 def _recentred(piece: OrbitLeaf, flat: Array) -> Array:
     return piece.at(flat).recentred().flat()
-
-
-def side_by_side(
-    function: Callable[..., Array], pieces: Sequence[OrbitLeaf], *rows: Sequence[Array]
-) -> list[Array]:
-    """`function(piece, *row)` of every piece, of those that are alike in one batch.
-
-    The heads of a layer are alike; one after the other they would make as many times the program.
-    """
-    alike: dict[Any, list[int]] = {}
-    for i, piece in enumerate(pieces):
-        leaves, kind = jax.tree.flatten(piece)
-        shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-        alike.setdefault((kind, shapes), []).append(i)
-    out: list[Any] = [None] * len(pieces)
-    for group in alike.values():
-        own = [pieces[i] for i in group], *([row[i] for i in group] for row in rows)
-        if len(group) == 1:
-            out[group[0]] = function(*(x[0] for x in own))
-            continue
-        stacked = (jax.tree.map(lambda *x: jnp.stack(x), *x) for x in own)
-        for i, found in zip(group, jax.vmap(function)(*stacked), strict=True):
-            out[i] = found
-    return out
 
 
 @eager

@@ -25,6 +25,7 @@ def draw(numbers: Scales) -> Figure:
     axes[0, 1].set(
         title=rf"modes above $\sqrt{{\alpha}}$, {alpha_label(run.log_alpha)}, heads added up",
         ylabel=r"number of singular values $>\sqrt{\alpha}$",
+        ylim=(None, 1.5 * axes[0, 1].get_ylim()[1]),
     )
     plot.spectrum_with_times(smaller, prediction, axes[1, 0], labels=NAMES)
     axes[1, 0].set_title(f"singular values of the adapters, {alpha_label(smaller.log_alpha)}")

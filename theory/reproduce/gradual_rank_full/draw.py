@@ -42,11 +42,12 @@ def gauge(numbers: Gauge) -> Figure:
     log_alpha = numbers.guarded.log_alpha
     grid = plot.finite_grid(numbers.prediction, log_alpha, 1.2)
     predicted = numbers.prediction.at(log_alpha).loss(grid)
-    for ax, run, title in (
-        (axes[0], numbers.guarded, "columns in their gauge"),
-        (axes[1], numbers.plain, "plain factors, float64"),
+    run = numbers.guarded
+    for ax, tau, loss, title in (
+        (axes[0], run.tau, run.loss, "columns in their gauge"),
+        (axes[1], numbers.tau, numbers.unguarded, "plain factors, Diffrax"),
     ):
-        ax.plot(run.tau, run.loss, color=style.COLOURS[0], lw=1.5, label="simulated")
+        ax.plot(tau, loss, color=style.COLOURS[0], lw=1.5, label="simulated")
         ax.plot(grid, predicted, **plot.FINITE, label="predicted at that α")
         ax.set(xlabel=tau_label(), ylabel="loss", title=f"{title}, {alpha_label(log_alpha)}")
         ax.legend(frameon=False, fontsize="x-small")

@@ -15,10 +15,11 @@ from .settings import Settings
 
 
 class Gauge(NamedTuple):
-    """One start in the gauge and as plain factors, and what is predicted of it."""
+    """One start in the gauge and the loss of its plain factors, and what is predicted of it."""
 
     guarded: gflow.Trajectory
-    plain: gflow.Trajectory
+    tau: np.ndarray
+    unguarded: np.ndarray
     prediction: Prediction
 
 
@@ -100,7 +101,7 @@ def _solve(features: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> np.nd
 
 
 def gauge(report: Report) -> Gauge:
-    """A dense linear network from α = 1e-60: in the gauge, and as plain factors."""
+    """A dense linear network from α = 1e-60: in the gauge, and as plain factors by Diffrax."""
     one = problem.dense()
     prediction = gradual_rank.predict(one.guarded, one.objective)
     run = gflow.simulate(one.guarded, one.objective, tau1=1.2)
@@ -108,7 +109,5 @@ def gauge(report: Report) -> Gauge:
     report.compare("dense-linear.alpha1e-60", result, "dense linear network, α = 10^-60")
     for k, (stage, size) in enumerate(zip(prediction.stages, one.sizes, strict=True)):
         report.add(f"dense-linear.T.stage{k + 1}", 1.0 / size, stage.tau, 1e-9, unit="τ")
-    plain = gflow.simulate(
-        one.plain, one.objective, tau1=1.2, log_alpha=one.log_alpha, error_bars=False
-    )
-    return Gauge(run, plain, prediction)
+    tau = np.linspace(0.0, 1.2, 600)
+    return Gauge(run, tau, one.unguarded(tau), prediction)

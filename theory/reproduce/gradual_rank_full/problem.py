@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ from jaxtyping import Array, Float
 
 import gflow
 from gflow import models, objectives
-from gflow.internal import PlainFactors
 
 from ..scales import LOG10
 
@@ -40,17 +40,6 @@ class Distance(eqx.Module):
 
     def __call__(self, model: Matrix) -> Float[Array, ""]:
         return 0.5 * jnp.sum((model.weight.value - self.target) ** 2)
-
-
-class Unguarded(eqx.Module):
-    """A and B as plain arrays, which nothing guards."""
-
-    left: Float[Array, "m r"]
-    right: Float[Array, "n r"]
-
-    @property
-    def weight(self) -> PlainFactors:
-        return PlainFactors(self.left, self.right)
 
 
 class Attention(NamedTuple):
@@ -121,10 +110,25 @@ class Dense(NamedTuple):
     def guarded(self) -> Matrix:
         return Matrix(gflow.Factored(self.left, self.right, self.log_alpha))
 
-    @property
-    def plain(self) -> Unguarded:
-        alpha = math.exp(self.log_alpha)
-        return Unguarded(jnp.asarray(self.left * alpha), jnp.asarray(self.right * alpha))
+    def unguarded(self, tau: np.ndarray) -> np.ndarray:
+        """The loss along A and B as plain arrays, by Diffrax's Dopri8."""
+        alpha, times = math.exp(self.log_alpha), jnp.asarray(tau * -self.log_alpha)
+
+        def field(t, factors, target):
+            left, right = factors
+            force = target - left @ right.T
+            return force @ right, force.T @ left
+
+        found = diffrax.diffeqsolve(
+            diffrax.ODETerm(field), diffrax.Dopri8(), times[0], times[-1], 1e-3,
+            (jnp.asarray(self.left * alpha), jnp.asarray(self.right * alpha)),
+            self.objective.target, saveat=diffrax.SaveAt(ts=times), max_steps=100_000,
+            stepsize_controller=diffrax.PIDController(rtol=1e-8, atol=1e-8 * alpha),
+        )  # fmt: skip
+        assert found.ys is not None
+        left, right = found.ys
+        miss = self.objective.target[None] - left @ right.swapaxes(1, 2)
+        return np.asarray(0.5 * jnp.sum(miss**2, axis=(1, 2)))
 
 
 def dense() -> Dense:
