@@ -25,7 +25,9 @@ _ANY = 1e300
 #: Up to this many state components a Rosenbrock step is cheap.
 _DENSE = 400
 #: With a tolerance above this, steps of low order are as long as stability allows.
-LOOSE = 1e-7
+_LOOSE = 1e-7
+#: Errors of steps of order two add up; each is held to this share of the tolerance.
+_SHARE = 0.01
 
 
 class _Started(Unframed):
@@ -47,19 +49,21 @@ def explicit_rounds(size: int, tolerance: float) -> int:
 
     An implicit step costs as the state has components, and is long where errors may be.
     """
-    loose = tolerance > LOOSE
-    if loose and size > _DENSE:
-        return 0
-    return _EXPLICIT * min(1 + size // 13, 1 if loose else 1 + int((LOOSE / tolerance) ** 0.2))
+    return _EXPLICIT * min(1 + size // 13, 1 + int((_LOOSE / tolerance) ** 0.2))
 
 
-def _solver(size: int, stiff: bool, tolerance: float) -> diffrax.AbstractAdaptiveSolver:
+def _method(
+    size: int, stiff: bool, tolerance: float
+) -> tuple[diffrax.AbstractAdaptiveSolver, float]:
+    """The solver, and the error that each of its steps may have."""
     if not stiff:
-        return Dopri8()
+        return Dopri8(), tolerance
     if size <= _DENSE:
-        return Rodas5P()
-    # the last stages of ROCK4 keep its state off rest by what it is allowed
-    return RKC2() if tolerance > LOOSE else Switching(Tsit5(), ROCK4())
+        return Rodas5P(), tolerance
+    if tolerance > _LOOSE:
+        # the last stages of ROCK4 would keep its state off rest by what it is allowed
+        return RKC2(), _SHARE * tolerance
+    return Switching(Tsit5(), ROCK4()), tolerance
 
 
 @eqx.filter_jit
@@ -82,9 +86,9 @@ def advance(
     fast: FastSystem, state: np.ndarray, pace: Pace, tolerance: float, stiff: bool
 ) -> tuple[np.ndarray, np.ndarray, Pace]:
     """Up to `STEPS` steps from `state`: times, states, and the pace to go on at."""
-    solver = _solver(state.size, stiff, tolerance)
+    solver, error = _method(state.size, stiff, tolerance)
     first, endless = on_device(state), on_device(np.inf)
-    steps = _advance(fast, first, pace, on_device(tolerance), endless, solver)
+    steps = _advance(fast, first, pace, on_device(error), endless, solver)
     kept = np.asarray(steps.kept)
     return np.asarray(steps.t)[kept], np.asarray(steps.state)[kept], steps.pace
 
@@ -93,7 +97,7 @@ def one_step(
     fast: FastSystem, state: np.ndarray, step: float, stiff: bool, tolerance: float
 ) -> np.ndarray:
     """The state after one step of this length, as one by `advance`, whatever its error."""
-    solver = _solver(state.size, stiff, tolerance)
+    solver, _ = _method(state.size, stiff, tolerance)
     length, any_error = on_device(step), on_device(_ANY)
     steps = _advance(fast, on_device(state), Pace.at(length), any_error, length, solver)
     return np.asarray(steps.state)[np.asarray(steps.kept)][-1]

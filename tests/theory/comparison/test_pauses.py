@@ -77,6 +77,16 @@ def test_a_pause_of_another_length_is_seen_in_the_time():
     assert {c.key: c.verdict for c in found.claims}["stage1.time"] == "refuted"
 
 
+def test_a_run_that_rests_for_ever_where_the_orbit_only_pauses_refutes_the_plateau():
+    """With no gap the flow never passes c; a pause excuses no run that is longer than it."""
+    loss = functools.partial(_loss, centre=0.6, gap=0.0)
+    prediction = _predicted(64, centre=0.6)
+    t = float(prediction.at(log10_alpha=-64.0).t[0])
+    run = gflow.simulate(_model(64), loss, t1=t + 4000.0)
+    found = {c.key: c.verdict for c in theory.compare(run, prediction).claims}
+    assert found["stage1.loss"] == "refuted"
+
+
 def test_a_run_that_ends_in_a_pause_that_is_not_predicted_refutes_the_plateau():
     found = theory.compare(_run(64, 50.0), _predicted(64, 0.5, 1e-2))
     assert {c.key: c.verdict for c in found.claims}["stage1.loss"] == "refuted"

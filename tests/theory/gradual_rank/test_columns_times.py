@@ -14,8 +14,9 @@ from matrices import LOG10, Matrix, Quadratic, loss_crossing
 
 import gflow
 import theory
+from gflow.solvers import RKC2
 from theory.comparison._compare import measure
-from theory.gradual_rank import predict
+from theory.gradual_rank import _motion, predict
 
 # T of random quadratic losses, by seed, d and r, from an independent implementation: 1 − e by
 # the exact conserved balance, the branch of the last column by a determinant
@@ -106,6 +107,26 @@ def test_modes_of_a_linear_network(seed):
         truncated = (u[:, :k] * sizes[:k]) @ vt[:k]
         np.testing.assert_allclose(stage.value["weight"], truncated, rtol=0, atol=1e-10)
         assert stage.rate == pytest.approx(sizes[k - 1], rel=1e-10)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("explicit", "dense"), [(8, 400), (0, 400), (0, 0)], ids=["Dopri8", "Rodas5P", "RKC2"]
+)
+def test_an_orbit_keeps_its_tolerance_by_every_method(explicit, dense, seed, monkeypatch):
+    """From the first step on, though a stiff method only has to follow what is left of a jump."""
+    monkeypatch.setattr(_motion, "_EXPLICIT", explicit)
+    monkeypatch.setattr(_motion, "_DENSE", dense)
+    target, left, right = balanced_network(seed)
+    model = Matrix(gflow.Factored(left, right, log_scale=-60 * LOG10))
+    rtol = 1e-6
+    prediction = predict(model, Quadratic(jnp.eye(9), jnp.asarray(target)), rtol=rtol)
+    tau, offset = linear_offsets(target, left, right)
+    np.testing.assert_allclose([s.tau for s in prediction.stages], tau, rtol=0, atol=1e-12)
+    for stage, exact in zip(prediction.stages, offset, strict=True):
+        assert abs(stage.offset - exact) * stage.rate < rtol
+    if (explicit, dense) == (0, 0):  # the method is what it is said to be
+        assert isinstance(_motion._method(10, True, 0.2 * rtol)[0], RKC2)
 
 
 @pytest.mark.slow
