@@ -63,8 +63,11 @@ def compare(
     **Judged:** of each transition its time (the first crossing of the prediction's level after
     the weight was last switched off), what switches, and the loss, weights, ranks and shares of
     the plateau after it; that run and prediction start from one problem; that the run has no
-    other transitions and has come to rest. Transitions predicted to overtake each other at this α
-    (`prediction.at(log_alpha).exists`) make one merged row, whose time is not predicted.
+    other transitions and has come to rest. What falls as a predicted orbit does at those times is
+    part of it, though the orbit may pause near another saddle on its way, and a run that ends in
+    such a pause is allowed what the orbit has still ahead. Transitions predicted to overtake each
+    other at this α (`prediction.at(log_alpha).exists`) make one merged row, whose time is not
+    predicted.
 
     Of each curve every recorded time and entry, by the run's error bar there: the row shows the
     one that decides. Of each number the number.
