@@ -304,6 +304,11 @@ class Columns(SaddleLeaf):
         content, logs = (np.asarray(x)[..., asleep] for x in (after.direction, after.log_size))
         size, fresh = size + logs + before * passage.start, there.untold
         there = there._facing(force, float(np.max(floor)))._turned(content, size)
+        if np.any(np.isfinite(size[: len(there.size)]) & ~np.isfinite(there.size)):
+            raise Degenerate(
+                f"the dormant columns of {coordinate_label((self.name, self.head))} have come to "
+                "differ by more than floats hold, on an orbit that takes long to come to rest"
+            )
         # of the j largest columns what will grow at h₁ + … + h_j is the part along u₁, …, u_j
         if not fresh and np.any(there.size - size < _LOST):
             raise Degenerate(

@@ -26,14 +26,24 @@ _ANY = 1e300
 _DENSE = 400
 #: With a tolerance above this, steps of low order are as long as stability allows.
 _LOOSE = 1e-7
-#: Errors of steps of order two add up; each is held to this share of the tolerance.
+#: At this share of its largest speed an orbit settles, or at so many times what ROCK4 leaves it.
+_SLOW, _JITTER = 1e-5, 100.0
+#: The error of a step of order two, which adds up, as a share of the tolerance.
 _SHARE = 0.01
 
 
 class _Started(Unframed):
-    """The fast system at a point, for `march`."""
+    """The fast system at a point, for `march`.
+
+    Steps are at most as long as the orbit so far and `least`: what has not moved since then has
+    come to rest, while dormant sizes go on, from whose digits longer steps would take.
+    """
 
     fast: FastSystem
+    least: Float[Array, ""]
+
+    def horizon(self, t, state, atol):
+        return t + self.least
 
     def velocity(self, t, state):
         return self.fast.velocity(state)
@@ -44,26 +54,47 @@ class _Started(Unframed):
         return (), self.fast.recentred(state), jnp.array(True)
 
 
-def explicit_rounds(size: int, tolerance: float) -> int:
-    """After so many explicit rounds what is still moving is taken to be stiff.
+class Method(NamedTuple):
+    """A solver, and the error that each of its steps may have."""
 
-    An implicit step costs as the state has components, and is long where errors may be.
+    solver: diffrax.AbstractAdaptiveSolver
+    error: float
+
+
+class Methods(NamedTuple):
+    """By which an orbit is followed: so many `rounds` of `first`, then where it is stiff.
+
+    `settling`: once no speed is more than a share `slow` of its largest one.
     """
-    return _EXPLICIT * min(1 + size // 13, 1 + int((_LOOSE / tolerance) ** 0.2))
 
+    rounds: int
+    first: Method
+    stiff: Method
+    settling: Method
+    slow: float
 
-def _method(
-    size: int, stiff: bool, tolerance: float
-) -> tuple[diffrax.AbstractAdaptiveSolver, float]:
-    """The solver, and the error that each of its steps may have."""
-    if not stiff:
-        return Dopri8(), tolerance
-    if size <= _DENSE:
-        return Rodas5P(), tolerance
-    if tolerance > _LOOSE:
-        # the last stages of ROCK4 would keep its state off rest by what it is allowed
-        return RKC2(), _SHARE * tolerance
-    return Switching(Tsit5(), ROCK4()), tolerance
+    @classmethod
+    def of(cls, size: int, tolerance: float) -> "Methods":
+        """For a state of this size, with this error a step.
+
+        An implicit step costs as the state has components, and is long where errors may be.
+        """
+        rounds = min(1 + size // 13, 1 + int((_LOOSE / tolerance) ** 0.2))
+        first = Method(Dopri8(), tolerance)
+        stiff = Method(Rodas5P() if size <= _DENSE else Switching(Tsit5(), ROCK4()), tolerance)
+        settling = stiff
+        if size > _DENSE and tolerance > _LOOSE:
+            # the last stages of ROCK4 keep its state off rest by what it is allowed
+            stiff = Method(ROCK4(), tolerance)
+            settling = Method(RKC2(), _SHARE * tolerance)
+        slow = max(_SLOW, _JITTER * tolerance)
+        return cls(_EXPLICIT * rounds, first, stiff, settling, slow)
+
+    def at(self, number: int, pace: float) -> Method:
+        """For a round of this number, at this share of the largest speed."""
+        if number < self.rounds:
+            return self.first
+        return self.settling if pace < self.slow else self.stiff
 
 
 @eqx.filter_jit
@@ -72,34 +103,34 @@ def _advance(
     state: Array,
     pace: Pace,
     tolerance: Float[Array, ""],
-    span: Array,
+    elapsed: Float[Array, ""],
+    least: Float[Array, ""],
+    span: Float[Array, ""],
     solver: diffrax.AbstractAdaptiveSolver,
 ):
-    zero = jnp.zeros_like(tolerance)
     return march(
-        lambda x: _Started(x, fast), state, solver, (tolerance, zero), zero,
-        span, pace, attempts=STEPS,
+        lambda x: _Started(x, fast, least), state, solver, (tolerance, jnp.zeros_like(tolerance)),
+        elapsed, span, pace, attempts=STEPS,
     )  # fmt: skip
 
 
 def advance(
-    fast: FastSystem, state: np.ndarray, pace: Pace, tolerance: float, stiff: bool
+    fast: FastSystem, state: np.ndarray, elapsed: float, least: float, pace: Pace, method: Method
 ) -> tuple[np.ndarray, np.ndarray, Pace]:
-    """Up to `STEPS` steps from `state`: times, states, and the pace to go on at."""
-    solver, error = _method(state.size, stiff, tolerance)
-    first, endless = on_device(state), on_device(np.inf)
-    steps = _advance(fast, first, pace, on_device(error), endless, solver)
+    """Up to `STEPS` steps from `state`: times from there, states, and the pace to go on at.
+
+    `elapsed`: since the orbit began. `least`: the length that any step may have.
+    """
+    numbers = (on_device(np.asarray(x)) for x in (method.error, elapsed, least, np.inf))
+    steps = _advance(fast, on_device(state), pace, *numbers, method.solver)
     kept = np.asarray(steps.kept)
     return np.asarray(steps.t)[kept], np.asarray(steps.state)[kept], steps.pace
 
 
-def one_step(
-    fast: FastSystem, state: np.ndarray, step: float, stiff: bool, tolerance: float
-) -> np.ndarray:
-    """The state after one step of this length, as one by `advance`, whatever its error."""
-    solver, _ = _method(state.size, stiff, tolerance)
-    length, any_error = on_device(step), on_device(_ANY)
-    steps = _advance(fast, on_device(state), Pace.at(length), any_error, length, solver)
+def one_step(fast: FastSystem, state: np.ndarray, step: float, method: Method) -> np.ndarray:
+    """The state after one step of this length, whatever its error."""
+    numbers = (on_device(np.asarray(x)) for x in (_ANY, 0.0, step, step))
+    steps = _advance(fast, on_device(state), Pace.at(on_device(step)), *numbers, method.solver)
     return np.asarray(steps.state)[np.asarray(steps.kept)][-1]
 
 

@@ -1,6 +1,7 @@
 """Connecting orbits: the fast system followed from one saddle to rest at the next."""
 
 import dataclasses
+import math
 
 import equinox as eqx
 import numpy as np
@@ -9,9 +10,10 @@ from gflow.internal import Pace, bracketed_root, on_device
 
 from ._fast_system import FastSystem, OrbitLeaf
 from ._motion import (
+    Method,
+    Methods,
     advance,
     evaluated,
-    explicit_rounds,
     moving,
     one_step,
     velocity_jacobian,
@@ -80,8 +82,8 @@ class Limits:
 class Orbit:
     """A connecting orbit in its own time s, 0 where it crosses its level.
 
-    `s`, `state`, `velocity`, `acceleration`, `loss`: accepted steps at a `tolerance`, explicit ones
-    before number `stiff_from`. `saddle`: the fast system at the saddle
+    `s`, `state`, `velocity`, `acceleration`, `loss`: accepted steps, `by`: the method of the step
+    that ends there. `saddle`: the fast system at the saddle
     it ends in, its active parts at rest and the others where they are once what these still
     have to gain is added; `saddle_loss`, `saddle_weights`: there. `approach`: how fast what
     moves last dies out at the saddle, in units of the speed it had on the orbit. `slowest`: the
@@ -94,8 +96,7 @@ class Orbit:
     velocity: np.ndarray
     acceleration: np.ndarray
     loss: np.ndarray
-    stiff_from: int
-    tolerance: float
+    by: list[Method]
     saddle: FastSystem
     saddle_loss: float
     saddle_weights: dict[str, np.ndarray]
@@ -161,8 +162,7 @@ class Orbit:
         def gap(step: float) -> float:
             if step in (0.0, width):
                 return float(values[i + (step > 0)]) - level
-            stiff = i >= self.stiff_from
-            state = one_step(self.fast, self.state[i], step, stiff, self.tolerance)
+            state = one_step(self.fast, self.state[i], step, self.by[i + 1])
             found = -moving(self.fast, state[None]).loss if component is None else state[component]
             return float(np.squeeze(found)) - level
 
@@ -185,26 +185,30 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     rest = _Rest(fast, limits)
     rest.reached(rows[0][1][0], rows[0][2][0])
     tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
-    explicit = explicit_rounds(state.size, tolerance)
-    for number in range(explicit + _ROUNDS):
+    methods = Methods.of(state.size, tolerance)
+    by, overdue = [methods.first], False
+    for number in range(methods.rounds + _ROUNDS):
         offset = float(rows[-1][0][-1])
-        if rest.overdue(offset):
+        if overdue := rest.overdue(offset):
             break
-        t, states, pace = advance(fast, state, pace, tolerance, number >= explicit)
+        method = methods.at(number, rest.pace)
+        t, states, pace = advance(fast, state, offset, 1.0 / max(fastest, 1e-300), pace, method)
         if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
             raise Unbounded(_AT_INFINITY if rest.faded else _BELOW)
         new = offset + t, states, *moving(fast, states)
+        by += [method] * len(t)
         for i in range(len(t)):
             if rest.reached(states[i], new[2][i]):
                 rows.append(tuple(x[: i + 1] for x in new))
-                return _finish(rest, rows, explicit, tolerance)
+                return _finish(rest, rows, by)
         rows.append(new)
         state = states[-1]
     s, end, velocity = rows[-1][0][-1], rows[-1][1][-1], rows[-1][2][-1]
     best, _ = _polished(rest, end, True)
     if np.max((best - end)[rest.active & rest.sizes], initial=0.0) > _DRIFT:
         raise Unbounded(_AT_INFINITY)
-    raise Degenerate(_creeping(s, float(np.max(np.abs(velocity[fast.active])))))
+    rate = float(np.max(np.abs(velocity[fast.active])))
+    raise Degenerate(_creeping(s, rate) if overdue else _unfinished(s, rate, len(by)))
 
 
 def _creeping(s: float, rate: float) -> str:
@@ -215,11 +219,19 @@ def _creeping(s: float, rate: float) -> str:
     )
 
 
+def _unfinished(s: float, rate: float, steps: int) -> str:
+    return (
+        f"a connecting orbit did not come to rest in {steps} steps, up to s = {s:.3g}: something "
+        f"still moves at rate {rate:.3g}. It ends in a degenerate saddle (zero restricted "
+        "curvature), or only takes long; a larger rtol follows slow orbits in fewer steps"
+    )
+
+
 class _Rest:
     """Whether an orbit has come to rest, and which active parts have gone to zero on it.
 
     Every component is measured with its own largest speed so far (`peak`), columns with that of
-    their matrix, down to where speeds are rounding.
+    their matrix, down to where speeds are rounding. `pace`: the largest speed so measured.
     """
 
     def __init__(self, fast: FastSystem, limits: Limits):
@@ -231,7 +243,7 @@ class _Rest:
         self.reach = np.maximum(limits.reach, start) + _RUNAWAY
         self.peak, self.top, self.steps = np.zeros(len(start)), start, 0
         self.gone = np.zeros_like(self.active)
-        self.moving, self.faded = self.active, False
+        self.moving, self.faded, self.pace = self.active, False, math.inf
 
     def scales(self, speed: np.ndarray) -> np.ndarray:
         """The speeds of all components, each on the scale of its piece."""
@@ -261,6 +273,8 @@ class _Rest:
             self.gone, self.saddle = gone, self.fast.without(gone)
             self.active = self.saddle.active
         self.moving = self.active & (np.abs(velocity) > slow)
+        share = speed[self.moving] / np.maximum(self.peak[self.moving], 1e-300)
+        self.pace = float(np.max(share, initial=0.0))
         self.faded = not np.any((velocity > 0.1 * self.peak)[self.sizes])
         return self.steps > 8 and not np.any(self.moving)
 
@@ -275,7 +289,7 @@ class _Rest:
         return float(np.linalg.norm(change[felt] / peak) / np.linalg.norm(relative) / speed)
 
 
-def _finish(rest: _Rest, rows: list[tuple], explicit: int, tolerance: float) -> Orbit:
+def _finish(rest: _Rest, rows: list[tuple], by: list[Method]) -> Orbit:
     s, state, velocity, acceleration, loss = (np.concatenate(x) for x in zip(*rows, strict=True))
     fast, saddle, active, end = rest.fast, rest.saddle, rest.active, state[-1]
     approach = rest.relaxation(velocity[-1], acceleration[-1])
@@ -300,10 +314,9 @@ def _finish(rest: _Rest, rows: list[tuple], explicit: int, tolerance: float) -> 
     there = best + tail
     saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(there)))
     height, weights = moving(saddle, there[None]).loss[0], weights_at(saddle, there)
-    stiff_from = sum(len(r[0]) for r in rows[: explicit + 1]) - 1
     return Orbit(
-        fast, s, state, velocity, acceleration, loss, stiff_from, tolerance, saddle, float(height),
-        weights, approach, rest.limits, _slowest(block),
+        fast, s, state, velocity, acceleration, loss, by[: len(s)], saddle, float(height), weights,
+        approach, rest.limits, _slowest(block),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from matrices import LOG10, Matrix, Quadratic, loss_crossing
 
 import gflow
 import theory
-from gflow.solvers import RKC2
+from gflow.solvers import RKC2, ROCK4, Dopri8, Rodas5P
 from theory.comparison._compare import measure
 from theory.gradual_rank import _motion, predict
 
@@ -111,12 +111,15 @@ def test_modes_of_a_linear_network(seed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
-    ("explicit", "dense"), [(8, 400), (0, 400), (0, 0)], ids=["Dopri8", "Rodas5P", "RKC2"]
+    ("solver", "explicit", "dense", "slow"),
+    [(Dopri8, 8, 400, 1e-5), (Rodas5P, 0, 400, 1e-5), (ROCK4, 0, 0, 1e-5), (RKC2, 0, 0, math.inf)],
 )
-def test_an_orbit_keeps_its_tolerance_by_every_method(explicit, dense, seed, monkeypatch):
+def test_an_orbit_keeps_its_tolerance_by_every_method(
+    solver, explicit, dense, slow, seed, monkeypatch
+):
     """From the first step on, though a stiff method only has to follow what is left of a jump."""
-    monkeypatch.setattr(_motion, "_EXPLICIT", explicit)
-    monkeypatch.setattr(_motion, "_DENSE", dense)
+    for name, value in (("_EXPLICIT", explicit), ("_DENSE", dense), ("_SLOW", slow)):
+        monkeypatch.setattr(_motion, name, value)
     target, left, right = balanced_network(seed)
     model = Matrix(gflow.Factored(left, right, log_scale=-60 * LOG10))
     rtol = 1e-6
@@ -125,8 +128,9 @@ def test_an_orbit_keeps_its_tolerance_by_every_method(explicit, dense, seed, mon
     np.testing.assert_allclose([s.tau for s in prediction.stages], tau, rtol=0, atol=1e-12)
     for stage, exact in zip(prediction.stages, offset, strict=True):
         assert abs(stage.offset - exact) * stage.rate < rtol
-    if (explicit, dense) == (0, 0):  # the method is what it is said to be
-        assert isinstance(_motion._method(10, True, 0.2 * rtol)[0], RKC2)
+    for orbit in prediction.orbits.orbits:  # ROCK4 leaves the end to RKC2
+        kinds = {type(method.solver) for method in orbit.by[1:]}
+        assert kinds == ({ROCK4, RKC2} if solver is ROCK4 else {solver})
 
 
 @pytest.mark.slow
