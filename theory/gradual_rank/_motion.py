@@ -26,8 +26,9 @@ _ANY = 1e300
 _DENSE = 400
 #: With a tolerance above this, steps of low order are as long as stability allows.
 _LOOSE = 1e-7
-#: At this share of its largest speed an orbit settles, or at so many times what ROCK4 leaves it.
-_SLOW, _JITTER = 1e-5, 100.0
+#: Speeds of so many errors of a step, which ROCK4 leaves times the spectral radius, are left to
+#: another method; in shares of the largest speeds.
+_SETTLING = 1e4
 #: The error of a step of order two, which adds up, as a share of the tolerance.
 _SHARE = 0.01
 
@@ -87,8 +88,7 @@ class Methods(NamedTuple):
             # the last stages of ROCK4 keep its state off rest by what it is allowed
             stiff = Method(ROCK4(), tolerance)
             settling = Method(RKC2(), _SHARE * tolerance)
-        slow = max(_SLOW, _JITTER * tolerance)
-        return cls(_EXPLICIT * rounds, first, stiff, settling, slow)
+        return cls(_EXPLICIT * rounds, first, stiff, settling, _SETTLING * tolerance)
 
     def at(self, number: int, pace: float) -> Method:
         """For a round of this number, at this share of the largest speed."""
