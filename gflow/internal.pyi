@@ -30,6 +30,10 @@ from ._stacking import (
     member as member,
     stacked as stacked,
 )
+from ._svd import (
+    least_squares as least_squares,
+    svd as svd,
+)
 from ._time_unit import (
     tau_label as tau_label,
     time_unit as time_unit,

@@ -59,7 +59,7 @@ def _winner(stage: Any) -> str:
         name, index = coordinate
         value = np.asarray(stage.value[name])
         if value.ndim > len(index):  # a mode of a matrix
-            return float(np.linalg.svd(value[index[:-1]], compute_uv=False)[index[-1]])
+            return float(np.linalg.svdvals(value[index[:-1]])[index[-1]])
         return abs(float(value[index]))
 
     return coordinate_label(max(stage.activated, key=size))

@@ -17,7 +17,7 @@ The formulas are this project's; of the paper the abstract alone could be read.
 import numpy as np
 from jaxtyping import Float
 
-from gflow.internal import count
+from gflow.internal import count, svd
 
 from ._arguments import Numbers, real_array
 
@@ -98,7 +98,7 @@ def shares(left: Numbers, right: Numbers, gradient: Numbers) -> Float[np.ndarray
             f"left has shape {a.shape}, right {b.shape} and gradient {slope.shape}: they are "
             "(heads, m, r), (heads, n, r) and (m, n)."
         )
-    u, values, vt = np.linalg.svd(-slope)
+    u, values, vt = svd(-slope)
     if not values[0] > 0.0:
         raise ValueError("gradient is zero: at such a start no direction is the first to grow.")
     if len(values) > 1 and not values[0] > values[1] * (1.0 + _TIE):

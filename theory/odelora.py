@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from gflow.internal import svd
+
 from ._arguments import Numbers, real_array, times
 
 __all__ = ["RankOne", "aligned", "euler_mode", "half_times", "rank_one", "small_start"]
@@ -132,7 +134,7 @@ def small_start(target: Numbers, rank: int, t: Numbers) -> Float[np.ndarray, "..
     ```
     """
     m = _matrix(target)
-    left, values, right = np.linalg.svd(m, full_matrices=False)
+    left, values, right = svd(m, full_matrices=False)
     if not 1 <= rank <= len(values):
         raise ValueError(f"rank = {rank}: between 1 and {len(values)}, those of {m.shape}.")
     if rank < len(values) and not values[rank - 1] > values[rank] * (1.0 + 1e-12):

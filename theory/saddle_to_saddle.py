@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 from scipy import optimize
 
-from gflow.internal import Fingerprint, probe_weights, summary
+from gflow.internal import Fingerprint, least_squares, probe_weights, summary
 
 from ._prediction import Prediction
 from ._stage import Level, Stage, Start
@@ -121,7 +121,7 @@ def _signed_fit(X, y, before, winner, q) -> np.ndarray:
     size, _ = optimize.nnls(columns, y)
     # the active-set answer once more by an orthogonal solve on its own support
     kept = size > 0
-    size[kept] = np.linalg.lstsq(columns[:, kept], y, rcond=None)[0]
+    size[kept] = least_squares(columns[:, kept], y)
     beta = np.zeros(len(q))
     beta[support] = np.sign(q[support]) * size
     return beta

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._svd import svd
 from ._record import LeafRecord
 from ._view import View
 
@@ -170,7 +171,7 @@ class Coordinates(eqx.Module):
         if not cls.spectral:
             return cls.log_entries(record)
         with np.errstate(divide="ignore"):
-            return np.log(np.linalg.svd(np.asarray(record["value"]), compute_uv=False))
+            return np.log(np.linalg.svdvals(np.asarray(record["value"])))
 
     @classmethod
     def modes(
@@ -180,7 +181,7 @@ class Coordinates(eqx.Module):
         value, force = np.asarray(record["value"]), np.asarray(record["force"])
         if not cls.spectral:
             return value, force
-        u, sizes, vt = np.linalg.svd(value, full_matrices=False)
+        u, sizes, vt = svd(value, full_matrices=False)
         along = np.einsum("...mk,...mn,...kn->...k", u, force, vt)
         count = min(sizes.shape[-1], cls.count_modes(record, sizes.shape[-1]))
         return sizes[..., :count], along[..., :count]

@@ -95,6 +95,6 @@ _DIGITS = 2.0**17
 
 def _modes(x: Array) -> Int[Array, "..."]:
     """Number of singular values that are known beside the rounding of the largest."""
-    values = jnp.linalg.svd(x, compute_uv=False)
+    values = jnp.linalg.svdvals(x)
     floor = _DIGITS * jnp.finfo(x.dtype).eps * values[..., :1]
     return jnp.sum(values > floor, axis=-1)

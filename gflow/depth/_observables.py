@@ -36,7 +36,7 @@ def correlation(tokens: Tokens, block: Block | Recurrent) -> Float[Array, ""]:
 
 def effective_rank(tokens: Tokens, block: Block | Recurrent) -> Float[Array, ""]:
     """exp(−Σ p_i ln p_i), p_i = σ_i(X)/Σσ: 1 of equal tokens (Roy & Vetterli, EUSIPCO 2007)."""
-    p = jnp.linalg.svd(_relative(tokens), compute_uv=False)
+    p = jnp.linalg.svdvals(_relative(tokens))
     p = p / jnp.sum(p)
     return jnp.exp(-jnp.sum(p * jnp.log(jnp.where(p > 0.0, p, 1.0))))
 

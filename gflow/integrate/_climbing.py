@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._svd import least_squares
 from ..coordinates._record import LeafRecord
 from ..flow._flow import Flow
 from ._resting import Found
@@ -56,7 +57,7 @@ class Climbing:
         members = len(run.time)
         self.rest = np.full(members, np.inf)
         self.frozen: list[Any] = [None] * members
-        self.seen: list[Any] = [False] * members
+        self.seen: list[np.ndarray] = [np.array(False)] * members
         self.waits = np.zeros(members, bool)
 
     def aim(self, run: Any) -> float:
@@ -254,7 +255,7 @@ def polished(
     for _ in range(2):
         point = jnp.asarray(flat)
         whole = np.asarray(_curvature(flow, point))[np.ix_(own, own)]
-        step = np.linalg.lstsq(whole, np.asarray(_slope(flow, point)[1])[own], rcond=KERNEL)[0]
+        step = least_squares(whole, np.asarray(_slope(flow, point)[1])[own], rcond=KERNEL)
         flat[own] -= step
     return _shaped(flow, flat), float(_slope(flow, jnp.asarray(flat))[0])
 

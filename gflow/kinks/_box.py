@@ -9,6 +9,8 @@ scale of each b_i, minus a Gram matrix of normals, and the solution is that of s
 import numpy as np
 from jaxtyping import Float
 
+from .._svd import least_squares
+
 #: A response this small, as a share of the push or of the largest, is none: no jump.
 _NONE = 1e-9
 #: A fraction this near to 0 or 1 is one.
@@ -66,7 +68,7 @@ def _convex(push, response, convex, b):
         if free.any():
             rest = push + response @ np.where(free, 0.0, b)
             inner = response[np.ix_(free, free)]
-            b[free] = np.linalg.lstsq(inner, -rest[free], rcond=None)[0]
+            b[free] = least_squares(inner, -rest[free])
         rates = push + response @ b
         scale = 1e-12 * (np.abs(push) + np.abs(response) @ np.ones(len(push)))
         low, high = convex & ~free & (b == 0), convex & ~free & (b == 1)

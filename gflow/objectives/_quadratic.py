@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arguments import number
+from .._svd import least_squares
 from ..parameters._base import is_parameter, trained_leaves
 
 #: What becomes an array: also a list of numbers, or of rows.
@@ -74,7 +75,7 @@ class QuadraticLoss(eqx.Module):
                 f"inputs have shape {x.shape} and targets {y.shape}: give (examples, p) and "
                 "(examples,)."
             )
-        w = np.linalg.lstsq(x, y)[0]
+        w = least_squares(x, y)
         return cls(x.T @ x / len(y), w, 0.5 * float(np.mean((y - x @ w) ** 2)))
 
     def __call__(self, model: Any) -> Float[Array, ""]:

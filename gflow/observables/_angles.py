@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._arguments import count
+from .._svd import thin_svd
 from ..parameters._base import float_array
 
 
@@ -41,7 +42,7 @@ def principal_angles(
 
 def _leading(x: Float[Array, "... m n"], rank: int) -> tuple[Array, Array]:
     """Leading left and right singular vectors as columns; NaN beyond the rank."""
-    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    u, s, vt = thin_svd(x)
     rounding = max(x.shape[-2:]) * jnp.finfo(s.dtype).eps
     known = s[..., rank - 1] > rounding * s[..., 0]
     bases = u[..., :rank], vt[..., :rank, :].swapaxes(-1, -2)
@@ -51,6 +52,6 @@ def _leading(x: Float[Array, "... m n"], rank: int) -> tuple[Array, Array]:
 
 def _angles(u: Float[Array, "... m k"], v: Float[Array, "... m k"]) -> Float[Array, "... k"]:
     within = jnp.matmul(u.swapaxes(-1, -2), v)
-    cosines = jnp.linalg.svd(within, compute_uv=False)
-    sines = jnp.linalg.svd(v - jnp.matmul(u, within), compute_uv=False)
+    cosines = jnp.linalg.svdvals(within)
+    sines = jnp.linalg.svdvals(v - jnp.matmul(u, within))
     return jnp.arctan2(sines[..., ::-1], cosines)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._arguments import number
+from .._svd import thin_svd
 from ..coordinates._view import View
 from ..parameters._base import Parameter, leaf_name
 from ._products import Product
@@ -137,7 +138,7 @@ def _spectrum(leaf: Any) -> Array:
     weight = value(leaf)
     if weight.ndim < 2:
         raise ValueError(f"a weight of shape {weight.shape} has no singular values.")
-    return jnp.linalg.svd(weight, compute_uv=False)
+    return jnp.linalg.svdvals(weight)
 
 
 def _relative(leaf: Any) -> tuple[Array, Array]:
@@ -183,7 +184,7 @@ def _gap(leaf: Any) -> Array:
     if len(factors) != 2:
         raise ValueError(f"the gap is one of two factors, and there are {len(factors)}.")
     a, b = factors[0], factors[1].swapaxes(-1, -2)
-    u, _, vt = jnp.linalg.svd(jnp.matmul(a, factors[1]), full_matrices=False)
+    u, _, vt = thin_svd(jnp.matmul(a, factors[1]))
     in_u, in_v = jnp.matmul(u.swapaxes(-1, -2), a), jnp.matmul(vt, b)
     out_u, out_v = a - jnp.matmul(u, in_u), b - jnp.matmul(vt.swapaxes(-1, -2), in_v)
     squares = [jnp.sum(x**2, axis=(-2, -1)) for x in (in_u - in_v, out_u, out_v)]
@@ -191,7 +192,7 @@ def _gap(leaf: Any) -> Array:
 
 
 def _alignment(leaf: Any) -> Array:
-    parts = [jnp.linalg.svd(x, full_matrices=False) for x in _matrices(leaf)]
+    parts = [thin_svd(x) for x in _matrices(leaf)]
     cosines = [
         jnp.abs(jnp.sum(one[2][..., 0, :] * other[0][..., :, 0], axis=-1))
         for one, other in itertools.pairwise(parts)

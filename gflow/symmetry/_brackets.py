@@ -67,7 +67,7 @@ class Algebra:
         )
 
     def _rank(self, vectors: np.ndarray) -> int:
-        values = np.linalg.svd(vectors, compute_uv=False)
+        values = np.linalg.svdvals(vectors)
         largest = np.max(values)
         ranks = set(np.sum(values > _CLEAR * largest, axis=-1).tolist())
         doubtful = (values > _ROUNDING * largest) & (values < _CLEAR * largest)

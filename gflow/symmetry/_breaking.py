@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._arguments import number
+from .._svd import svd
 from ..flow._flow import Objective
 from ..programs._closure import Traced, traced
 from ._flat import Flat, Reading, flat
@@ -201,7 +202,7 @@ def _spaces(
                 f"{np.linalg.norm(theta):.3g}. Give the symmetric state, not one that left it."
             )
         moved.append(matrix - np.eye(size))
-    _, values, right = np.linalg.svd(np.concatenate(moved), full_matrices=True)
+    _, values, right = svd(np.concatenate(moved), full_matrices=True)
     rank = int(np.sum(values > _SMALL))
     if rank == 0:
         raise ValueError("The symmetries leave every weight as it is: there is nothing to break.")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._svd import svd
 from ..programs._closure import traced
 from ..results._trajectory import Trajectory
 from ._brackets import Algebra
@@ -192,7 +193,7 @@ def _changes(
     algebra: Algebra, terms: np.ndarray, points: np.ndarray, rank: int, number: int, seed: int
 ) -> np.ndarray:
     """What `number` random unit forces at every point change of every monomial, a row a force."""
-    _, sizes, forces = np.linalg.svd(algebra.vectors(0, points, seed), full_matrices=False)
+    _, sizes, forces = svd(algebra.vectors(0, points, seed), full_matrices=False)
     # where an example does not feel the weights the rank is less
     felt = sizes > RESIDUAL * sizes[:, :1]
     forces = np.where(felt[..., None], forces, 0.0)[:, :rank]

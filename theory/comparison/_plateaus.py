@@ -156,7 +156,7 @@ class Resting:
         off = ~self.plateau.active[name]
         expected = by_leaf(self.stage.value)[name]
         if matrix:
-            expected = np.linalg.svd(expected, compute_uv=False)[..., : sizes.shape[-1]]
+            expected = np.linalg.svdvals(expected)[..., : sizes.shape[-1]]
         else:
             expected = _norms(expected, sizes.shape)
         counts = np.abs(expected) > 1e-9 * np.max(np.abs(expected), initial=0.0)

@@ -159,7 +159,7 @@ def key_query_matrix(
 
     ```python
     F = key_query_matrix(X, y, W_V, W1, W2)
-    np.linalg.svd(F)[1][:2]                  # σ₁ and σ₂: their gap decides the collapse
+    np.linalg.svdvals(F)[:2]                  # σ₁ and σ₂: their gap decides the collapse
     ```
     """
     x, y = _data(X, y)

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array, times
 
 #: Singular values of F closer than this to the largest, relative to it, are tied with it.
@@ -209,7 +211,7 @@ def _modes(matrix, query, key) -> _Modes:
             f"F has shape {f.shape}, Q0 {q.shape} and K0 {k.shape}: they must be (q, k), (q, h) "
             "and (k, h), as in F @ K0 and F.T @ Q0. Weights stored as (h, d) enter transposed."
         )
-    u, s, vt = np.linalg.svd(f, full_matrices=False)
+    u, s, vt = svd(f, full_matrices=False)
     a, b = u.T @ q, vt @ k
     return _Modes(u, s, vt.T, a, b, (q - u @ a, k - vt.T @ b), (q, k), f.shape[0] != f.shape[1])
 

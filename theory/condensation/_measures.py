@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array
 
 
@@ -168,7 +170,7 @@ def singular_vector_drift(W: Numbers, top: int | None = None) -> Drift:
     k = most if top is None else top
     if not 1 <= k <= most:
         raise ValueError(f"top = {k}: choose from 1 to {most}, the number of singular values.")
-    u, _, vt = np.linalg.svd(w, full_matrices=False)
+    u, _, vt = svd(w, full_matrices=False)
     left = np.abs(np.sum(u[:-1] * u[1:], axis=1))[:, :k]
     right = np.abs(np.sum(vt[:-1] * vt[1:], axis=2))[:, :k]
     return Drift(np.mean(left, axis=1), np.mean(right, axis=1))
@@ -182,7 +184,7 @@ def _matrices(w) -> np.ndarray:
 
 
 def _spectrum(w) -> np.ndarray:
-    s = np.linalg.svd(_matrices(w), compute_uv=False)
+    s = np.linalg.svdvals(_matrices(w))
     if not np.all(s[..., 0] > 0):
         raise ValueError("W is zero: it has no rank to speak of.")
     return s

@@ -241,7 +241,7 @@ def _at_rise(
 
 def _excess(weight: np.ndarray) -> float:
     """The stable rank less one, with the digits that it has where this is small."""
-    sizes = np.linalg.svd(weight, compute_uv=False)
+    sizes = np.linalg.svdvals(weight)
     return float(np.sum((sizes[1:] / sizes[0]) ** 2))
 
 

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import lambertw
 
+from gflow.internal import least_squares
+
 from .._arguments import Numbers, real_array, times
 from ._max_margin import solved
 from ._separation import constraints
@@ -75,7 +77,7 @@ def late_separator(inputs: Numbers, labels: Numbers) -> LateSeparator:
             "ones. This holds for almost all inputs, not for symmetric ones."
         )
     n = int(problem.example[-1]) + 1
-    offset = np.linalg.lstsq(rows, -np.log(n * alpha), rcond=None)[0]
+    offset = least_squares(rows, -np.log(n * alpha))
     complete = rank == int(np.linalg.matrix_rank(problem.rows))
     return LateSeparator(found.weights, offset.reshape(problem.shape), complete)
 

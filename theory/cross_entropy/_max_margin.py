@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
 
+from gflow.internal import least_squares
+
 from .._arguments import Numbers
 from ._separation import Constraints, constraints, feasible
 
@@ -69,7 +71,7 @@ def solved(problem: Constraints) -> MaxMargin:
     p, _ = nnls(np.vstack([rows.T, np.ones(len(rows))]), np.append(np.zeros(rows.shape[1]), 1.0))
     used = np.flatnonzero(p > 0)
     # the same point from the rows that make it, whose margins are all 1
-    w = np.linalg.lstsq(rows[used], np.ones(used.size), rcond=None)[0]
+    w = least_squares(rows[used], np.ones(used.size))
     alpha = np.zeros(len(rows))
     alpha[used], off = nnls(rows[used].T, w)
     margins = rows @ w

@@ -7,6 +7,8 @@ vanish at collapse. Leading axes (of times, say) are kept.
 import numpy as np
 from jaxtyping import Float
 
+from gflow.internal import least_squares
+
 from .._arguments import Numbers, real_array
 
 
@@ -27,7 +29,7 @@ def within_class(features: Numbers, labels: Numbers) -> Float[np.ndarray, "*t"]:
     size, centred = _centred(means)
     inside = h / size - (means / size)[..., y, :]
     # with the m_c as rows of M, Σ_B⁺ = K M⁺M⁺ᵀ
-    across = inside @ np.linalg.pinv(centred, rcond=1e-12)
+    across = least_squares(centred.T, inside.T, rcond=1e-12).T
     return np.asarray(np.sum(across**2, axis=(-2, -1)) / len(y))
 
 

@@ -83,5 +83,5 @@ def layer_norm_rank(X: Numbers, tolerance: float = 1e-10) -> int:
         raise ValueError(
             f"Token {int(np.argmin(sizes))} of X has no variance: LayerNorm divides by it."
         )
-    values = np.linalg.svd(centred / sizes[:, None], compute_uv=False)
+    values = np.linalg.svdvals(centred / sizes[:, None])
     return int(np.sum(values > tolerance * values[0]))

@@ -6,6 +6,8 @@ Papers: Tu, Aranguri, Jacot 2024 (2405.17580); Domine et al. 2024 (2409.14623).
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array, times
 from ._starts import Pair, frame
 
@@ -51,7 +53,7 @@ def lazy_to_rich(target: Numbers, gain: float, t: Numbers) -> Float[np.ndarray, 
     sigma, t, g = real_array(target, "target"), times(t), float(gain)
     if sigma.ndim != 2 or not (g >= 0 and np.isfinite(g)):
         raise ValueError(f"target has shape {sigma.shape}, gain = {g}: give (o, i) and g ≥ 0.")
-    u, s, vt = np.linalg.svd(sigma, full_matrices=False)
+    u, s, vt = svd(sigma, full_matrices=False)
     if g == 0.0:
         return np.zeros((*t.shape, *sigma.shape))
     omega = np.hypot(s, g)

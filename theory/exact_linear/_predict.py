@@ -106,7 +106,7 @@ def _ends(
 ) -> list[Number]:
     """Rank and loss where the flow rests, read off a run that has come that far."""
     product = on_clock(course, problem, began)
-    learned = np.linalg.svd(rest.product, compute_uv=False)
+    learned = np.linalg.svdvals(rest.product)
     smallest = float(np.min(learned[: rest.rank])) if rest.rank else float(
         np.max(np.abs(problem.target)))  # fmt: skip
 
@@ -122,7 +122,7 @@ def _ends(
     def rank(run: Trajectory) -> tuple[float, float]:
         i = last_row(run)
         w = np.asarray(pair.read(multiplied)(run).value)[i]
-        count = np.sum(np.linalg.svd(w, compute_uv=False) > 0.5 * smallest)
+        count = np.sum(np.linalg.svdvals(w) > 0.5 * smallest)
         return (float(count) if at_rest(run) else math.nan), 0.0
 
     def loss(run: Trajectory) -> tuple[float, float]:

@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
+from gflow.internal import svd
+
 _EPS = float(np.finfo(float).eps)
 #: Columns further apart than e to this are as good as orthogonal to each other's leading rows.
 _RANGE = 300.0
@@ -100,7 +102,7 @@ def solve(
     limit: list[np.ndarray] = []
     count = 0
     for group in _equal(rates):
-        u, s, vt = np.linalg.svd(coefficients[group] @ free)
+        u, s, vt = svd(coefficients[group] @ free)
         local = float(np.linalg.norm(noise[group] @ np.abs(free)))
         rank = int(np.sum(s > local + angle * np.linalg.norm(coefficients[group])))
         angle += local / s[rank - 1] if rank else 0.0
@@ -153,7 +155,7 @@ def coupled_spectrum(
     on what the larger side has over. In this way zeros are exact and pairs exactly opposite.
     """
     o, i = target.shape
-    u, s, vt = np.linalg.svd(target)
+    u, s, vt = svd(target)
     m, half = len(s), 0.5 * balance
     k = np.hypot(s, half)
     # (a, b) on (v, u), without cancellation for either sign of λ

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array
 
 Pair = tuple[Float[np.ndarray, "h i"], Float[np.ndarray, "o h"]]
@@ -48,7 +50,7 @@ def balanced_start(
     if lam <= 0 and h <= i:
         w2 = scale * _normal(gaussian, (o, h))
         return _root(w2.T, -lam) @ frame(turn, i, h).T, w2
-    u, s, vt = np.linalg.svd(scale * _normal(gaussian, (o, i)), full_matrices=False)
+    u, s, vt = svd(scale * _normal(gaussian, (o, i)), full_matrices=False)
     r = frame(turn, h, len(s))
     return r @ (s[:, None] * vt), (u * s) @ r.T
 
@@ -71,7 +73,7 @@ def aligned_start(
     sigma, a = real_array(target, "target"), real_array(strength, "strength")
     if sigma.ndim != 2 or np.any(a < 0):
         raise ValueError(f"target has shape {sigma.shape}, strength is {a}: give (o, i) and a ≥ 0.")
-    u, s, vt = np.linalg.svd(sigma, full_matrices=False)
+    u, s, vt = svd(sigma, full_matrices=False)
     if any(width < len(s) for width in hidden):
         raise ValueError(
             f"hidden = {hidden}: {len(s)} modes need hidden layers at least that wide. For a "
@@ -96,6 +98,6 @@ def frame(key: PRNGKeyArray, rows: int, columns: int) -> np.ndarray:
 
 def _root(w: np.ndarray, shift: float) -> np.ndarray:
     """(wwᵀ + shift)^½ by the singular values of w, whose small ones wwᵀ would lose."""
-    vectors, values, _ = np.linalg.svd(w)
+    vectors, values, _ = svd(w)
     values = np.pad(values, (0, len(w) - len(values)))
     return (vectors * np.hypot(values, np.sqrt(shift))) @ vectors.T

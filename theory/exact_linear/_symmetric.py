@@ -8,6 +8,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array, times
 from . import _riccati as riccati
 
@@ -67,7 +69,7 @@ def schur_complement(x0: Numbers, target: Numbers, t: Numbers) -> Float[np.ndarr
             f"least {n_up} columns in general position, or use theory.exact_linear.symmetric."
         )
     # C − BᵀA⁻¹B is the Gram matrix of what the rows of `rest` have outside those of `up`
-    rows = np.linalg.svd(up)[2][n_up:]
+    rows = svd(up)[2][n_up:]
     outside = rest @ rows.T
     return symmetric(outside, np.diag(np.minimum(rates[n_up:], 0.0)), t)
 

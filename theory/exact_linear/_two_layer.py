@@ -139,11 +139,11 @@ def resting_point(w1: Numbers, w2: Numbers, target: Numbers, decay: float = 0.0)
 
 def _missed(target, product, decay: float, h: int) -> tuple[int, np.ndarray]:
     """Rank of a rest point and the singular values among the h largest that it lacks."""
-    s = np.linalg.svd(target, compute_uv=False)
+    s = np.linalg.svdvals(target)
     attained = s - decay  # what a learned mode of a rest point has in the product
     tiny = 1e-12 * float(np.max(s))
     modes = [int(k) for k in np.flatnonzero(attained > tiny)]
-    learned = np.linalg.svd(product, compute_uv=False)
+    learned = np.linalg.svdvals(product)
     learned = learned[learned > tiny][: len(modes)]
     unlearned = list(modes)
     for value in learned:

@@ -31,6 +31,7 @@ from gflow.internal import (
     coordinate_label,
     on_device,
     orthogonal,
+    svd,
 )
 
 from ._column_orbit import Block
@@ -132,7 +133,7 @@ class Columns(SaddleLeaf):
 
     def factors(self) -> np.ndarray:
         """The learned columns, balanced: what `product` makes the weight of."""
-        u, s, vt = np.linalg.svd(self.weight)
+        u, s, vt = svd(self.weight)
         columns = np.concatenate([u[:, : self.k], vt[: self.k].T])
         return columns * np.sqrt(s[: self.k])
 
@@ -145,9 +146,9 @@ class Columns(SaddleLeaf):
 
     def _facing(self, force: np.ndarray, floor: float) -> Self:
         """With singular vectors and values of the force on the complement of the saddle."""
-        u, _, vt = np.linalg.svd(self.weight)
+        u, _, vt = svd(self.weight)
         uc, vc = u[:, self.k :], vt[self.k :].T
-        p, h, qt = np.linalg.svd(uc.T @ force @ vc)
+        p, h, qt = svd(uc.T @ force @ vc)
         grows = h > floor
         left, right = (uc @ p)[:, : len(h)], (vc @ qt.T)[:, : len(h)]
         both, other = (np.concatenate([left, s * right])[:, grows] for s in (1.0, -1.0))
@@ -260,7 +261,7 @@ class Columns(SaddleLeaf):
         )  # fmt: skip
 
     def piece(self, entries: Mapping[int, float]) -> Block:
-        u, s, vt = np.linalg.svd(self.weight)
+        u, s, vt = svd(self.weight)
         k = self.k
         active = np.concatenate([u[:, :k], vt[:k].T]) / math.sqrt(2.0)
         log_size = np.concatenate([0.5 * np.log(2.0 * s[:k]), self._relative()])
@@ -326,7 +327,7 @@ class Columns(SaddleLeaf):
 
     def log_weights(self, scale: float, waited: np.ndarray) -> list[np.ndarray]:
         waited = np.asarray(waited, float)[..., None]
-        active = np.log(np.linalg.svd(self.weight, compute_uv=False)[: self.k])
+        active = np.log(np.linalg.svdvals(self.weight)[: self.k])
         dormant = 2.0 * (self.size - self.exponent * scale + self.rates * waited) - math.log(2.0)
         active = np.broadcast_to(active, (*dormant.shape[:-1], self.k))
         return [np.concatenate([active, dormant], axis=-1)]

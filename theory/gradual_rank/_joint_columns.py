@@ -28,7 +28,7 @@ from typing import ClassVar, Self
 import numpy as np
 from jaxtyping import ArrayLike
 
-from gflow.internal import Coordinate, on_device
+from gflow.internal import Coordinate, least_squares, on_device, svd
 
 from ._columns import Columns
 from ._fast_system import Head
@@ -57,7 +57,7 @@ class JointColumns(SaddleLeaf):
     def of(cls, parts: Sequence[Columns]) -> Self:
         """Of heads at the start, which no force has turned yet."""
         content = np.concatenate([p.directions * np.exp(p.size) for p in parts], axis=1)
-        u, s, vt = np.linalg.svd(content, full_matrices=False)
+        u, s, vt = svd(content, full_matrices=False)
         first, count = parts[0], len(s)
         exponent = np.full(count, first.exponent[0])
         columns = dataclasses.replace(
@@ -180,7 +180,7 @@ class JointColumns(SaddleLeaf):
         size = np.exp(np.where(awake, np.asarray(after.columns.log_size), 0.0))
         frame = columns.factors()
         learned = (np.asarray(after.columns.direction) * size)[: len(frame), awake]
-        turn = _nearest_rotation(np.linalg.lstsq(frame, learned, rcond=None)[0])
+        turn = _nearest_rotation(least_squares(frame, learned))
         return self._with(columns, rows[:, awake] @ turn.T, rows[:, ~awake])
 
     def forgetful(self) -> Self:
@@ -217,7 +217,7 @@ class JointColumns(SaddleLeaf):
         )
         frame = own.factors()
         active = whole.factors() @ t[:learned, :k].T
-        rows = [q[:, :learned] @ np.linalg.lstsq(frame, active, rcond=None)[0].T]
+        rows = [q[:, :learned] @ least_squares(frame, active).T]
         directions, sizes = [whole.directions[:, :0]], [np.zeros(0)]
         for level in dict.fromkeys(whole.level.tolist()):
             at = np.flatnonzero(whole.level == level)
@@ -225,7 +225,7 @@ class JointColumns(SaddleLeaf):
             top = np.nan_to_num(np.max(whole.size[at]))
             size = np.exp(np.nan_to_num(whole.size[at] - top))
             content = (whole.directions[:, at] * size) @ t[np.ix_(place, k + at)].T
-            u, s, vt = np.linalg.svd(content, full_matrices=False)
+            u, s, vt = svd(content, full_matrices=False)
             directions.append(u[:, : len(place)])
             sizes.append(np.log(s[: len(place)]) + np.max(whole.size[at]))
             rows.append(q[:, place] @ vt.T)
@@ -240,5 +240,5 @@ class JointColumns(SaddleLeaf):
 
 
 def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    u, _, vt = np.linalg.svd(matrix)
+    u, _, vt = svd(matrix)
     return u @ vt

@@ -6,7 +6,7 @@ import math
 import equinox as eqx
 import numpy as np
 
-from gflow.internal import Pace, bracketed_root, on_device
+from gflow.internal import Pace, bracketed_root, least_squares, on_device
 
 from ._fast_system import FastSystem, OrbitLeaf
 from ._motion import (
@@ -370,4 +370,4 @@ def _solved(matrix: np.ndarray, right: np.ndarray, rows: np.ndarray) -> np.ndarr
     """Least squares, each row in units of its own."""
     if not right.size:
         return right
-    return np.linalg.lstsq(matrix / rows[:, None], right / rows, rcond=1e-9)[0]
+    return least_squares(matrix / rows[:, None], right / rows, rcond=1e-9)

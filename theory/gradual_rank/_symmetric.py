@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from gflow.internal import pulled
+from gflow.internal import pulled, svd
 
 from ._column_orbit import Block
 from ._columns import Columns
@@ -59,7 +59,7 @@ class SymmetricColumns(Columns):
         return jnp.matmul(factors, factors.T)
 
     def _facing(self, force: np.ndarray, floor: float) -> Self:
-        complement = np.linalg.svd(self.weight)[0][:, self.k :]
+        complement = svd(self.weight)[0][:, self.k :]
         h, p = np.linalg.eigh(complement.T @ (force + force.T) @ complement)
         h, half = h[::-1], (complement @ p)[:, ::-1]
         basis = np.concatenate([half, half]) / math.sqrt(2.0)

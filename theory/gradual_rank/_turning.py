@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow.internal import svd
+
 from ._saddle_leaf import log_abs
 
 
@@ -56,7 +58,7 @@ def turned(
         mixing = np.eye(len(level))[:, level == one]
         while own.shape[1] and modes:
             rate, basis = modes.pop(0)
-            u, s, vt = np.linalg.svd(basis.T @ own)
+            u, s, vt = svd(basis.T @ own)
             count = len(s)
             along = basis @ u[:, :count]
             directions.append(along)
@@ -94,4 +96,4 @@ def alike(rates: np.ndarray, basis: np.ndarray, tolerance: float) -> list[Mode]:
 def complement(basis: np.ndarray) -> np.ndarray:
     """Orthonormal basis of all that is orthogonal to orthonormal columns."""
     rows, count = basis.shape
-    return np.linalg.svd(basis, full_matrices=True)[0][:, count:] if count else np.eye(rows)
+    return svd(basis, full_matrices=True)[0][:, count:] if count else np.eye(rows)

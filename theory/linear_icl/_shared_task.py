@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from gflow.internal import Objective
+from gflow.internal import Objective, svd
 from gflow.objectives import SharedTaskRegression
 
 #: Curvatures below this share of the largest are of directions that no prompt sees.
@@ -57,7 +57,7 @@ def shared_task(objective: Objective) -> SharedTask:
         )
     force, second = np.asarray(objective.force), np.asarray(objective.second)
     n, _, d = force.shape
-    left, rates, right = np.linalg.svd(force.reshape(n, n * d), full_matrices=False)
+    left, rates, right = svd(force.reshape(n, n * d), full_matrices=False)
     values, vectors = np.linalg.eigh(second)
     seen = values > _UNSEEN * values[-1]
     along = (vectors.T @ force.ravel())[seen]

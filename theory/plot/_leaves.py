@@ -73,7 +73,7 @@ def spectrum_with_times(
             ax.plot(grid, predicted, **{**FINITE, "lw": 0.8}, label=None)
             continue
         for middle, stage in zip(middles, prediction.stages, strict=False):
-            values = np.ravel(np.linalg.svd(stage.value[leaf], compute_uv=False))
+            values = np.ravel(np.linalg.svdvals(stage.value[leaf]))
             values = values[values > 1e-6 * np.max(values, initial=1e-300)]
             ax.plot(np.full(len(values), middle), values, **PREDICTED, ms=4)
     if logarithmic:

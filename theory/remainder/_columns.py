@@ -13,6 +13,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from gflow.internal import least_squares
+
 from ..gradual_rank._column_orbit import Block
 from ..gradual_rank._columns import Columns
 from ..gradual_rank._symmetric import SymmetricColumns
@@ -181,7 +183,7 @@ class ColumnModes(Modes[Block, Columns]):
         # z'_j = Σ_i z_i R_ij with the rotation R that leads to the singular basis
         new, new_logs = after.direction, np.asarray(after.piece.log_size)
         old_z, new_z = x[:, awake] * np.exp(logs[awake]), new[:, :k] * np.exp(new_logs[:k])
-        rotation = np.linalg.lstsq(old_z, new_z, rcond=None)[0] if k else np.zeros((0, 0))
+        rotation = least_squares(old_z, new_z) if k else np.zeros((0, 0))
         for j in range(k):
             y = new[:, j]
             across = np.eye(self.rows) - np.outer(y, y)

@@ -6,6 +6,8 @@ import math
 import numpy as np
 from scipy.linalg import expm
 
+from gflow.internal import least_squares
+
 from ._orbit import Linear, Path
 
 #: Largest log-size of a source: beyond it nothing here means anything, and nothing overflows.
@@ -132,6 +134,6 @@ def _at_rest(
     for j in np.flatnonzero(growing):
         b = push[:, j]
         right = math.exp(-growth[j] * span) * (over @ b) - b
-        into[:, j] = np.linalg.lstsq(jacobian - growth[j] * np.eye(size), right, rcond=None)[0]
+        into[:, j] = least_squares(jacobian - growth[j] * np.eye(size), right)
     into[:, growing] *= limited(logs + rates * span)[growing]
     return over, into

@@ -13,6 +13,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array
 from ._balanced import factor_pair, one_decay
 
@@ -41,7 +43,7 @@ def gap(left: Numbers, right: Numbers) -> Float[np.ndarray, "..."]:
 
 
 def _gaps(a: Float[np.ndarray, "k m r"], b: Float[np.ndarray, "k n r"]) -> Float[np.ndarray, " k"]:
-    u, s, vt = np.linalg.svd(a @ b.mT)
+    u, s, vt = svd(a @ b.mT)
     in_u, in_v = u.mT @ a, vt @ b
     # vectors of smaller singular values are known to ε/s only: they get a problem of their own
     counts = np.sum(s > 1e-3 * s[:, :1], axis=1)
@@ -172,7 +174,7 @@ def certificate(
         float(np.linalg.norm(m @ b + rate * a)), float(np.linalg.norm(m.T @ a + rate * b))
     )
     w = a @ b.T
-    u, s, vt = np.linalg.svd(w)
+    u, s, vt = svd(w)
     rank = int(np.sum(s > max(atol, rtol * float(s[0]))))
     beyond = u[:, rank:].T @ m @ vt[rank:].T
     return Certificate(

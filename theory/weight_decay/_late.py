@@ -68,7 +68,7 @@ def late_slope(pair: FactorPair, problem: Quadratic, rate: float) -> list[Number
     visible = math.log(10.0) * _VISIBLE / -slope
     if start < 1e-9 * scale or slowest * visible < _FOLDS:
         return []
-    end, apart = soft_threshold(d, rate / c, rank=r), np.linalg.svd(d, compute_uv=False) - rate / c
+    end, apart = soft_threshold(d, rate / c, rank=r), np.linalg.svdvals(d) - rate / c
 
     def read(run: Trajectory) -> tuple[float, float]:
         found, sizes = pair.read(gap)(run), pair.read(_size)(run)
@@ -86,7 +86,7 @@ def late_slope(pair: FactorPair, problem: Quadratic, rate: float) -> list[Number
 
 def _separation(target: np.ndarray, width: int, rate: float, c: float) -> float:
     """The rate at which the slope comes to its limit."""
-    s = np.linalg.svd(target, compute_uv=False)
+    s = np.linalg.svdvals(target)
     relaxes = 2.0 * float(np.min(np.abs(c * s - rate)))
     shape = target.shape
     modes = np.zeros(min(width, len(s)) if shape[0] == shape[1] else width)
@@ -136,7 +136,7 @@ def tied_modes(pair: FactorPair, problem: Quadratic, rate: float) -> list[Number
     tied = slice(int(said.rank), int(said.rank) + int(said.ties))
 
     def values(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.linalg.svd(multiplied(a, b), compute_uv=False)[..., tied]
+        return np.linalg.svdvals(multiplied(a, b))[..., tied]
 
     return [
         Number("growth of 1/s in a tie", 2.0 * c, _growth(pair.read(values), 2.0 * c),

@@ -139,10 +139,10 @@ def _ends(pair: FactorPair, problem: Quadratic, rate: float) -> list[Number]:
     """
     c, d, r = problem.curvature, problem.target, pair.left.shape[1]
     end, said = soft_threshold(d, rate, rank=r), predicted_rank(d, rate, rank=r)
-    s = np.linalg.svd(d, compute_uv=False)
+    s = np.linalg.svdvals(d)
     apart = np.abs(s - rate)
     slowest = 2.0 * c * float(np.min(apart, where=apart > 1e-12 * s[0], initial=rate))
-    kept = np.linalg.svd(end, compute_uv=False)[: int(said.rank)]
+    kept = np.linalg.svdvals(end)[: int(said.rank)]
     smallest = float(np.min(kept)) if kept.size else float(s[0])
     size = float(np.linalg.norm(end)) or float(np.linalg.norm(d))
 
@@ -167,7 +167,7 @@ def _ends(pair: FactorPair, problem: Quadratic, rate: float) -> list[Number]:
 
     def rank(run: Trajectory) -> tuple[float, float]:
         w = np.asarray(pair.read(multiplied)(run).value)
-        count = np.sum(np.linalg.svd(w[-1], compute_uv=False) > 0.5 * smallest)
+        count = np.sum(np.linalg.svdvals(w[-1]) > 0.5 * smallest)
         return (float(count) if left(run, w) < 0.25 * smallest else math.nan), 0.0
 
     validity = "the global minimum, which almost every start finds"
@@ -184,7 +184,7 @@ def _logs(run: Trajectory, pair: FactorPair, w: np.ndarray, rows: list[int]) -> 
     """Logarithms of the singular values of W at some recorded times, above rounding."""
     if pair.turns:
         return run.observables[f"{pair.leaves[0]}.log_singular"][rows]
-    s = np.linalg.svd(w[rows], compute_uv=False)
+    s = np.linalg.svdvals(w[rows])
     # of all that W was: where it dies a run comes down to its rounding, and moves there
     largest = max(float(np.max(np.linalg.norm(w, axis=(-2, -1)))), 1e-300)
     return np.log(np.maximum(s, 1e-12 * largest))

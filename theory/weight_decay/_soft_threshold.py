@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gflow.internal import svd
+
 from .._arguments import Numbers, real_array
 from ._balanced import (
     decays,
@@ -55,7 +57,7 @@ def soft_threshold(
     ```
     """
     d, threshold = _target(target), decays(decay) / speed(loss)
-    u, s, vt = np.linalg.svd(d, full_matrices=False)
+    u, s, vt = svd(d, full_matrices=False)
     kept = np.maximum(s - threshold[..., None], 0.0)
     if rank is not None:
         kept[..., _width(rank) :] = 0.0
@@ -79,7 +81,7 @@ def predicted_rank(
     ```
     """
     d, threshold = _target(target), decays(decay) / speed(loss)
-    s = np.linalg.svd(d, compute_uv=False)
+    s = np.linalg.svdvals(d)
     width = s.shape[-1] if rank is None else min(_width(rank), s.shape[-1])
     threshold = threshold[..., None]
     close = TIE_TOLERANCE * s[..., :1]
@@ -115,7 +117,7 @@ def gap_late_slope(
     """
     d, rate, clock = _target(target), decays(decay), speed(loss)
     width = _width(rank)
-    s = np.linalg.svd(d, compute_uv=False)
+    s = np.linalg.svdvals(d)
     if d.shape[-2] == d.shape[-1]:
         width = min(width, s.shape[-1])
     last = s[..., width - 1] if width <= s.shape[-1] else np.zeros(s.shape[:-1])

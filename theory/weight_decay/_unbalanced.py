@@ -9,6 +9,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from gflow.internal import svd
+
 from .. import exact_linear
 from .._arguments import Numbers, times
 from ..exact_linear import _riccati as riccati
@@ -57,7 +59,7 @@ def unbalanced(
     if g0 == 0.0 or rate == 0.0:
         return exact_linear.two_layer(b.T, a, d, t, rate)
     m, n = d.shape
-    u, s, vt = np.linalg.svd(d)
+    u, s, vt = svd(d)
     pairs = max(m, n)
     # rows of (VᵀB, UᵀA) by singular value; what one side lacks is a row of zeros
     q = np.zeros((pairs, 2, a.shape[1]))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.internal import Unframed, bracketed_root, on_device
+from gflow.internal import Unframed, bracketed_root, least_squares, on_device
 
 from ._forces import Units, curvature, leading, whole
 from ._race import Winner, race
@@ -247,7 +247,7 @@ def _slaved(units: Units, flat: np.ndarray, live: np.ndarray) -> np.ndarray:
         return flat
     block = curvature(units, flat)[np.ix_(live, live)]
     moved = flat.copy()
-    moved[live] += np.linalg.lstsq(block, whole(units, flat)[1][live], rcond=1e-9)[0]
+    moved[live] += least_squares(block, whole(units, flat)[1][live], rcond=1e-9)
     return moved
 
 
@@ -257,7 +257,7 @@ def polished(units: Units, flat: np.ndarray, moving: np.ndarray) -> np.ndarray:
     for _ in range(3):
         block = curvature(units, flat)[np.ix_(moving, moving)]
         force = whole(units, flat)[1][moving]
-        flat[moving] += np.linalg.lstsq(block, force, rcond=1e-9)[0]
+        flat[moving] += least_squares(block, force, rcond=1e-9)
     return flat
 
 

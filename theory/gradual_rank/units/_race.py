@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gflow.internal import Unframed, bracketed_root, on_device
+from gflow.internal import Unframed, bracketed_root, least_squares, on_device
 
 from ._forces import Units, leading
 from ._steps import followed, one_step, rates_of
@@ -174,7 +174,7 @@ def direction(units: Units, live: np.ndarray, u: np.ndarray, unit: int) -> Winne
         block = (jacobian - growth * np.eye(n))[np.ix_(own, own)]
         x = u[own]
         block = block - np.outer(x, jacobian[np.ix_(own, own)].T @ x + force[own])
-        step = np.linalg.lstsq(block, growth * x - force[own], rcond=1e-10)[0]
+        step = least_squares(block, growth * x - force[own], rcond=1e-10)
         u[own] += step - (step @ x) * x
         u /= np.linalg.norm(u)
     force, jacobian = (np.asarray(x) for x in _own(units, at, on_device(u)))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import gflow
-from gflow.internal import trained_leaves
+from gflow.internal import svd, trained_leaves
 from theory import Prediction, gradual_rank
 
 from .. import Report, Runs, Scales, compare_scales
@@ -98,7 +98,7 @@ def _bases(weights: np.ndarray) -> Bases:
     """Of every head, singular vectors of what is learned."""
     found = []
     for w in weights:
-        u, s, vt = np.linalg.svd(w)
+        u, s, vt = svd(w)
         rank = int(np.sum(s > 1e-6 * np.max(np.abs(weights))))
         found.append((u[:, :rank], vt[:rank].T))
     return found

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gflow.internal import orthogonal
+from gflow.internal import orthogonal, svd
 
 
 def factors(leaf) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +46,7 @@ def predicted_spectra(F, Q0, K0, t) -> list[np.ndarray]:
 
     The rows of UᵀW_Q and VᵀW_K, ½e^{σ_i t}(s_i⁺ ± e^{−2σ_i t}s_i⁻), are graded as they stand.
     """
-    u, sigma, vt = np.linalg.svd(F)
+    u, sigma, vt = svd(F)
     plus, minus = u.T @ Q0 + vt @ K0, u.T @ Q0 - vt @ K0
     fallen = np.exp(-2 * np.multiply.outer(t, sigma))[..., None]
     logs = jnp.asarray(np.multiply.outer(t, sigma) - math.log(2))

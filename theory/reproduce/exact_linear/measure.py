@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import elementwise
 
+from gflow.internal import svd
 from theory import exact_linear as exact
 
 from .. import Report
@@ -56,7 +57,7 @@ def hierarchy(report: Report) -> Hierarchy:
     """Saxe et al. 2014, 2019: aligned modes of a hierarchy are learned along sigmoids."""
     start = 1e-4
     w1, w2, target = problem.hierarchy(start)
-    u, s, vt = np.linalg.svd(target)
+    u, s, vt = svd(target)
     stages = exact.mode_stages(s, start)
     levels = sorted({round(stage.s, 12) for stage in stages}, reverse=True)
     times = [float(exact.mode_time(start, level / 2, level)) for level in levels]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from gflow.internal import svd
 from theory import exact_linear as exact
 
 SAXE = "Saxe et al. 2014, arXiv 1312.6120"
@@ -78,7 +79,7 @@ def random_network(seed: int) -> Network:
     small, large = min(i, o), max(i, o)
     h = int(rng.integers(small, 51))
     examples = int(rng.integers(2 * large, 3 * large + 1))
-    left, _, right = np.linalg.svd(rng.standard_normal((i, examples)), full_matrices=False)
+    left, _, right = svd(rng.standard_normal((i, examples)), full_matrices=False)
     inputs = math.sqrt(examples) * left @ right
     target = rng.standard_normal((o, examples)) @ inputs.T / examples
     scale = rng.uniform(0.01, 0.5) / math.sqrt(max(i, h, o))

@@ -7,6 +7,7 @@ import numpy as np
 
 import gflow
 import theory
+from gflow.internal import least_squares
 from theory import Prediction, gradual_rank
 
 from .. import Report, Runs, Scales, compare_scales, offsets
@@ -97,7 +98,7 @@ def best_fit(objective: problem.Sensing, rank: int, rng: np.random.Generator, st
 
 
 def _solve(features: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.linalg.lstsq(features.reshape(len(y), -1), y, rcond=None)[0].reshape(shape)
+    return least_squares(features.reshape(len(y), -1), y).reshape(shape)
 
 
 def gauge(report: Report) -> Gauge:

@@ -7,6 +7,7 @@ import numpy as np
 
 import gflow
 from gflow import velocity
+from gflow.internal import svd
 
 PAPER = "ODELoRA, arXiv 2602.07479"
 TANGENT = velocity.Tangent()
@@ -36,7 +37,7 @@ class Problem(NamedTuple):
         rng = np.random.default_rng(seed)
         m, n = len(self.left), len(self.right)
         whole = rng.normal(size=(m, rank)) @ rng.normal(size=(rank, n))
-        u, s, vt = np.linalg.svd(whole, full_matrices=False)
+        u, s, vt = svd(whole, full_matrices=False)
         root = np.sqrt(size * s[:rank])
         return {"w": gflow.Factored(u[:, :rank] * root, vt[:rank].T * root)}
 

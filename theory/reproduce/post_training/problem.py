@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gflow
+from gflow.internal import svd
 
 PAPER = "arXiv 2509.17866"
 
@@ -36,7 +37,7 @@ class Trained(NamedTuple):
 
     def seen(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Change of the singular values, and rotations of the vectors, signs aligned."""
-        u, s, vt = np.linalg.svd(weight)
+        u, s, vt = svd(weight)
         left, right = self.left.T @ u, self.right.T @ vt.T
         signs = np.sign(np.diagonal(left))
         eye = np.eye(len(s))
@@ -52,5 +53,5 @@ def trained(values: np.ndarray, seed: int) -> Trained:
 
 def gaussian(size: int, seed: int) -> Trained:
     """A Gaussian matrix, its vectors dense in singular values."""
-    u, s, vt = np.linalg.svd(np.random.default_rng(seed).normal(size=(size, size)))
+    u, s, vt = svd(np.random.default_rng(seed).normal(size=(size, size)))
     return Trained(u, s / np.sqrt(size), vt.T)

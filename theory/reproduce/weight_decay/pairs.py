@@ -25,7 +25,7 @@ def normal_pair(seed: int, size: float, *shape: int) -> DeepLinear:
 
 def singular_values(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Of left @ rightᵀ, over leading axes."""
-    return np.linalg.svd(left @ right.swapaxes(-1, -2), compute_uv=False)
+    return np.linalg.svdvals(left @ right.swapaxes(-1, -2))
 
 
 def factors(run: gflow.Trajectory) -> tuple[np.ndarray, np.ndarray]:

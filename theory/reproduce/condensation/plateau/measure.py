@@ -12,6 +12,7 @@ from scipy import optimize
 
 import gflow
 import theory
+from gflow.internal import svd
 from theory import condensation as co
 
 from ... import Report
@@ -74,7 +75,7 @@ class SecondStage(NamedTuple):
 def second_stage(report: Report, settings: Settings) -> SecondStage:
     """Times and ranks over ε, singular values and vectors in time."""
     one = problem()
-    sigma = np.linalg.svd(one.F, compute_uv=False)
+    sigma = np.linalg.svdvals(one.F)
     report.settings |= {
         "examples": EXAMPLES,
         "tokens": TOKENS,
@@ -133,7 +134,7 @@ def in_time(report: Report, second: Second, F: np.ndarray) -> InTime:
     shown = second.run.t <= second.time
     t = second.run.t[shown]
     leaf = second.run.leaves["kq"].at(shown)
-    u, _, vt = np.linalg.svd(F)
+    u, _, vt = svd(F)
     half = int(np.searchsorted(t, 0.5 * second.time))
     found = spectra(leaf)
     values = [logs / LOG10 for _, logs in found]

@@ -99,7 +99,7 @@ def both_stages(report: Report, settings: Settings) -> BothStages:
     steps = " + ".join(str(x.statistics["accepted"]) for x in (out, first, second))
     report.say(
         f"tanh model, d = {d}, ε = {EPSILON:g}: σ(F) at mid-plateau "
-        f"{', '.join(f'{s:.4f}' for s in np.linalg.svd(F)[1][:3])} …; stable rank of W_Q when "
+        f"{', '.join(f'{s:.4f}' for s in np.linalg.svdvals(F)[:3])} …; stable rank of W_Q when "
         f"attention saturates 1 + {rank:.3g}, predicted 1 + {plateau.query_rank - 1:.3g}; "
         f"{steps} steps."
     )

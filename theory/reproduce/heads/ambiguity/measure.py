@@ -52,7 +52,7 @@ def ambiguity(report: Report) -> Ambiguity:
         ends = np.asarray(run.final["contents"])
         missed = float(np.max(np.abs(ends @ output - target)))
         apart = (ends[1:] - ends[0]).reshape(len(ends) - 1, -1)
-        found = int(np.sum(np.linalg.svd(apart, compute_uv=False) > 1e-6))
+        found = int(np.sum(np.linalg.svdvals(apart) > 1e-6))
         predicted = heads.ambiguity(TOKENS, WIDTH, output)
         report.add(
             f"ambiguity.columns{columns}.rank{rank}", predicted, found, 0.0, paper=PAPER,

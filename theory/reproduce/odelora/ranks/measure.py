@@ -6,6 +6,7 @@ import numpy as np
 
 import gflow
 import theory
+from gflow.internal import svd
 from theory import exact_linear, odelora
 
 from ... import Report
@@ -98,7 +99,7 @@ def conditioning(report: Report) -> Conditioning:
     one, end = problem((3.0, 0.05), (5, 4), 2), 200.0
     left, right = (np.random.default_rng(k).normal(size=(m, 2)) for k, m in ((3, 5), (4, 4)))
     whole = one.target + 1e-3 * left @ right.T / np.linalg.norm(left @ right.T)
-    u, s, vt = np.linalg.svd(whole, full_matrices=False)
+    u, s, vt = svd(whole, full_matrices=False)
     root = np.sqrt(s[:2])
     start = {"w": gflow.Factored(u[:, :2] * root, vt[:2].T * root)}
     found = {}

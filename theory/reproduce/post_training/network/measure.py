@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gflow.internal import svd
 from theory import post_training
 
 from ... import Report
@@ -40,8 +41,8 @@ def seen(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
     Of singular vectors with their signs aligned, in the smaller of the two dimensions.
     """
-    u, s, vt = np.linalg.svd(before, full_matrices=False)
-    u1, s1, vt1 = np.linalg.svd(after, full_matrices=False)
+    u, s, vt = svd(before, full_matrices=False)
+    u1, s1, vt1 = svd(after, full_matrices=False)
     left, right = u.T @ u1, vt @ vt1.T
     signs = np.where(np.diagonal(left) < 0.0, -1.0, 1.0)
     cosine = post_training.coordination(left * signs, right * signs)

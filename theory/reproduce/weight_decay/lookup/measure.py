@@ -64,7 +64,7 @@ def end(start: DeepLinear, decay: float) -> theory.Prediction:
     """
     k, wait = TOKENS, 2.0 / float(decayed.lookup_rates(TOKENS, decay).slowest)
     limit = float(decayed.lookup_logit(k, decay))
-    read = theory.from_weights(lambda w: np.linalg.svd(product(w), compute_uv=False))
+    read = theory.from_weights(lambda w: np.linalg.svdvals(product(w)))
 
     def last(run: gflow.Trajectory) -> tuple[np.ndarray, np.ndarray]:
         reading = read(run)

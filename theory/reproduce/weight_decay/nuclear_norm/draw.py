@@ -68,7 +68,7 @@ def _in_time(axes: np.ndarray, one: Problem, courses: list[Course]) -> None:
 def _thresholds(ax: Axes, one: Problem, sweep: Sweep) -> None:
     decays, found = sweep.decays, sweep.found
     grid = np.linspace(0.0, decays[-1], 1000)
-    exact = np.linalg.svd(theory.soft_threshold(TARGET, grid, one.loss), compute_uv=False)
+    exact = np.linalg.svdvals(theory.soft_threshold(TARGET, grid, one.loss))
     for k in range(5):
         ax.plot(decays, found[:, 4 - k], color=COLOURS[k], **SIMULATED)
         ax.plot(grid, exact[:, 4 - k], **EXACT)

@@ -27,7 +27,7 @@ def per_head(stacked: models.Transformer, start: models.Transformer) -> dict[str
             ]
             for m in (stacked, start)
         )
-        s = np.linalg.svd(now[0] @ now[1].mT, compute_uv=False)
+        s = np.linalg.svdvals(now[0] @ now[1].mT)
         found[f"{name} rank"] = np.sum(s > THRESHOLD, axis=-1)
         for what, measure in (("imbalance", imbalance), ("gap", theory.gap)):
             found[f"{name} {what}"] = measure(*now) / measure(*then)
