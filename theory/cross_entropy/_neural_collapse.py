@@ -7,7 +7,7 @@ vanish at collapse. Leading axes (of times, say) are kept.
 import numpy as np
 from jaxtyping import Float
 
-from gflow.internal import least_squares
+from gflow.internal import svd
 
 from .._arguments import Numbers, real_array
 
@@ -28,8 +28,10 @@ def within_class(features: Numbers, labels: Numbers) -> Float[np.ndarray, "*t"]:
     h, y, means = _data(features, labels)
     size, centred = _centred(means)
     inside = h / size - (means / size)[..., y, :]
-    # with the m_c as rows of M, Σ_B⁺ = K M⁺M⁺ᵀ
-    across = least_squares(centred.T, inside.T, rcond=1e-12).T
+    # with the m_c = UsVᵀ as rows of M, Σ_B⁺ = K M⁺M⁺ᵀ = K V s⁻² Vᵀ
+    _, s, vt = svd(centred, full_matrices=False)
+    known = s > 1e-12 * s[..., :1]
+    across = (inside @ vt.mT) * np.where(known, 1.0 / np.where(known, s, 1.0), 0.0)[..., None, :]
     return np.asarray(np.sum(across**2, axis=(-2, -1)) / len(y))
 
 
