@@ -10,27 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gflow.internal import Pace, Unframed, march, on_device
-from gflow.solvers import RKC2, ROCK4, Dopri8, Rodas5P, Switching, Tsit5
 
 from ._fast_system import FastSystem
 
 #: Attempted steps in one compiled call.
 STEPS = 128
-#: An orbit that takes more than so many explicit rounds is stiff.
-_EXPLICIT = 8
 #: Rows that are computed side by side.
 _SIDE = 8
-#: A tolerance that every error meets.
-_ANY = 1e300
-#: Up to this many state components a Rosenbrock step is cheap.
-_DENSE = 400
-#: With a tolerance above this, steps of low order are as long as stability allows.
-_LOOSE = 1e-7
-#: Speeds of so many errors of a step, which ROCK4 leaves times the spectral radius, are left to
-#: another method; in shares of the largest speeds.
-_SETTLING = 1e4
-#: The error of a step of order two, which adds up, as a share of the tolerance.
-_SHARE = 0.01
 
 
 class _Started(Unframed):
@@ -55,50 +41,8 @@ class _Started(Unframed):
         return (), self.fast.recentred(state), jnp.array(True)
 
 
-class Method(NamedTuple):
-    """A solver, and the error that each of its steps may have."""
-
-    solver: diffrax.AbstractAdaptiveSolver
-    error: float
-
-
-class Methods(NamedTuple):
-    """By which an orbit is followed: so many `rounds` of `first`, then where it is stiff.
-
-    `settling`: once no speed is more than a share `slow` of its largest one.
-    """
-
-    rounds: int
-    first: Method
-    stiff: Method
-    settling: Method
-    slow: float
-
-    @classmethod
-    def of(cls, size: int, tolerance: float) -> "Methods":
-        """For a state of this size, with this error a step.
-
-        An implicit step costs as the state has components, and is long where errors may be.
-        """
-        rounds = min(1 + size // 13, 1 + int((_LOOSE / tolerance) ** 0.2))
-        first = Method(Dopri8(), tolerance)
-        stiff = Method(Rodas5P() if size <= _DENSE else Switching(Tsit5(), ROCK4()), tolerance)
-        settling = stiff
-        if size > _DENSE and tolerance > _LOOSE:
-            # the last stages of ROCK4 keep its state off rest by what it is allowed
-            stiff = Method(ROCK4(), tolerance)
-            settling = Method(RKC2(), _SHARE * tolerance)
-        return cls(_EXPLICIT * rounds, first, stiff, settling, _SETTLING * tolerance)
-
-    def at(self, number: int, pace: float) -> Method:
-        """For a round of this number, at this share of the largest speed."""
-        if number < self.rounds:
-            return self.first
-        return self.settling if pace < self.slow else self.stiff
-
-
 @eqx.filter_jit
-def _advance(
+def marched(
     fast: FastSystem,
     state: Array,
     pace: Pace,
@@ -108,30 +52,14 @@ def _advance(
     span: Float[Array, ""],
     solver: diffrax.AbstractAdaptiveSolver,
 ):
+    """Up to `STEPS` steps within `span`, by a solver of Diffrax's kind with this error a step.
+
+    `elapsed`: since the orbit began. `least`: the length that any step may have.
+    """
     return march(
         lambda x: _Started(x, fast, least), state, solver, (tolerance, jnp.zeros_like(tolerance)),
         elapsed, span, pace, attempts=STEPS,
     )  # fmt: skip
-
-
-def advance(
-    fast: FastSystem, state: np.ndarray, elapsed: float, least: float, pace: Pace, method: Method
-) -> tuple[np.ndarray, np.ndarray, Pace]:
-    """Up to `STEPS` steps from `state`: times from there, states, and the pace to go on at.
-
-    `elapsed`: since the orbit began. `least`: the length that any step may have.
-    """
-    numbers = (on_device(np.asarray(x)) for x in (method.error, elapsed, least, np.inf))
-    steps = _advance(fast, on_device(state), pace, *numbers, method.solver)
-    kept = np.asarray(steps.kept)
-    return np.asarray(steps.t)[kept], np.asarray(steps.state)[kept], steps.pace
-
-
-def one_step(fast: FastSystem, state: np.ndarray, step: float, method: Method) -> np.ndarray:
-    """The state after one step of this length, whatever its error."""
-    numbers = (on_device(np.asarray(x)) for x in (_ANY, 0.0, step, step))
-    steps = _advance(fast, on_device(state), Pace.at(on_device(step)), *numbers, method.solver)
-    return np.asarray(steps.state)[np.asarray(steps.kept)][-1]
 
 
 class Motion(NamedTuple):
@@ -180,9 +108,12 @@ def moving(fast: FastSystem, states: np.ndarray, directions: np.ndarray | None =
     return Motion(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
-def velocity_jacobian(fast: FastSystem, state: np.ndarray) -> np.ndarray:
-    size = state.size
-    return moving(fast, np.broadcast_to(state, (size, size)), np.eye(size)).change.T
+def velocity_jacobian(fast: FastSystem, state: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """∂v of all components along those that are marked: dormant ones move no others."""
+    pushes = np.eye(state.size)[along]
+    if not len(pushes):
+        return np.zeros((state.size, 0))
+    return moving(fast, np.broadcast_to(state, pushes.shape), pushes).change.T
 
 
 @eqx.filter_jit

@@ -6,22 +6,12 @@ import math
 import equinox as eqx
 import numpy as np
 
-from gflow.internal import Pace, bracketed_root, least_squares, on_device
+from gflow.internal import bracketed_root, least_squares
 
 from ._fast_system import FastSystem, OrbitLeaf
-from ._motion import (
-    Method,
-    Methods,
-    advance,
-    evaluated,
-    moving,
-    one_step,
-    velocity_jacobian,
-    weights_at,
-)
+from ._methods import Method, Methods
+from ._motion import evaluated, moving, velocity_jacobian, weights_at
 
-#: After the explicit rounds of `advance` an orbit gets so many others.
-_ROUNDS = 60
 #: Longest orbit, in units of 1/(largest speed of what still moves).
 _PATIENCE = 1e8
 #: A part that has fallen so many e-folds (of the square root of its weight) counts as zero.
@@ -38,6 +28,14 @@ _SLOW = 1e-3
 _FLAT = 1e-6
 #: Steps of Newton's method with a Jacobian of their own; at a double root each halves the way.
 _NEWTON = 40
+#: With speeds below this share of what they were an orbit may be close enough to where it ends,
+_SLOWED = 1e-2
+#: and again below this share of what they were then,
+_AGAIN = 0.5
+#: which second-order terms of what is left, as a share of the tolerance, decide,
+_SECOND = 0.1
+#: if Newton's method takes all but this share of every speed away without a new Jacobian.
+_CONVERGED = 1e-3
 #: An error of so many roundings of the speed is accepted in each step.
 _ROUNDED = 10.0
 #: Speeds of so many roundings, and rows of a Jacobian of so many, say something.
@@ -162,7 +160,7 @@ class Orbit:
         def gap(step: float) -> float:
             if step in (0.0, width):
                 return float(values[i + (step > 0)]) - level
-            state = one_step(self.fast, self.state[i], step, self.by[i + 1])
+            state = self.by[i + 1].one_step(self.fast, self.state[i], step)
             found = -moving(self.fast, state[None]).loss if component is None else state[component]
             return float(np.squeeze(found)) - level
 
@@ -181,18 +179,18 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     state = np.asarray(fast.start())
     rows: list[tuple] = [(np.zeros(1), state[None], *moving(fast, state[None]))]
     fastest = float(np.max(np.abs(rows[0][2])))
-    pace = Pace.at(on_device(1e-3 / max(fastest, 1e-300)))
     rest = _Rest(fast, limits)
     rest.reached(rows[0][1][0], rows[0][2][0])
     tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
     methods = Methods.of(state.size, tolerance)
-    by, overdue = [methods.first], False
-    for number in range(methods.rounds + _ROUNDS):
+    pace = methods.start(1e-3 / max(fastest, 1e-300))
+    by, overdue, slowed = [methods.first], False, _SLOWED
+    for number in range(methods.most):
         offset = float(rows[-1][0][-1])
         if overdue := rest.overdue(offset):
             break
-        method = methods.at(number, rest.pace)
-        t, states, pace = advance(fast, state, offset, 1.0 / max(fastest, 1e-300), pace, method)
+        method = methods.at(number)
+        t, states, pace = method.advance(fast, state, offset, 1.0 / max(fastest, 1e-300), pace)
         if not len(t) or not np.all(np.isfinite(states)) or rest.runaway(states[-1]):
             raise Unbounded(_AT_INFINITY if rest.faded else _BELOW)
         new = offset + t, states, *moving(fast, states)
@@ -203,6 +201,10 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
                 return _finish(rest, rows, by)
         rows.append(new)
         state = states[-1]
+        if rest.pace < slowed:
+            if _settled(rest, state, new[2][-1], tolerance):
+                return _finish(rest, rows, by)
+            slowed = _AGAIN * rest.pace
     s, end, velocity = rows[-1][0][-1], rows[-1][1][-1], rows[-1][2][-1]
     best, _ = _polished(rest, end, True)
     if np.max((best - end)[rest.active & rest.sizes], initial=0.0) > _DRIFT:
@@ -303,14 +305,14 @@ def _finish(rest: _Rest, rows: list[tuple], by: list[Method]) -> Orbit:
         raise Degenerate(_creeping(float(s[-1]), float(np.max(np.abs(velocity[-1][active])))))
     if slow:
         last = np.where(active, velocity[-1], 0.0)
-        approach = rest.relaxation(last, jacobian @ last)
+        approach = rest.relaxation(last, jacobian @ last[active])
     if rest.gone.any():
-        jacobian = velocity_jacobian(fast, best)
+        jacobian = velocity_jacobian(fast, best, active)
     # what is left after the last step, from the linear flow around the saddle: δ' = Jδ on the
-    # active parts, so ∫δ = −J⁻¹δ, and the sizes of the others gain (∂v/∂active)∫δ
-    block = jacobian[np.ix_(active, active)]
+    # active parts, so ∫δ = −J⁻¹δ, and the others gain (∂v/∂active)∫δ
+    block = jacobian[active]
     integral = _solved(block, best[active] - end[active], _row_scales(rest, block))
-    tail = np.where(fast.log_sizes & ~active, jacobian[:, active] @ integral, 0.0)
+    tail = np.where(~active, jacobian @ integral, 0.0)
     there = best + tail
     saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(there)))
     height, weights = moving(saddle, there[None]).loss[0], weights_at(saddle, there)
@@ -318,6 +320,26 @@ def _finish(rest: _Rest, rows: list[tuple], by: list[Method]) -> Orbit:
         fast, s, state, velocity, acceleration, loss, by[: len(s)], saddle, float(height), weights,
         approach, rest.limits, _slowest(block),
     )  # fmt: skip
+
+
+def _settled(rest: _Rest, state: np.ndarray, velocity: np.ndarray, tolerance: float) -> bool:
+    """Whether what is left of an orbit is linear, as `_finish` takes it, to within the tolerance.
+
+    Of second order are the squares of what the active parts still have to go, and its product with
+    what dormant directions turn meanwhile. Not where the flow creeps, nor in a pause beside a
+    saddle that has a way on.
+    """
+    active, dormant = rest.active, ~rest.active & ~rest.fast.log_sizes
+    best, jacobian = _polished(rest, state, False)
+    block, left = jacobian[active], moving(rest.saddle, best[None]).velocity[0]
+    rates = -np.linalg.eigvals(block).real
+    grows = np.min(rates, initial=0.0) < -_FLAT * np.max(rates, initial=0.0)
+    allowed = _CONVERGED * np.abs(velocity) + _FELT * rest.limits.noise
+    if grows or np.any((np.abs(left) > allowed)[active]):
+        return False
+    away = np.max(np.abs(best - state), initial=0.0)
+    turning = np.max(np.abs(velocity[dormant]), initial=0.0) / _slowest(block)
+    return bool(away * max(away, turning) <= _SECOND * tolerance)
 
 
 def _slowest(block: np.ndarray) -> float:
@@ -338,8 +360,8 @@ def _polished(rest: _Rest, state: np.ndarray, renewed: bool) -> tuple[np.ndarray
         return moving(fast, state[None]).velocity[0]
 
     def derivative(state):
-        whole = velocity_jacobian(fast, state)
-        block = whole[np.ix_(active, active)]
+        whole = velocity_jacobian(fast, state, active)
+        block = whole[active]
         return whole, block, _row_scales(rest, block)
 
     jacobian, block, rows = derivative(state)
