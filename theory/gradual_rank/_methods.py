@@ -13,7 +13,7 @@ from gflow.solvers import Dopri8, Rodas5P
 
 from ._fast_system import FastSystem, OrbitLeaf, by_piece
 from ._motion import STEPS, marched, velocity_jacobian
-from ._radau import Blocks, Pacing, attempt
+from ._radau import Pacing, Slopes, attempt
 
 #: An orbit that takes more than so many explicit rounds is stiff.
 _EXPLICIT = 8
@@ -62,8 +62,7 @@ class Marched(NamedTuple):
 class Radau(NamedTuple):
     """Steps whose Jacobian costs as many derivatives of the loss as there are active components.
 
-    Dormant ones move none but those of their own piece, a block for each; what the active ones do
-    to them is left to the iterations.
+    Dormant ones move none but those of their own piece, a block for each.
     """
 
     error: float
@@ -102,7 +101,7 @@ class Radau(NamedTuple):
 
         if pace.step > longest:
             pace = Pacing(longest, None, pace.before)
-        taken = attempt(rates, lambda: _blocks(fast, state), state.size, pace, self.error)
+        taken = attempt(rates, lambda: _slopes(fast, state), state.size, pace, self.error)
         if taken.stages is None:
             return taken.pacing, taken.length, None
         new = state + taken.stages[-1]
@@ -111,18 +110,18 @@ class Radau(NamedTuple):
         return taken.pacing, taken.length, new
 
 
-def _blocks(fast: FastSystem, state: np.ndarray) -> Blocks:
-    """The Jacobian of the active components, and of the dormant ones of every piece."""
+def _slopes(fast: FastSystem, state: np.ndarray) -> Slopes:
+    """The Jacobian: of the active components, and of the dormant ones of every piece."""
     active, first = fast.active, 0
-    whole = velocity_jacobian(fast, state, active)[active]
-    blocks = [(np.flatnonzero(active)[None], whole[None])]
+    columns = velocity_jacobian(fast, state, active)
     alike: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for block in map(np.asarray, _own_slopes(fast, on_device(state))):
         own = np.flatnonzero(~active[first : first + len(block)])
         alike.setdefault(len(own), []).append((first + own, block[np.ix_(own, own)]))
         first += len(block)
     groups = (list(zip(*x, strict=True)) for n, x in alike.items() if n)
-    return blocks + [(np.stack(index), np.stack(slopes)) for index, slopes in groups]
+    blocks = [(np.stack(index), np.stack(slopes)) for index, slopes in groups]
+    return Slopes(np.flatnonzero(active), columns, blocks)
 
 
 @eqx.filter_jit
@@ -135,10 +134,10 @@ def _own_slopes(fast: FastSystem, state: Array) -> list[Array]:
     """Of every piece ∂v along its own state, the forces held."""
     _, forces = fast.flow.forces(fast.weights(state))
     rows = fast.split(state), by_piece(forces, fast.layout)
-    return side_by_side(_slopes, fast.pieces, *rows)
+    return side_by_side(_own_slope, fast.pieces, *rows)
 
 
-def _slopes(piece: OrbitLeaf, flat: Array, force: Array) -> Array:
+def _own_slope(piece: OrbitLeaf, flat: Array, force: Array) -> Array:
     return jax.jacfwd(lambda x: piece.at(x).velocity(force))(flat)
 
 

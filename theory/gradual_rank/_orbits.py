@@ -28,14 +28,6 @@ _SLOW = 1e-3
 _FLAT = 1e-6
 #: Steps of Newton's method with a Jacobian of their own; at a double root each halves the way.
 _NEWTON = 40
-#: With speeds below this share of what they were an orbit may be close enough to where it ends,
-_SLOWED = 1e-2
-#: and again below this share of what they were then,
-_AGAIN = 0.5
-#: which second-order terms of what is left, as a share of the tolerance, decide,
-_SECOND = 0.1
-#: if Newton's method takes all but this share of every speed away without a new Jacobian.
-_CONVERGED = 1e-3
 #: An error of so many roundings of the speed is accepted in each step.
 _ROUNDED = 10.0
 #: Speeds of so many roundings, and rows of a Jacobian of so many, say something.
@@ -184,7 +176,7 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
     tolerance = max(tolerance, _ROUNDED * rest.noisiness(rows[0][2][0]))
     methods = Methods.of(state.size, tolerance)
     pace = methods.start(1e-3 / max(fastest, 1e-300))
-    by, overdue, slowed = [methods.first], False, _SLOWED
+    by, overdue = [methods.first], False
     for number in range(methods.most):
         offset = float(rows[-1][0][-1])
         if overdue := rest.overdue(offset):
@@ -201,10 +193,6 @@ def connect(fast: FastSystem, limits: Limits, tolerance: float) -> Orbit:
                 return _finish(rest, rows, by)
         rows.append(new)
         state = states[-1]
-        if rest.pace < slowed:
-            if _settled(rest, state, new[2][-1], tolerance):
-                return _finish(rest, rows, by)
-            slowed = _AGAIN * rest.pace
     s, end, velocity = rows[-1][0][-1], rows[-1][1][-1], rows[-1][2][-1]
     best, _ = _polished(rest, end, True)
     if np.max((best - end)[rest.active & rest.sizes], initial=0.0) > _DRIFT:
@@ -309,10 +297,10 @@ def _finish(rest: _Rest, rows: list[tuple], by: list[Method]) -> Orbit:
     if rest.gone.any():
         jacobian = velocity_jacobian(fast, best, active)
     # what is left after the last step, from the linear flow around the saddle: δ' = Jδ on the
-    # active parts, so ∫δ = −J⁻¹δ, and the others gain (∂v/∂active)∫δ
+    # active parts, so ∫δ = −J⁻¹δ, and the sizes of the others gain (∂v/∂active)∫δ
     block = jacobian[active]
     integral = _solved(block, best[active] - end[active], _row_scales(rest, block))
-    tail = np.where(~active, jacobian @ integral, 0.0)
+    tail = np.where(fast.log_sizes & ~active, jacobian @ integral, 0.0)
     there = best + tail
     saddle = eqx.tree_at(lambda f: f.pieces, saddle, tuple(saddle.unpack(there)))
     height, weights = moving(saddle, there[None]).loss[0], weights_at(saddle, there)
@@ -320,26 +308,6 @@ def _finish(rest: _Rest, rows: list[tuple], by: list[Method]) -> Orbit:
         fast, s, state, velocity, acceleration, loss, by[: len(s)], saddle, float(height), weights,
         approach, rest.limits, _slowest(block),
     )  # fmt: skip
-
-
-def _settled(rest: _Rest, state: np.ndarray, velocity: np.ndarray, tolerance: float) -> bool:
-    """Whether what is left of an orbit is linear, as `_finish` takes it, to within the tolerance.
-
-    Of second order are the squares of what the active parts still have to go, and its product with
-    what dormant directions turn meanwhile. Not where the flow creeps, nor in a pause beside a
-    saddle that has a way on.
-    """
-    active, dormant = rest.active, ~rest.active & ~rest.fast.log_sizes
-    best, jacobian = _polished(rest, state, False)
-    block, left = jacobian[active], moving(rest.saddle, best[None]).velocity[0]
-    rates = -np.linalg.eigvals(block).real
-    grows = np.min(rates, initial=0.0) < -_FLAT * np.max(rates, initial=0.0)
-    allowed = _CONVERGED * np.abs(velocity) + _FELT * rest.limits.noise
-    if grows or np.any((np.abs(left) > allowed)[active]):
-        return False
-    away = np.max(np.abs(best - state), initial=0.0)
-    turning = np.max(np.abs(velocity[dormant]), initial=0.0) / _slowest(block)
-    return bool(away * max(away, turning) <= _SECOND * tolerance)
 
 
 def _slowest(block: np.ndarray) -> float:

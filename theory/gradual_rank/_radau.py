@@ -63,24 +63,38 @@ _POWER = -1.0 / (_STAGES + 1)
 
 #: f at y + Z for every stage and, last, at y.
 Rates = Callable[[np.ndarray], np.ndarray]
-#: J in blocks of one size: (block, component), and (block, n, n).
-Blocks = list[tuple[np.ndarray, np.ndarray]]
+
+
+class Slopes(NamedTuple):
+    """J, where some components `first` move all and the others those of their own block.
+
+    `columns`: (component, first). `blocks`: for those of one size (block, component) and
+    (block, n, n).
+    """
+
+    first: np.ndarray
+    columns: np.ndarray
+    blocks: list[tuple[np.ndarray, np.ndarray]]
 
 
 class _Factors:
     """(λ/h − J)⁻¹ for the λ of the method."""
 
-    def __init__(self, blocks: Blocks, step: float):
-        self.blocks, self.step = blocks, step
+    def __init__(self, slopes: Slopes, step: float):
+        self.slopes, self.step = slopes, step
         self.shifts = _RADAU.values / step
+        squares = [slopes.columns[slopes.first], *(x for _, x in slopes.blocks)]
         self.inverse = [
-            [np.linalg.inv(s * np.eye(x.shape[-1]) - x) for _, x in blocks] for s in self.shifts
+            [np.linalg.inv(s * np.eye(x.shape[-1]) - x) for x in squares] for s in self.shifts
         ]
 
     def solve(self, k: int, right: np.ndarray) -> np.ndarray:
-        found = np.zeros(right.size, complex)
-        for (index, _), inverse in zip(self.blocks, self.inverse[k], strict=True):
-            found[index] = np.squeeze(inverse @ right[index][..., None], -1)
+        found, (inverse, *others) = np.zeros(right.size, complex), self.inverse[k]
+        first = inverse @ right[self.slopes.first]
+        left = right + self.slopes.columns @ first
+        for (index, _), inverse in zip(self.slopes.blocks, others, strict=True):
+            found[index] = np.squeeze(inverse @ left[index][..., None], -1)
+        found[self.slopes.first] = first
         return found
 
 
@@ -101,14 +115,14 @@ class Step(NamedTuple):
 
 
 def attempt(
-    rates: Rates, blocks: Callable[[], Blocks], size: int, pacing: Pacing, tolerance: float
+    rates: Rates, slopes: Callable[[], Slopes], size: int, pacing: Pacing, tolerance: float
 ) -> Step:
     """One step of so many components, accepted if the error of each is at most the tolerance."""
     factors, fresh = pacing.factors, pacing.factors is None
     if factors is None:
-        factors = _Factors(blocks(), pacing.step)
+        factors = _Factors(slopes(), pacing.step)
     elif not factors.step <= pacing.step <= _KEPT * factors.step:
-        factors = _Factors(factors.blocks, pacing.step)
+        factors = _Factors(factors.slopes, pacing.step)
     h, z = factors.step, np.zeros((_STAGES, size))
     if pacing.before is not None:
         z = _continued(*pacing.before, h)

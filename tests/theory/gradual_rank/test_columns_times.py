@@ -129,7 +129,9 @@ def test_an_orbit_keeps_its_tolerance_by_every_method(
     for stage, exact in zip(prediction.stages, offset, strict=True):
         assert abs(stage.offset - exact) * stage.rate < rtol
     for orbit in prediction.orbits.orbits:
-        assert {type(getattr(by, "solver", by)) for by in orbit.by[1:]} == {method}
+        kinds = {type(getattr(by, "solver", by)) for by in orbit.by[1:]}
+        # what is left of an orbit once it is stiff
+        assert kinds - {Rodas5P} == ({method} if method is not Rodas5P else set())
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
-"""Radau steps against exact solutions, and when an orbit may end before it rests."""
+"""Radau steps against exact solutions."""
 
 import math
-import types
 
 import numpy as np
 import pytest
 
-from theory.gradual_rank import _orbits, _radau
-from theory.gradual_rank._motion import Motion
-from theory.gradual_rank._radau import _RADAU, Pacing, attempt
+from theory.gradual_rank import _radau
+from theory.gradual_rank._radau import _RADAU, Pacing, Slopes, attempt
 
 
 def test_coefficients():
@@ -27,10 +25,10 @@ def taken(f, slope, y, h, tolerance=1e-14, pacing=None):
     def rates(z):
         return np.stack([f(x) for x in np.concatenate([y + z, y[None]])])
 
-    def blocks():
-        return [(np.arange(y.size)[None], slope(y)[None])]
+    def slopes():
+        return Slopes(np.arange(y.size), slope(y), [])
 
-    return attempt(rates, blocks, y.size, pacing or Pacing(h), tolerance)
+    return attempt(rates, slopes, y.size, pacing or Pacing(h), tolerance)
 
 
 def test_nine_orders(monkeypatch):
@@ -88,45 +86,3 @@ def test_a_step_that_leaves_what_floats_hold_is_none():
     one = taken(lambda y: y**2 * 1e300, lambda y: np.diag(2e300 * y), np.ones(1), 1.0, 1e-6)
     assert one.stages is None
     assert one.pacing.step < 1.0
-
-
-# --- the end of an orbit --------------------------------------------------------------
-
-
-class Standing(_orbits._Rest):
-    """An orbit of two active components."""
-
-    def __init__(self):
-        self.fast = self.saddle = types.SimpleNamespace(log_sizes=np.zeros(2, bool))
-        self.active, self.together = np.ones(2, bool), []
-        self.limits = types.SimpleNamespace(noise=np.zeros(2))
-
-
-def moving_by(f, slope, monkeypatch):
-
-    def moving(fast, states, directions=None):
-        values = np.stack([f(x) for x in states])
-        return Motion(values, values, np.zeros(len(states)))
-
-    monkeypatch.setattr(_orbits, "moving", moving)
-    monkeypatch.setattr(_orbits, "velocity_jacobian", lambda fast, x, along: slope(x)[:, along])
-
-
-CASES = {
-    "rests": (lambda x: np.array([-x[0], -2.0 * x[1]]), lambda x: np.diag([-1.0, -2.0]), True),
-    "a way on": (lambda x: np.array([-x[0], 0.5 * x[1]]), lambda x: np.diag([-1.0, 0.5]), False),
-    "creeps": (
-        lambda x: np.array([-(x[0] ** 2), -2.0 * x[1]]), lambda x: np.diag([-2 * x[0], -2.0]), False
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_an_orbit_ends_only_near_where_it_rests(case, monkeypatch):
-    f, slope, settled = CASES[case]
-    state = np.array([1e-5, 1e-7])
-    moving_by(f, slope, monkeypatch)
-    orbit = Standing()
-    assert _orbits._settled(orbit, state, f(state), 1e-8) is settled
-    # where squares of what is left are more than the tolerance it goes on
-    assert not _orbits._settled(orbit, state, f(state), 1e-10)
