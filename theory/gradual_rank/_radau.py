@@ -38,7 +38,8 @@ class _Coefficients(NamedTuple):
 
 def _coefficients(s: int = _STAGES) -> _Coefficients:
     legendre = np.polynomial.legendre
-    c = 0.5 * (1.0 + np.sort(legendre.legroots([*np.zeros(s - 1), -1.0, 1.0])))
+    roots = np.real(legendre.legroots([*np.zeros(s - 1), -1.0, 1.0]))
+    c = 0.5 * (1.0 + np.sort(roots))
     powers = c[:, None] ** np.arange(s)
     a = (c[:, None] ** np.arange(1, s + 1) / np.arange(1, s + 1)) @ np.linalg.inv(powers)
     inverse = np.linalg.inv(a)
