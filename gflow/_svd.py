@@ -9,7 +9,6 @@ of one matrix of 27 × 27. Singular values alone are right: `svdvals` is.
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -20,11 +19,14 @@ def svd(
     """U, s, Vᵀ as of `np.linalg.svd`."""
     from scipy import linalg
 
-    if not matrix.size:
-        return np.linalg.svd(matrix, full_matrices)  # noqa: TID251
-    if matrix.ndim == 2:
-        return linalg.svd(matrix, full_matrices, lapack_driver="gesvd")
     *stack, m, n = matrix.shape
+    if not matrix.size:
+        k = min(m, n)
+        sides = (m, n) if full_matrices else (k, k)
+        none, u, vt = np.zeros((*stack, 1, 1)), np.eye(m, sides[0]), np.eye(sides[1], n)
+        return u + none, np.zeros((*stack, k)), vt + none
+    if not stack:
+        return linalg.svd(matrix, full_matrices, lapack_driver="gesvd")
     found = [svd(x, full_matrices) for x in matrix.reshape(-1, m, n)]
     u, s, vt = (np.stack(x) for x in zip(*found, strict=True))
     return u.reshape(*stack, m, -1), s.reshape(*stack, -1), vt.reshape(*stack, -1, n)
@@ -55,6 +57,6 @@ def thin_svd(matrix: Float[Array, "*stack m n"]) -> tuple[Array, Array, Array]:
         return tuple(jax.lax.linalg.svd(x, full_matrices=False, algorithm=qr))
 
     def as_usual(x):
-        return tuple(jnp.linalg.svd(x, full_matrices=False))  # noqa: TID251
+        return tuple(jax.lax.linalg.svd(x, full_matrices=False))
 
     return jax.lax.platform_dependent(matrix, cpu=by_iteration, default=as_usual)

@@ -59,6 +59,11 @@ def test_a_stack_is_one_after_the_other():
 def test_of_nothing(shape):
     u, s, vt = svd(np.zeros(shape))
     assert (u.shape, s.shape, vt.shape) == (shape[:1] * 2, (0,), shape[1:] * 2)
+    for full in (True, False):
+        parts = svd(np.zeros((2, *shape)), full)
+        assert [x.shape for x in parts] == [
+            x.shape for x in np.linalg.svd(np.zeros((2, *shape)), full)
+        ]
     assert least_squares(np.zeros(shape), np.ones(shape[0])).shape == shape[1:]
 
 
@@ -95,3 +100,10 @@ def test_shortest_solution():
     well = rng.standard_normal((6, 4))
     one_to_four = 1.0 + np.arange(4.0)
     np.testing.assert_allclose(least_squares(well, well @ one_to_four), one_to_four)
+
+
+def test_no_matrix_at_all():
+    for full in (True, False):
+        nothing = np.zeros((0, 3, 2))
+        expected = [x.shape for x in np.linalg.svd(nothing, full)]
+        assert [x.shape for x in svd(nothing, full)] == expected
