@@ -86,3 +86,33 @@ def test_a_step_that_leaves_what_floats_hold_is_none():
     one = taken(lambda y: y**2 * 1e300, lambda y: np.diag(2e300 * y), np.ones(1), 1.0, 1e-6)
     assert one.stages is None
     assert one.pacing.step < 1.0
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-9])
+def test_what_stiff_components_do_to_others_is_known_as_well(tolerance):
+    """x' = −k(x − cos t) − sin t and q' = k(x − cos t) − q + 1, q moving none: x = cos t, q → 1."""
+    k = 1e5
+
+    def f(y):
+        gap = k * (y[0] - math.cos(y[1]))
+        return np.array([-gap - math.sin(y[1]), 1.0, gap - y[2] + 1.0])
+
+    def rates(y):
+        return lambda z: np.stack([f(x) for x in np.concatenate([y + z, y[None]])])
+
+    def slopes(y):
+        turn = k * math.sin(y[1])
+        columns = np.array([[-k, -turn - math.cos(y[1])], [0.0, 0.0], [k, turn]])
+        return Slopes(np.array([0, 1]), columns, [(np.array([[2]]), np.array([[[-1.0]]]))])
+
+    y, t, pacing = np.array([1.0, 0.0, 0.0]), 0.0, Pacing(1e-3)
+    while t < 3.0:
+        if pacing.step > 3.0 - t:
+            pacing = Pacing(3.0 - t, None, pacing.before)
+        one = attempt(rates(y), lambda y=y: slopes(y), 3, pacing, tolerance)
+        pacing = one.pacing
+        if one.stages is not None:
+            y, t = y + one.stages[-1], t + one.length
+    np.testing.assert_allclose(
+        y, [math.cos(3.0), 3.0, -math.expm1(-3.0)], rtol=0, atol=3 * tolerance
+    )
